@@ -97,7 +97,8 @@ mod tests {
 
     fn store() -> (tempfile::TempDir, Store) {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path().join("root"), directory.path().join("run")).unwrap();
+        let store =
+            Store::open(directory.path().join("root"), directory.path().join("run")).unwrap();
         (directory, store)
     }
 
@@ -110,7 +111,10 @@ mod tests {
         let link = store.names().join("web");
         assert_eq!(reserve(&store, &link, "aa").unwrap(), Outcome::Taken);
         assert_eq!(reserve(&store, &link, "aa").unwrap(), Outcome::Taken);
-        assert_eq!(reserve(&store, &link, "bb").unwrap(), Outcome::HeldBy("aa".into()));
+        assert_eq!(
+            reserve(&store, &link, "bb").unwrap(),
+            Outcome::HeldBy("aa".into())
+        );
         release(&store, &link, "bb").unwrap();
         assert_eq!(owner(&link).unwrap().as_deref(), Some("aa"));
         release(&store, &link, "aa").unwrap();

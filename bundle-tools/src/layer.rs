@@ -1,0 +1,11 @@
+//! File system layers: compression, applying an archive, making one.
+
+pub mod apply;
+mod archive;
+pub mod compression;
+pub mod diff;
+
+/// Prefix of a whiteout entry's name (image-spec, layer.md, "Whiteouts").
+pub const WHITEOUT_PREFIX: &str = ".wh.";
+/// Name of the entry that hides everything the lower layers have in its directory.
+pub const WHITEOUT_OPAQUE: &str = ".wh..wh..opq";

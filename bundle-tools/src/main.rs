@@ -1,0 +1,3 @@
+//! `qbundle`: makes, unpacks and checks OCI bundles by hand.
+
+fn main() {}

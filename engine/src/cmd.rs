@@ -1,0 +1,279 @@
+//! The commands: one file each. This one has the list of them, and what all share: opening the store, running, turning
+//! an error into a message and an exit code.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use qengine::container::{self, Programs};
+use qengine::store::Store;
+
+use crate::flags::normalise::normalise;
+
+mod attach;
+mod build_base;
+mod cleanup;
+mod commit;
+mod create;
+mod exec;
+mod image;
+mod images;
+mod inspect;
+mod kill;
+mod logs;
+mod network;
+mod pause;
+mod ps;
+mod pull;
+mod rm;
+mod rmi;
+mod run;
+mod start;
+mod stop;
+mod tag;
+mod wait;
+
+/// Exit code when the engine itself failed before the container's process could say anything; docker's.
+const ENGINE_FAILED: u8 = 125;
+
+/// A container engine without a daemon
+#[derive(Debug, Parser)]
+#[command(
+    name = "qengine",
+    version,
+    propagate_version = true,
+    max_term_width = 120
+)]
+pub(crate) struct Cli {
+    /// Directory of images, containers, networks and volumes [default: /var/lib/qengine]
+    #[arg(long, global = true, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Directory of sockets and pid files, gone after a reboot [default: /run/qengine]
+    #[arg(long, global = true, value_name = "DIR")]
+    run_root: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    // Containers
+    Run(Box<run::Run>),
+    Create(Box<create::Create>),
+    Start(start::Start),
+    Stop(stop::Stop),
+    Restart(stop::Restart),
+    Kill(kill::Kill),
+    Rm(rm::Rm),
+    Ps(ps::Ps),
+    Logs(logs::Logs),
+    Exec(exec::Exec),
+    Attach(attach::Attach),
+    Inspect(inspect::Inspect),
+    Wait(wait::Wait),
+    Commit(commit::Commit),
+    Pause(pause::Pause),
+    Unpause(pause::Unpause),
+    // Images
+    Pull(pull::Pull),
+    Images(images::Images),
+    Image(image::ImageArgs),
+    Tag(tag::Tag),
+    Rmi(rmi::Rmi),
+    #[command(name = "buildBase", alias = "build-base")]
+    BuildBase(build_base::BuildBase),
+    // Networks
+    Network(network::Network),
+    #[command(hide = true)]
+    Cleanup(cleanup::Cleanup),
+}
+
+/// What every command works on.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) store: Store,
+    pub(crate) programs: Programs,
+}
+
+pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
+    let definition = Cli::command();
+    let words = normalise(&definition, words);
+    let cli = match definition
+        .try_get_matches_from(words)
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+    {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap knows which of its messages are help, for standard output, and which are complaints.
+            drop(error.print());
+            return if error.use_stderr() {
+                ExitCode::from(ENGINE_FAILED)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// An error, and the exit code it ends the program with.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    error: anyhow::Error,
+    code: u8,
+}
+
+impl Failure {
+    fn new(error: anyhow::Error, code: u8) -> Failure {
+        // The runtime's refusal decides for itself: 126 not executable, 127 not found.
+        let code = match error.downcast_ref::<container::Error>() {
+            Some(container::Error::Runtime { exit_code, .. }) => *exit_code,
+            _ => code,
+        };
+        Failure { error, code }
+    }
+
+    fn report(&self) -> ExitCode {
+        if !is_broken_pipe(&self.error) {
+            report(&self.error);
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+/// Tells the user of an error: one line, and one more when a remedy is known.
+#[expect(
+    clippy::print_stderr,
+    reason = "the one place where errors are reported"
+)]
+pub(crate) fn report(error: &anyhow::Error) {
+    eprintln!("qengine: {}", describe(error));
+    if let Some(hint) = hint(error) {
+        eprintln!("hint: {hint}");
+    }
+}
+
+/// The whole chain on one line.
+fn describe(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for part in error.chain().map(ToString::to_string) {
+        if text.ends_with(&part) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&part);
+    }
+    text
+}
+
+/// `qengine logs … | head` is no failure.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}
+
+fn hint(error: &anyhow::Error) -> Option<String> {
+    match error.downcast_ref::<container::Error>()? {
+        container::Error::Program { program, .. } => Some(format!(
+            "{} belongs beside qengine or in PATH; `hack/build.sh` builds all four programs",
+            program.display()
+        )),
+        _ => None,
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
+    let plain = |error: anyhow::Error| Failure::new(error, 1);
+    let engine = |error: anyhow::Error| Failure::new(error, ENGINE_FAILED);
+    let is_run = matches!(cli.command, Command::Run(_));
+    let context = open(&cli).map_err(if is_run { engine } else { plain })?;
+    let store = &context.store;
+    match cli.command {
+        Command::Run(command) => command.run(&context).map_err(engine),
+        Command::Create(command) => command.run(&context).map_err(plain),
+        Command::Start(command) => command.run(&context).map_err(plain),
+        Command::Stop(command) => command.run(&context).map_err(plain),
+        Command::Restart(command) => command.run(&context).map_err(plain),
+        Command::Kill(command) => command.run(&context).map_err(plain),
+        Command::Rm(command) => command.run(&context).map_err(plain),
+        Command::Ps(command) => command.run(&context).map_err(plain),
+        Command::Logs(command) => command.run(&context).map_err(plain),
+        Command::Exec(command) => command.run(&context).map_err(plain),
+        Command::Attach(command) => command.run(&context).map_err(plain),
+        Command::Inspect(command) => command.run(&context).map_err(plain),
+        Command::Wait(command) => command.run(&context).map_err(plain),
+        Command::Commit(command) => command.run(&context).map_err(plain),
+        Command::Pause(command) => command.run(&context).map_err(plain),
+        Command::Unpause(command) => command.run(&context).map_err(plain),
+        Command::Pull(command) => command.run(store).map_err(plain),
+        Command::Images(command) => command.run(store).map_err(plain),
+        Command::Image(command) => command.run(store).map_err(plain),
+        Command::Tag(command) => command.run(store).map_err(plain),
+        Command::Rmi(command) => command.run(store).map_err(plain),
+        Command::BuildBase(command) => command.run(store).map_err(plain),
+        Command::Network(command) => command.run(store).map_err(plain),
+        Command::Cleanup(command) => command.run(&context).map_err(plain),
+    }
+}
+
+fn open(cli: &Cli) -> anyhow::Result<Context> {
+    if !rustix::process::geteuid().is_root() {
+        anyhow::bail!(
+            "this needs root rights: mounts, networks and cgroups are made; run it with sudo"
+        );
+    }
+    let directory =
+        |flag: &Option<PathBuf>, variable: &str, default: &str| -> anyhow::Result<PathBuf> {
+            let path = flag
+                .clone()
+                .or_else(|| std::env::var_os(variable).map(PathBuf::from))
+                .unwrap_or_else(|| PathBuf::from(default));
+            Ok(std::path::absolute(path)?)
+        };
+    let root = directory(&cli.root, "QENGINE_ROOT", "/var/lib/qengine")?;
+    let run_root = directory(&cli.run_root, "QENGINE_RUN_ROOT", "/run/qengine")?;
+    let repeated = vec![
+        "--root".into(),
+        root.clone().into(),
+        "--run-root".into(),
+        run_root.clone().into(),
+    ];
+    Ok(Context {
+        store: Store::open(root, run_root)?,
+        programs: Programs::locate(repeated),
+    })
+}
+
+/// Does the same to several things: each is tried, each success is printed, each failure reported, and one failure
+/// makes the whole a failure.
+#[expect(clippy::print_stdout, reason = "commands answer on standard output")]
+pub(crate) fn for_each(
+    names: &[String],
+    mut action: impl FnMut(&str) -> anyhow::Result<String>,
+) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for name in names {
+        match action(name) {
+            Ok(answer) => println!("{answer}"),
+            Err(error) => {
+                report(&error);
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    code
+}
+
+/// An exit code of a container's process as our own.
+pub(crate) fn exit_code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code & 0xff).unwrap_or(u8::MAX))
+}

@@ -1,0 +1,129 @@
+//! `image`: the commands on images under one roof.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use qengine::image::{Image, Reference, layers, require};
+use qengine::store::Store;
+use serde_json::{Value, json};
+
+use super::build_base::BuildBase;
+use super::images::Images;
+use super::pull::Pull;
+use super::rmi::{Prune, Rmi};
+use super::tag::Tag;
+
+/// Manage images.
+#[derive(Debug, Args)]
+pub(crate) struct ImageArgs {
+    #[command(subcommand)]
+    command: ImageCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ImageCommand {
+    #[command(name = "ls", visible_alias = "list")]
+    List(Images),
+    Pull(Pull),
+    #[command(name = "rm", visible_alias = "remove")]
+    Remove(Rmi),
+    Prune(Prune),
+    Tag(Tag),
+    #[command(name = "build-base", alias = "buildBase")]
+    BuildBase(BuildBase),
+    Inspect(Inspect),
+}
+
+impl ImageArgs {
+    pub(crate) fn run(self, store: &Store) -> Result<ExitCode> {
+        match self.command {
+            ImageCommand::List(command) => command.run(store),
+            ImageCommand::Pull(command) => command.run(store),
+            ImageCommand::Remove(command) => command.run(store),
+            ImageCommand::Prune(command) => command.run(store),
+            ImageCommand::Tag(command) => command.run(store),
+            ImageCommand::BuildBase(command) => command.run(store),
+            ImageCommand::Inspect(command) => command.run(store),
+        }
+    }
+}
+
+/// Print what the store knows of images, as JSON.
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// Names, ids or id prefixes
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<String>,
+}
+
+impl Inspect {
+    #[expect(
+        clippy::print_stdout,
+        reason = "the description is this command's output"
+    )]
+    pub(crate) fn run(self, store: &Store) -> Result<ExitCode> {
+        let mut described = Vec::new();
+        let mut failed = false;
+        for text in &self.images {
+            match require(store, text) {
+                Ok(image) => described.push(describe(store, &image)?),
+                Err(error) => {
+                    failed = true;
+                    super::report(&error.into());
+                }
+            }
+        }
+        println!("{}", serde_json::to_string_pretty(&described)?);
+        Ok(if failed {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        })
+    }
+}
+
+/// An image under the key names of docker's `inspect`.
+pub(crate) fn describe(store: &Store, image: &Image) -> Result<Value> {
+    let names: Vec<Reference> = image
+        .names
+        .iter()
+        .filter_map(|name| name.parse().ok())
+        .collect();
+    let tags: Vec<String> = names
+        .iter()
+        .filter(|name| name.tag().is_some())
+        .map(Reference::familiar)
+        .collect();
+    let mut digests: Vec<String> = Vec::new();
+    if let Some(digest) = image.source_digest() {
+        digests = names
+            .iter()
+            .map(|name| format!("{}@{digest}", name.familiar_name()))
+            .collect();
+        digests.dedup();
+    }
+    let mut lower = qengine::image::lower_directories(store, image)?.into_iter();
+    let upper = lower.next().unwrap_or_default();
+    let lower: Vec<String> = lower.map(|path| path.display().to_string()).collect();
+    let config = &image.config;
+    Ok(json!({
+        "Id": image.id,
+        "RepoTags": tags,
+        "RepoDigests": digests,
+        "Created": config.created,
+        "Author": config.author.as_deref().unwrap_or_default(),
+        "Architecture": config.architecture,
+        "Variant": config.variant.as_deref().unwrap_or_default(),
+        "Os": config.os,
+        "Size": image.layers.iter().map(|chain| layers::size(store, chain)).sum::<u64>(),
+        "Config": config.config,
+        "RootFS": {"Type": "layers", "Layers": config.rootfs.diff_ids},
+        "History": config.history,
+        "GraphDriver": {
+            "Name": "overlay2",
+            "Data": {"LowerDir": lower.join(":"), "UpperDir": upper},
+        },
+        "ManifestDigest": image.manifest.digest,
+    }))
+}

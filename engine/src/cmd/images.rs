@@ -1,0 +1,216 @@
+//! `images` and `image ls`: the images of the store.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use jiff::Timestamp;
+use qengine::image::{Listed, Reference, list};
+use qengine::store::Store;
+use serde_json::json;
+
+use crate::output;
+
+/// List images.
+#[derive(Debug, Args)]
+pub(crate) struct Images {
+    /// Only images of this repository, or of this name
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    filter: Option<String>,
+    /// Accepted for docker's sake: there are no intermediate images to show
+    #[arg(short, long)]
+    all: bool,
+    /// Print only ids
+    #[arg(short, long)]
+    quiet: bool,
+    /// Print ids in full
+    #[arg(long)]
+    no_trunc: bool,
+    /// Print the digests that the images have in their registries
+    #[arg(long)]
+    digests: bool,
+    /// "json" for one JSON object a line, or "table"
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    format: String,
+}
+
+struct Row {
+    repository: String,
+    tag: String,
+    digest: String,
+    id: String,
+    created: Option<Timestamp>,
+    size: u64,
+}
+
+impl Images {
+    #[expect(clippy::print_stdout, reason = "the list is this command's output")]
+    pub(crate) fn run(self, store: &Store) -> Result<ExitCode> {
+        // Only changes what docker shows of images that we don't have.
+        let _ = self.all;
+        if !["table", "json"].contains(&self.format.as_str()) {
+            bail!("--format {}: expected \"json\" or \"table\"", self.format);
+        }
+        let mut rows = Vec::new();
+        for listed in list(store)? {
+            rows.extend(self.rows(&listed));
+        }
+        if self.quiet {
+            let mut before = Vec::new();
+            for row in rows {
+                if !before.contains(&row.id) {
+                    println!("{}", row.id);
+                    before.push(row.id);
+                }
+            }
+        } else if self.format == "json" {
+            rows.iter().for_each(|row| println!("{}", row.json()));
+        } else {
+            print!("{}", self.table(&rows));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// One row a name; an untagged image has one too.
+    fn rows(&self, listed: &Listed) -> Vec<Row> {
+        let image = &listed.image;
+        let row = |name: Option<&Reference>| Row {
+            repository: name.map_or_else(none, Reference::familiar_name),
+            tag: name
+                .and_then(Reference::tag)
+                .map_or_else(none, str::to_owned),
+            digest: image
+                .source_digest()
+                .map_or_else(none, |digest| digest.to_string()),
+            id: match self.no_trunc {
+                true => image.id.to_string(),
+                false => image.id.short().to_owned(),
+            },
+            created: image.created(),
+            size: listed.size,
+        };
+        let names: Vec<Reference> = image
+            .names
+            .iter()
+            .filter_map(|name| name.parse().ok())
+            .collect();
+        if names.is_empty() && self.filter.is_none() {
+            return vec![row(None)];
+        }
+        names
+            .iter()
+            .filter(|name| self.wants(name))
+            .map(|name| row(Some(name)))
+            .collect()
+    }
+
+    fn wants(&self, name: &Reference) -> bool {
+        let Some(filter) = &self.filter else {
+            return true;
+        };
+        match filter.parse::<Reference>() {
+            Ok(wanted) if filter.ends_with(&format!(":{}", wanted.tag().unwrap_or_default())) => {
+                wanted == *name
+            }
+            Ok(wanted) => wanted.name() == name.name(),
+            Err(_) => false,
+        }
+    }
+
+    fn table(&self, rows: &[Row]) -> String {
+        let now = Timestamp::now();
+        let mut heading = vec!["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"];
+        if self.digests {
+            heading.insert(2, "DIGEST");
+        }
+        let cells = |row: &Row| {
+            let created = row.created.map_or_else(none, |created| {
+                format!("{} ago", output::span(created, now))
+            });
+            let mut cells = vec![
+                row.repository.clone(),
+                row.tag.clone(),
+                row.id.clone(),
+                created,
+                human_size(row.size),
+            ];
+            if self.digests {
+                cells.insert(2, row.digest.clone());
+            }
+            cells
+        };
+        let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
+        output::table(&heading, &rows)
+    }
+}
+
+impl Row {
+    fn json(&self) -> serde_json::Value {
+        let created = self
+            .created
+            .map_or_else(String::new, |created| created.to_string());
+        let since = self.created.map_or_else(none, |created| {
+            format!("{} ago", output::span(created, Timestamp::now()))
+        });
+        json!({
+            "Repository": self.repository,
+            "Tag": self.tag,
+            "Digest": self.digest,
+            "ID": self.id,
+            "CreatedAt": created,
+            "CreatedSince": since,
+            "Size": human_size(self.size),
+            "SizeBytes": self.size,
+        })
+    }
+}
+
+fn none() -> String {
+    "<none>".to_owned()
+}
+
+/// `1.23kB`, `12.3MB`, `123GB`: three significant digits in powers of 1000, as docker prints sizes.
+pub(crate) fn human_size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    if bytes < 1000 {
+        return format!("{bytes}B");
+    }
+    let mut divisor: u64 = 1000;
+    let mut unit = 0;
+    while bytes / divisor >= 1000 {
+        divisor *= 1000;
+        unit += 1;
+    }
+    let (whole, rest) = (bytes / divisor, bytes % divisor);
+    // Rounded down, so that 999.9 MB don't become 1e+03MB.
+    let thousandths = u128::from(rest) * 1000 / u128::from(divisor);
+    let fraction = match whole {
+        0..10 => format!(".{:02}", thousandths / 10),
+        10..100 => format!(".{}", thousandths / 100),
+        _ => String::new(),
+    };
+    let fraction = fraction.trim_end_matches('0').trim_end_matches('.');
+    format!("{whole}{fraction}{}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_three_digits() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1000, "1kB"),
+            (1234, "1.23kB"),
+            (72_800_000, "72.8MB"),
+            (123_456_789, "123MB"),
+            (999_999_999, "999MB"),
+            (1_050_000_000, "1.05GB"),
+            (u64::MAX, "18.4EB"),
+        ] {
+            assert_eq!(human_size(bytes), text);
+        }
+    }
+}

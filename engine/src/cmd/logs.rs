@@ -1,0 +1,83 @@
+//! `logs`: what a container has written.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use jiff::{SignedDuration, Timestamp};
+use qengine::container::find::Handle;
+use qengine::container::log::{Query, Stream, read};
+
+use super::Context;
+
+/// Print what a container has written
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// Go on with what it writes from now on
+    #[arg(short, long)]
+    follow: bool,
+    /// Only the last lines: a number, or `all`
+    #[arg(long, value_name = "LINES", default_value = "all")]
+    tail: String,
+    /// Put the time before each line
+    #[arg(short, long)]
+    timestamps: bool,
+    /// Nothing older: a time (2026-01-31T12:00:00Z), or a span up to now (10m)
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Nothing newer
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// Name or id
+    container: String,
+}
+
+impl Logs {
+    pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
+        let handle = Handle::find(&context.store, &self.container)?;
+        let query = Query {
+            tail: match self.tail.as_str() {
+                "all" | "-1" => None,
+                text => Some(
+                    text.parse()
+                        .with_context(|| format!("invalid --tail {text:?}: a number, or `all`"))?,
+                ),
+            },
+            since: self.since.as_deref().map(time).transpose()?,
+            until: self.until.as_deref().map(time).transpose()?,
+            follow: self.follow,
+        };
+        let mut output = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
+        let mut error = io::stderr().lock();
+        // A followed log is shown at once, line by line; one that is only read, in large pieces.
+        let at_once = self.follow;
+        read(&context.store, &handle, &query, &mut |entry| {
+            let sink: &mut dyn Write = match entry.stream {
+                Stream::Output => &mut output,
+                Stream::Error => &mut error,
+            };
+            if self.timestamps {
+                write!(sink, "{} ", entry.time)?;
+            }
+            sink.write_all(&entry.text)?;
+            if at_once { sink.flush() } else { Ok(()) }
+        })?;
+        output.flush().context("cannot write")?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// RFC 3339, seconds since 1970, or a span back from now.
+fn time(text: &str) -> Result<Timestamp> {
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(time);
+    }
+    if let Ok(seconds) = text.parse::<i64>() {
+        return Timestamp::from_second(seconds).context("invalid time");
+    }
+    text.parse::<SignedDuration>()
+        .ok()
+        .and_then(|span| Timestamp::now().checked_sub(span).ok())
+        .with_context(|| format!("invalid time {text:?}: expected 2026-01-31T12:00:00Z, seconds since 1970, or a span such as 10m"))
+}

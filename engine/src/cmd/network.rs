@@ -1,0 +1,232 @@
+//! `network`: the networks that containers can be put on.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+use qengine::network::{self, CreateOptions};
+use qengine::store::Store;
+use serde_json::json;
+
+use super::{describe, for_each};
+use crate::output;
+
+/// Manage networks
+#[derive(Debug, Args)]
+pub(crate) struct Network {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Create(Create),
+    #[command(visible_alias = "list")]
+    Ls(Ls),
+    Inspect(Inspect),
+    #[command(visible_alias = "remove")]
+    Rm(Rm),
+    Prune(Prune),
+}
+
+/// Make a network
+#[derive(Debug, Args)]
+struct Create {
+    /// How it is made; there is "bridge"
+    #[arg(short, long, default_value = "bridge")]
+    driver: String,
+    /// Its addresses, as ADDRESS/LENGTH; chosen from what the host does not use when left out
+    #[arg(long, value_name = "SUBNET")]
+    subnet: Option<String>,
+    /// The bridge's own address; the first one of the subnet when left out
+    #[arg(long, value_name = "ADDRESS", requires = "subnet")]
+    gateway: Option<IpAddr>,
+    /// No way to the outside, and none in
+    #[arg(long)]
+    internal: bool,
+    /// A label
+    #[arg(long = "label", value_name = "KEY[=VALUE]")]
+    labels: Vec<String>,
+    /// The network's name
+    name: String,
+}
+
+/// List networks
+#[derive(Debug, Args)]
+struct Ls {
+    /// Print only ids
+    #[arg(short, long)]
+    quiet: bool,
+    /// Print ids in full
+    #[arg(long)]
+    no_trunc: bool,
+    /// "json" for one JSON object a line, or "table"
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    format: String,
+}
+
+/// Show everything about networks, as JSON
+#[derive(Debug, Args)]
+struct Inspect {
+    /// Names or ids
+    #[arg(required = true, value_name = "NETWORK")]
+    networks: Vec<String>,
+}
+
+/// Remove networks that no container is on
+#[derive(Debug, Args)]
+struct Rm {
+    /// One that is not there is no failure
+    #[arg(short, long)]
+    force: bool,
+    /// Names or ids
+    #[arg(required = true, value_name = "NETWORK")]
+    networks: Vec<String>,
+}
+
+/// Remove every network that no container is on
+#[derive(Debug, Args)]
+struct Prune {
+    /// Accepted for docker's sake: nothing is asked
+    #[arg(short, long)]
+    force: bool,
+}
+
+impl Network {
+    pub(crate) fn run(self, store: &Store) -> Result<ExitCode> {
+        match self.command {
+            Command::Create(command) => command.run(store),
+            Command::Ls(command) => command.run(store),
+            Command::Inspect(command) => command.run(store),
+            Command::Rm(command) => Ok(command.run(store)),
+            Command::Prune(command) => command.run(store),
+        }
+    }
+}
+
+impl Create {
+    #[expect(clippy::print_stdout, reason = "the network's id is the answer")]
+    fn run(self, store: &Store) -> Result<ExitCode> {
+        let network = network::create(
+            store,
+            CreateOptions {
+                name: self.name,
+                driver: Some(self.driver),
+                subnet: self.subnet,
+                gateway: self.gateway,
+                internal: self.internal,
+                labels: labels(&self.labels),
+                options: BTreeMap::new(),
+            },
+        )?;
+        println!("{}", network.id);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// A label without a value has an empty one; of two with one key the last counts.
+fn labels(arguments: &[String]) -> BTreeMap<String, String> {
+    arguments
+        .iter()
+        .map(|argument| argument.split_once('=').unwrap_or((argument, "")))
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
+}
+
+impl Ls {
+    #[expect(clippy::print_stdout, reason = "the list is the answer")]
+    fn run(self, store: &Store) -> Result<ExitCode> {
+        if !["table", "json"].contains(&self.format.as_str()) {
+            bail!("--format {}: expected \"json\" or \"table\"", self.format);
+        }
+        let networks = network::list(store)?;
+        let id = |network: &network::Network| {
+            let shown = if self.no_trunc { 64 } else { 12 };
+            network.id.chars().take(shown).collect::<String>()
+        };
+        if self.quiet {
+            networks.iter().for_each(|network| println!("{}", id(network)));
+        } else if self.format == "json" {
+            for network in &networks {
+                let row = json!({
+                    "ID": id(network),
+                    "Name": network.name,
+                    "Driver": network.driver.name(),
+                    "Scope": "local",
+                    "Internal": network.internal.to_string(),
+                    "CreatedAt": network.created.to_string(),
+                });
+                println!("{row}");
+            }
+        } else {
+            let rows: Vec<Vec<String>> = networks
+                .iter()
+                .map(|network| {
+                    let driver = network.driver.name();
+                    vec![id(network), network.name.clone(), driver.to_owned(), "local".to_owned()]
+                })
+                .collect();
+            print!("{}", output::table(&["NETWORK ID", "NAME", "DRIVER", "SCOPE"], &rows));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Inspect {
+    #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the description is the answer")]
+    fn run(self, store: &Store) -> Result<ExitCode> {
+        let mut found = Vec::new();
+        let mut code = ExitCode::SUCCESS;
+        for name in &self.networks {
+            match network::inspect(store, name) {
+                Ok(description) => found.push(description),
+                Err(error) => {
+                    eprintln!("qengine: {}", describe(&error.into()));
+                    code = ExitCode::FAILURE;
+                }
+            }
+        }
+        println!("{}", serde_json::to_string_pretty(&found)?);
+        Ok(code)
+    }
+}
+
+impl Rm {
+    fn run(self, store: &Store) -> ExitCode {
+        for_each(&self.networks, |name| match network::remove(store, name) {
+            Err(network::Error::NotFound(_)) if self.force => Ok(name.to_owned()),
+            other => Ok(other.map(|_| name.to_owned())?),
+        })
+    }
+}
+
+impl Prune {
+    #[expect(clippy::print_stdout, reason = "what was removed is the answer")]
+    fn run(self, store: &Store) -> Result<ExitCode> {
+        let _ = self.force;
+        network::collect(store)?;
+        for network in network::list(store)?.iter().filter(|network| !network.is_predefined()) {
+            match network::remove(store, &network.name) {
+                Ok(network) => println!("{}", network.name),
+                // In use, or gone in this very moment.
+                Err(network::Error::InUse { .. } | network::Error::NotFound(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_without_a_value_are_empty() {
+        let labels = labels(&["a=1=2".into(), "b".into(), "a=3".into()]);
+        let expected = [("a", "3"), ("b", "")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(labels, BTreeMap::from(expected));
+    }
+}

@@ -1,0 +1,268 @@
+//! `run`: create and start a container, and stay with it unless told otherwise.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use nix::sys::signal::Signal;
+use qengine::container::attach::{Connection, DetachKeys, Ended};
+use qengine::container::create::{Created, create};
+use qengine::container::find::Handle;
+use qengine::container::start::{Streams, start_locked};
+use qengine::container::wait::ExitWatch;
+use qengine::container::{self, Live, cleanup, recover};
+use qengine::image::{self, Image};
+use qengine::network::PortMapping;
+use qengine::store::Lock;
+
+use super::pull::{RegistryFlags, pull_missing};
+use super::{Context, exit_code};
+use crate::flags::ContainerFlags;
+use crate::terminal::{self, Relay};
+
+/// Run a command in a new container
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  qengine run --rm base echo hello
+  qengine run -it base sh
+  qengine run -d --name web -p 8080:80 localhost:5000/debian:nginx nginx -g 'daemon off;'")]
+pub(crate) struct Run {
+    /// Print the id and leave the container running
+    #[arg(short, long)]
+    detach: bool,
+    /// Keys that leave the container running and give the terminal back
+    #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT)]
+    detach_keys: String,
+    /// Pass signals on to the process
+    #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    sig_proxy: bool,
+    #[command(flatten)]
+    pull: PullFlags,
+    /// Write the container's id to a file, which must not be there yet
+    #[arg(long, value_name = "FILE")]
+    cidfile: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    container: ContainerFlags,
+    /// Image to run
+    image: String,
+    /// Command and arguments; the image's own when not given
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+/// When to ask the registry, and how.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Image")]
+pub(super) struct PullFlags {
+    /// Pull the image: missing, always or never
+    #[arg(long, value_name = "WHEN", default_value = "missing")]
+    pull: String,
+    /// No words about the pull
+    #[arg(short, long)]
+    quiet: bool,
+    #[command(flatten)]
+    registry: RegistryFlags,
+}
+
+impl PullFlags {
+    /// Finds the image, or fetches it. The guard keeps it from being removed before the container mentions it.
+    fn image(&self, context: &Context, text: &str) -> Result<(Image, Lock)> {
+        let guard = image::guard(&context.store)?;
+        if self.pull != "always"
+            && self.registry.platform.is_none()
+            && let Some(image) = image::find(&context.store, text)?
+        {
+            return Ok((image, guard));
+        }
+        match self.pull.as_str() {
+            "always" | "missing" => {}
+            "never" => bail!("image {text} is not here, and --pull never forbids to fetch it"),
+            other => bail!("invalid --pull {other:?}: it takes always, missing or never"),
+        }
+        // A pull may collect what was removed, for which it must be alone.
+        drop(guard);
+        let image = pull_missing(&context.store, text, &self.registry, self.quiet)?;
+        Ok((image, image::guard(&context.store)?))
+    }
+}
+
+/// Steps that `run` and `create` share: the image, the options, the container.
+pub(super) fn make(
+    context: &Context,
+    pull: &PullFlags,
+    flags: ContainerFlags,
+    image: String,
+    command: Vec<String>,
+    disposable: bool,
+) -> Result<Created> {
+    let publish_all = flags.publishes_all();
+    let mut options = flags.into_options(&context.store, image, command)?;
+    let (image, _guard) = pull
+        .image(context, &options.image)
+        .map_err(|error| no_image(error, &options))?;
+    if publish_all {
+        for port in image.config.config.exposed_ports.keys() {
+            let exposed: Vec<PortMapping> = PortMapping::parse(port)?;
+            options.ports.extend(exposed);
+        }
+    }
+    Ok(create(&context.store, &image, options, disposable)?)
+}
+
+/// `run -ti sh`: the forebears had one built-in image; here the first word is always an image.
+fn no_image(error: anyhow::Error, options: &container::model::Options) -> anyhow::Error {
+    let is_a_command = [
+        "sh",
+        "bash",
+        "ash",
+        "/bin/sh",
+        "/bin/bash",
+        "top",
+        "ls",
+        "stress",
+    ]
+    .contains(&options.image.as_str());
+    if is_a_command && options.command.is_empty() {
+        let command = &options.image;
+        return anyhow::anyhow!(
+            "{command:?} stands where the image belongs, and there is no image of that name; \
+             with the basic image it is `qengine run -ti base {command}`"
+        );
+    }
+    error
+}
+
+impl Run {
+    #[expect(
+        clippy::print_stdout,
+        reason = "a detached container's id is the answer"
+    )]
+    pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
+        let keys = DetachKeys::parse(&self.detach_keys)?;
+        if let Some(file) = &self.cidfile
+            && file.exists()
+        {
+            bail!(
+                "the id file {} is there already; remove it first",
+                file.display()
+            );
+        }
+        let (detach, cidfile, sig_proxy) = (self.detach, self.cidfile, self.sig_proxy);
+        let Created {
+            handle,
+            lock,
+            mut state,
+        } = make(
+            context,
+            &self.pull,
+            self.container,
+            self.image,
+            self.command,
+            true,
+        )?;
+        if let Some(file) = &cidfile {
+            std::fs::write(file, handle.id())
+                .with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        let streams = if detach {
+            Streams::Leave
+        } else {
+            Streams::Attach
+        };
+        let started = start_locked(
+            &context.store,
+            &context.programs,
+            &handle,
+            &mut state,
+            streams,
+            &lock,
+        );
+        drop(lock);
+        let connection = match started {
+            Ok(connection) => connection,
+            Err(error) => {
+                if handle.config.options.auto_remove {
+                    drop(container::remove::remove(
+                        &context.store,
+                        &context.programs,
+                        &handle,
+                        true,
+                        container::remove::Volumes::RemoveAnonymous,
+                    ));
+                }
+                return Err(error.into());
+            }
+        };
+        match connection {
+            None => {
+                println!("{}", handle.id());
+                Ok(ExitCode::SUCCESS)
+            }
+            Some(connection) => stay(context, &handle, &connection, keys, sig_proxy),
+        }
+    }
+}
+
+/// Ties the user's streams to the container's until it ends, and answers with its exit code.
+pub(super) fn stay(
+    context: &Context,
+    handle: &Handle,
+    connection: &Connection,
+    detach_keys: DetachKeys,
+    sig_proxy: bool,
+) -> Result<ExitCode> {
+    let options = &handle.config.options;
+    let watch = ExitWatch::new(&context.store, handle.id())?;
+    let monitor = handle
+        .state()
+        .ok()
+        .and_then(|state| state.monitor)
+        .and_then(|monitor| monitor.open());
+    let signals = terminal::signals()?;
+    let pass_on = |signal: Signal| {
+        if sig_proxy {
+            drop(container::stop::kill(
+                &context.store,
+                &context.programs,
+                handle,
+                signal,
+            ));
+        }
+    };
+    let relay = Relay {
+        tty: options.tty,
+        input: options.interactive,
+        detach_keys: if options.tty {
+            detach_keys
+        } else {
+            DetachKeys::none()
+        },
+        control: handle.control(&context.store),
+        on_signal: &pass_on,
+    };
+    if relay.run(connection, &signals)? == Ended::Detached {
+        std::io::stderr().write_all(b"read escape sequence\n")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let monitor = monitor.as_ref().map(std::os::fd::AsFd::as_fd);
+    let code = match watch.wait(monitor, None)? {
+        Some(code) => Some(code),
+        None => handle.state().ok().and_then(|state| state.exit_code),
+    };
+    cleanup::finish(&context.store, &context.programs, handle)?;
+    if !handle.directory().exists() {
+        // With `--rm` the exit code was left for us.
+        drop(std::fs::remove_file(
+            context.store.exits().join(handle.id()),
+        ));
+    } else if handle
+        .live(&context.store)
+        .is_ok_and(|(_, live)| live == Live::Removing)
+    {
+        recover::collect(&context.store, &context.programs, handle.id())?;
+    }
+    Ok(exit_code(code.unwrap_or(255)))
+}

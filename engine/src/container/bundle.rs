@@ -1,0 +1,134 @@
+//! The bundle of a container: the image's configuration and the user's options become `config.json`.
+//!
+//! The bundle is the container's directory below `<run>`; its `root.path` is the merged overlay. What the image says is converted by
+//! [`bundle_tools::generate`]; here the options are laid over it, one function a subject.
+
+use std::path::Path;
+
+use bundle_tools::generate::{self, Overrides};
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+
+use super::find::Handle;
+use super::model::{Options, Status};
+use super::{Error, Result, files};
+use crate::network::Mode;
+use crate::store::{self, Durability, Store};
+
+mod limits;
+mod mounts;
+mod security;
+
+pub(super) use mounts::MADE_FILES;
+
+/// Writes `config.json` for a start. The root file system is mounted already: user names are looked up in it.
+pub(super) fn write(store: &Store, handle: &Handle) -> Result<()> {
+    let spec = generate(store, handle)?;
+    let path = handle.bundle(store).join("config.json");
+    let json = generate::to_json(&spec).map_err(|source| store::Error::Damaged {
+        path: path.clone(),
+        source,
+    })?;
+    Ok(store::write_atomic(&path, &json, Durability::Volatile)?)
+}
+
+fn generate(store: &Store, handle: &Handle) -> Result<Spec> {
+    let config = &handle.config;
+    let options = &config.options;
+    let hostname = files::hostname(handle);
+    let mut env = vec![format!("HOSTNAME={hostname}")];
+    env.extend(options.env.iter().cloned());
+    let overrides = Overrides {
+        entrypoint: Some(config.args.clone()),
+        cmd: Some(Vec::new()),
+        env,
+        cwd: options.workdir.clone(),
+        user: options.user.clone(),
+        groups: options.group_add.clone(),
+        terminal: options.tty,
+        hostname: (!options.uts_host && options.network != Mode::Host).then(|| hostname.clone()),
+        root_path: Some(handle.merged()),
+        readonly: options.read_only,
+        capabilities: Some(security::capabilities(options)?),
+        seccomp: security::wants_default_seccomp(options),
+        volumes: false,
+        rootless: false,
+    };
+    let mut spec = generate::from_image(&config.image_config, &handle.merged(), &overrides)?;
+    spec.set_domainname(options.domainname.clone());
+    namespaces(store, options, &mut spec)?;
+    mounts::apply(store, handle, &mut spec)?;
+    limits::apply(options, &mut spec)?;
+    security::apply(options, &mut spec)?;
+    if let Some(linux) = spec.linux_mut() {
+        let parent = options.cgroup_parent.as_deref();
+        linux.set_cgroups_path(Some(cgroup_path(&config.id, parent).into()));
+    }
+    Ok(spec)
+}
+
+/// Directly below the root of each hierarchy, so that nothing but the container's own cgroup has to be made, and
+/// nothing is left when it goes.
+pub(super) fn cgroup_path(id: &str, parent: Option<&str>) -> String {
+    match parent {
+        Some(parent) => format!("/{}/qengine-{id}", parent.trim_matches('/')),
+        None => format!("/qengine-{id}"),
+    }
+}
+
+fn namespaces(store: &Store, options: &Options, spec: &mut Spec) -> Result<()> {
+    let network_path = match &options.network {
+        Mode::Container(id) => Some(network_of(store, id)?),
+        _ => None,
+    };
+    let Some(namespaces) = spec
+        .linux_mut()
+        .as_mut()
+        .and_then(|linux| linux.namespaces_mut().as_mut())
+    else {
+        return Ok(());
+    };
+    namespaces.retain(|namespace| match namespace.typ() {
+        LinuxNamespaceType::Network => options.network != Mode::Host,
+        LinuxNamespaceType::Pid => !options.pid_host,
+        LinuxNamespaceType::Ipc => !options.ipc_host,
+        // The host's network comes with the host's name, as docker has it.
+        LinuxNamespaceType::Uts => !options.uts_host && options.network != Mode::Host,
+        _ => true,
+    });
+    if let Some(path) = network_path {
+        for namespace in namespaces.iter_mut() {
+            if namespace.typ() == LinuxNamespaceType::Network {
+                namespace.set_path(Some(path.clone().into()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The network namespace of a running container.
+fn network_of(store: &Store, id: &str) -> Result<String> {
+    let other = Handle::find(store, id)?;
+    let (state, live) = other.live(store)?;
+    match (state.status, state.process) {
+        (Status::Running, Some(process)) if live.is_running() => {
+            Ok(format!("/proc/{}/ns/net", process.pid))
+        }
+        _ => Err(Error::WrongStatus {
+            id: other.name().to_owned(),
+            status: live.word().to_owned(),
+            action: "join its network",
+        }),
+    }
+}
+
+fn bind(source: &Path, destination: &str, options: &[&str]) -> Mount {
+    let mut mount = Mount::default();
+    mount
+        .set_destination(destination.into())
+        .set_typ(Some("bind".to_owned()))
+        .set_source(Some(source.to_owned()))
+        .set_options(Some(
+            options.iter().map(|&option| option.to_owned()).collect(),
+        ));
+    mount
+}

@@ -1,0 +1,236 @@
+//! Mounts: the made files, volumes, tmpfs, the size of `/dev/shm`.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Mount, Spec};
+
+use super::bind;
+use crate::container::find::Handle;
+use crate::container::model::{Options, Volume, VolumeSource};
+use crate::container::{Error, Result, SystemContext};
+use crate::network::Mode;
+use crate::store::{Store, make_dir};
+
+/// The files that [`crate::container::files`] makes, and where they go.
+pub(crate) const MADE_FILES: [(&str, &str); 3] = [
+    ("resolv.conf", "/etc/resolv.conf"),
+    ("hostname", "/etc/hostname"),
+    ("hosts", "/etc/hosts"),
+];
+
+pub(super) fn apply(store: &Store, handle: &Handle, spec: &mut Spec) -> Result<()> {
+    let options = &handle.config.options;
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    shm_size(options, &mut mounts);
+    if options.ipc_host {
+        replace(
+            &mut mounts,
+            bind(Path::new("/dev/shm"), "/dev/shm", &["rbind", "rprivate"]),
+        );
+        replace(
+            &mut mounts,
+            bind(
+                Path::new("/dev/mqueue"),
+                "/dev/mqueue",
+                &["rbind", "rprivate"],
+            ),
+        );
+    }
+    if options.privileged {
+        writable_system_mounts(&mut mounts);
+    }
+    for (file, destination) in MADE_FILES {
+        replace(
+            &mut mounts,
+            bind(
+                &made_file(store, handle, file)?,
+                destination,
+                &["rbind", "rprivate"],
+            ),
+        );
+    }
+    for entry in &options.tmpfs {
+        replace(&mut mounts, tmpfs(entry)?);
+    }
+    for volume in &options.volumes {
+        replace(&mut mounts, volume_mount(store, handle, volume)?);
+    }
+    // A mount below another has to come after it; the given order is kept otherwise.
+    mounts.sort_by_key(|mount| mount.destination().components().count());
+    spec.set_mounts(Some(mounts));
+    Ok(())
+}
+
+/// With another container's network come that container's files about it.
+fn made_file(store: &Store, handle: &Handle, file: &str) -> Result<PathBuf> {
+    let owner = match &handle.config.options.network {
+        Mode::Container(id) if file != "hostname" => {
+            Handle::find(store, id)?.directory().to_owned()
+        }
+        _ => handle.directory().to_owned(),
+    };
+    Ok(owner.join(file))
+}
+
+fn replace(mounts: &mut Vec<Mount>, mount: Mount) {
+    mounts.retain(|other| other.destination() != mount.destination());
+    mounts.push(mount);
+}
+
+fn shm_size(options: &Options, mounts: &mut [Mount]) {
+    let Some(size) = options.shm_size else { return };
+    for mount in mounts {
+        if mount.destination() == Path::new("/dev/shm") {
+            let mut list: Vec<String> = mount.options().clone().unwrap_or_default();
+            list.retain(|option| !option.starts_with("size="));
+            list.push(format!("size={size}"));
+            mount.set_options(Some(list));
+        }
+    }
+}
+
+fn writable_system_mounts(mounts: &mut [Mount]) {
+    for mount in mounts {
+        if mount.destination() == Path::new("/sys")
+            || mount.destination() == Path::new("/sys/fs/cgroup")
+        {
+            let mut list: Vec<String> = mount.options().clone().unwrap_or_default();
+            list.retain(|option| option != "ro");
+            mount.set_options(Some(list));
+        }
+    }
+}
+
+/// `DEST[:OPTIONS]`, with docker's defaults.
+fn tmpfs(entry: &str) -> Result<Mount> {
+    let (destination, extra) = entry.split_once(':').unwrap_or((entry, ""));
+    if !destination.starts_with('/') {
+        return Err(Error::Invalid(format!(
+            "bad --tmpfs {entry:?}: {destination:?} is not an absolute path"
+        )));
+    }
+    let mut list: Vec<String> = ["nosuid", "nodev", "noexec"].map(str::to_owned).to_vec();
+    list.extend(
+        extra
+            .split(',')
+            .filter(|option| !option.is_empty())
+            .map(str::to_owned),
+    );
+    let mut mount = Mount::default();
+    mount
+        .set_destination(destination.into())
+        .set_typ(Some("tmpfs".to_owned()))
+        .set_source(Some("tmpfs".into()))
+        .set_options(Some(list));
+    Ok(mount)
+}
+
+fn volume_mount(store: &Store, handle: &Handle, volume: &Volume) -> Result<Mount> {
+    let source = match &volume.source {
+        VolumeSource::Path(path) => host_path(path)?,
+        VolumeSource::Named(name) | VolumeSource::Anonymous(name) => {
+            volume_directory(store, handle, name, volume)?
+        }
+    };
+    let mut list = vec!["rbind"];
+    if volume.read_only {
+        list.push("ro");
+    }
+    let propagation = [
+        "shared", "rshared", "slave", "rslave", "private", "rprivate",
+    ];
+    let asked = volume
+        .options
+        .iter()
+        .map(String::as_str)
+        .find(|option| propagation.contains(option));
+    list.push(asked.unwrap_or("rprivate"));
+    Ok(bind(&source, &volume.destination, &list))
+}
+
+/// A directory of the host that is not there is made, as docker's `-v` does.
+fn host_path(path: &str) -> Result<PathBuf> {
+    match fs::metadata(path) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(path)
+                .system("make the volume's source", path)?;
+        }
+        Err(error) => return Err(error).system("use as a volume", path),
+    }
+    Ok(path.into())
+}
+
+/// The directory of a volume of ours; filled with what the image has at its place when it is used for the first time.
+fn volume_directory(
+    store: &Store,
+    handle: &Handle,
+    name: &str,
+    volume: &Volume,
+) -> Result<PathBuf> {
+    let home = store.volumes().join(name);
+    let data = home.join("_data");
+    if data.exists() {
+        return Ok(data);
+    }
+    make_dir(&home)?;
+    let fresh = home.join(format!("_fresh-{}", handle.config.short_id()));
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(&fresh)
+        .system("make volume", &fresh)?;
+    copy_up(&handle.merged(), &volume.destination, &fresh)?;
+    match fs::rename(&fresh, &data) {
+        // Another container was quicker: its copy is as good.
+        Err(_) if data.exists() => drop(fs::remove_dir_all(&fresh)),
+        result => result.system("make volume", &data)?,
+    }
+    Ok(data)
+}
+
+/// Copies what the image has at `destination` into an empty volume. The path is resolved inside the image's tree, so
+/// that a symbolic link in it leads nowhere else (CVE-2022-23648).
+fn copy_up(root: &Path, destination: &str, volume: &Path) -> Result<()> {
+    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2};
+    let root = open(
+        root,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .system("open", root)?;
+    let Ok(source) = openat2(
+        &root,
+        destination.trim_start_matches('/'),
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    ) else {
+        return Ok(()); // The image has no directory there.
+    };
+    let target = rustix::fs::openat(
+        CWD,
+        volume,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .system("open", volume)?;
+    let metadata = fs::File::from(source.try_clone().system("open", volume)?)
+        .metadata()
+        .system("stat", volume)?;
+    rustix::fs::fchmod(&target, Mode::from_raw_mode(metadata.mode() & 0o7777))
+        .system("chmod", volume)?;
+    std::os::unix::fs::fchown(&target, Some(metadata.uid()), Some(metadata.gid()))
+        .system("chown", volume)?;
+    bundle_tools::layer::copy_tree(&source, &target).map_err(|error| Error::System {
+        action: "copy the image's files into volume",
+        path: volume.to_owned(),
+        source: std::io::Error::other(error),
+    })
+}

@@ -1,0 +1,129 @@
+//! The three files that every container gets made: `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf`.
+//!
+//! They are written into the container's directory and bound over the image's own, so that nothing is ever written
+//! through a path of the image (CVE-2025-24965 and its kin).
+
+use std::fmt::Write;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::find::Handle;
+use super::model::Options;
+use super::{Error, Result, SystemContext};
+use crate::network::{self, Mode, Setup};
+use crate::store::Store;
+
+/// Writes the files for a start with the addresses in `setup`.
+pub(super) fn write(store: &Store, handle: &Handle, setup: &Setup) -> Result<()> {
+    let options = &handle.config.options;
+    let hostname = hostname(handle);
+    let directory = handle.directory();
+    write_readable(&directory.join("hostname"), &format!("{hostname}\n"))?;
+    write_readable(&directory.join("hosts"), &hosts(options, &hostname, setup)?)?;
+    write_readable(
+        &directory.join("resolv.conf"),
+        &resolv_conf(store, options)?,
+    )
+}
+
+/// The host name inside: what was asked for, the host's own with the host's network, else the short id.
+pub(super) fn hostname(handle: &Handle) -> String {
+    let options = &handle.config.options;
+    match (&options.hostname, &options.network) {
+        (Some(hostname), _) => hostname.clone(),
+        (None, Mode::Host) => rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+        (None, _) => handle.config.short_id().to_owned(),
+    }
+}
+
+fn hosts(options: &Options, hostname: &str, setup: &Setup) -> Result<String> {
+    if options.network == Mode::Host
+        && let Ok(own) = fs::read_to_string("/etc/hosts")
+    {
+        return Ok(own);
+    }
+    let mut text = String::from(
+        "127.0.0.1\tlocalhost\n\
+         ::1\tlocalhost ip6-localhost ip6-loopback\n\
+         fe00::\tip6-localnet\n\
+         ff00::\tip6-mcastprefix\n\
+         ff02::1\tip6-allnodes\n\
+         ff02::2\tip6-allrouters\n",
+    );
+    for entry in &options.add_hosts {
+        let (name, address) = entry
+            .split_once(':')
+            .or_else(|| entry.split_once('='))
+            .ok_or_else(|| bad_host(entry))?;
+        let address = if address == "host-gateway" {
+            setup
+                .attachments
+                .first()
+                .and_then(|attachment| attachment.gateway)
+                .map(|gateway| gateway.to_string())
+                .ok_or_else(|| bad_host(entry))?
+        } else {
+            address
+                .trim_matches(['[', ']'])
+                .parse::<std::net::IpAddr>()
+                .map_err(|_| bad_host(entry))?
+                .to_string()
+        };
+        let _ = writeln!(text, "{address}\t{name}");
+    }
+    let full = match &options.domainname {
+        Some(domain) => format!("{hostname}.{domain} {hostname}"),
+        None => hostname.to_owned(),
+    };
+    for attachment in &setup.attachments {
+        let _ = writeln!(text, "{}\t{full}", attachment.address);
+    }
+    Ok(text)
+}
+
+fn bad_host(entry: &str) -> Error {
+    Error::Invalid(format!(
+        "bad --add-host {entry:?}: expected HOST:ADDRESS with an IP address or `host-gateway`"
+    ))
+}
+
+fn resolv_conf(store: &Store, options: &Options) -> Result<String> {
+    if let Some(file) = &options.resolv_file {
+        return fs::read_to_string(file).system("read", file);
+    }
+    if options.network == Mode::Host && options.dns.is_empty() && options.dns_search.is_empty() {
+        return Ok(fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+    }
+    let host = network::host_resolver(store);
+    let pick = |own: &[String], host: &[String]| -> Vec<String> {
+        if own.is_empty() {
+            host.to_vec()
+        } else {
+            own.to_vec()
+        }
+    };
+    let mut text = String::new();
+    for server in pick(&options.dns, &host.servers) {
+        let _ = writeln!(text, "nameserver {server}");
+    }
+    let search = pick(&options.dns_search, &host.search);
+    if !search.is_empty() && search != ["."] {
+        let _ = writeln!(text, "search {}", search.join(" "));
+    }
+    let extra = pick(&options.dns_options, &host.options);
+    if !extra.is_empty() {
+        let _ = writeln!(text, "options {}", extra.join(" "));
+    }
+    Ok(text)
+}
+
+/// Readable for every user inside; the directory around it keeps the host's users out.
+fn write_readable(path: &Path, text: &str) -> Result<()> {
+    // Written in place: a running container has the old file bound, and shall see the new text.
+    fs::write(path, text).system("write", path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).system("chmod", path)
+}

@@ -1,0 +1,314 @@
+//! Everything about a container as JSON, under docker's key names.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::bundle::{self, MADE_FILES};
+use super::find::Handle;
+use super::live::{Live, published_exit};
+use super::model::{Options, Process, State, Volume, VolumeSource};
+use super::{Result, stop};
+use crate::image;
+use crate::network::{Mode, Setup};
+use crate::store::Store;
+
+/// Docker's zero time, for what has not happened yet.
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+/// Describes a container as it is now.
+///
+/// # Errors
+/// When its state can't be read.
+pub fn inspect(store: &Store, handle: &Handle) -> Result<Value> {
+    let config = &handle.config;
+    let options = &config.options;
+    let (state, live) = handle.live(store)?;
+    let lower: Vec<String> = config
+        .layers
+        .iter()
+        .rev()
+        .map(|chain| {
+            image::layers::directory(store, chain)
+                .join(image::layers::DIFF)
+                .display()
+                .to_string()
+        })
+        .collect();
+    Ok(json!({
+        "Id": config.id,
+        "Created": config.created.to_string(),
+        "Path": config.args.first(),
+        "Args": config.args.get(1..).unwrap_or_default(),
+        "State": state_of(store, handle, &state, live),
+        "Image": config.image_id.to_string(),
+        "ResolvConfPath": handle.directory().join("resolv.conf"),
+        "HostnamePath": handle.directory().join("hostname"),
+        "HostsPath": handle.directory().join("hosts"),
+        "LogPath": handle.log(),
+        "Name": format!("/{}", config.name),
+        "RestartCount": 0,
+        "Driver": "overlay2",
+        "Platform": "linux",
+        "ProcessLabel": "",
+        "MountLabel": "",
+        "AppArmorProfile": "",
+        "CgroupPath": bundle::cgroup_path(&config.id, options.cgroup_parent.as_deref()),
+        "HostConfig": host_config(options),
+        "GraphDriver": {
+            "Name": "overlay2",
+            "Data": {
+                "LowerDir": lower.join(":"),
+                "MergedDir": handle.merged(),
+                "UpperDir": handle.upper(),
+                "WorkDir": handle.work(),
+            }
+        },
+        "Mounts": mounts(store, handle),
+        "Config": container_config(handle),
+        "NetworkSettings": network_settings(options, state.network.as_ref(), live),
+    }))
+}
+
+fn state_of(store: &Store, handle: &Handle, state: &State, live: Live) -> Value {
+    let time =
+        |time: Option<Timestamp>| time.map_or_else(|| NEVER.to_owned(), |time| time.to_string());
+    // Ended, but nobody has tidied up yet: the monitor's word counts already.
+    let published = (live == Live::Exited)
+        .then(|| published_exit(store, handle.id()))
+        .flatten();
+    let pid = |process: Option<Process>| {
+        process
+            .filter(|_| live.is_running())
+            .map_or(0, |process| process.pid)
+    };
+    json!({
+        "Status": live.word(),
+        "Running": live.is_running(),
+        "Paused": live == Live::Paused,
+        "Restarting": false,
+        "OOMKilled": state.oom_killed || (published.is_some() && store.container_run(handle.id()).join("oom").exists()),
+        "Dead": live == Live::Removing,
+        "Pid": pid(state.process),
+        "ConmonPid": pid(state.monitor),
+        "ExitCode": published.map(|exit| exit.code).or(state.exit_code).unwrap_or(0),
+        "Error": state.error,
+        "StartedAt": time(state.started),
+        "FinishedAt": time(published.map(|exit| exit.time).or(state.finished)),
+    })
+}
+
+fn host_config(options: &Options) -> Value {
+    let limits = &options.resources;
+    let binds: Vec<String> = options.volumes.iter().filter_map(bind_text).collect();
+    let mut ports = Map::new();
+    for port in &options.ports {
+        let entry = json!({
+            "HostIp": port.host_ip.map(|ip| ip.to_string()).unwrap_or_default(),
+            "HostPort": port.host_port.map(|port| port.to_string()).unwrap_or_default(),
+        });
+        let key = format!("{}/{}", port.container_port, port.protocol);
+        if let Some(list) = ports.entry(key).or_insert_with(|| json!([])).as_array_mut() {
+            list.push(entry);
+        }
+    }
+    json!({
+        "Binds": binds,
+        "NetworkMode": network_mode(&options.network),
+        "PortBindings": ports,
+        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        "AutoRemove": options.auto_remove,
+        "LogConfig": {
+            "Type": options.log_driver.as_deref().unwrap_or("json-file"),
+            "Config": options.log_opts,
+        },
+        "CapAdd": options.cap_add,
+        "CapDrop": options.cap_drop,
+        "Dns": options.dns,
+        "DnsOptions": options.dns_options,
+        "DnsSearch": options.dns_search,
+        "ExtraHosts": options.add_hosts,
+        "GroupAdd": options.group_add,
+        "Privileged": options.privileged,
+        "ReadonlyRootfs": options.read_only,
+        "SecurityOpt": options.security_opt,
+        "PidMode": if options.pid_host { "host" } else { "" },
+        "IpcMode": if options.ipc_host { "host" } else { "private" },
+        "UTSMode": if options.uts_host { "host" } else { "" },
+        "ShmSize": options.shm_size.unwrap_or(64 << 20),
+        "Runtime": options.runtime.as_deref().unwrap_or("qrun"),
+        "CgroupParent": options.cgroup_parent.as_deref().unwrap_or(""),
+        "CpuShares": limits.cpu_shares.unwrap_or(0),
+        "CpuPeriod": limits.cpu_period.unwrap_or(0),
+        "CpuQuota": limits.cpu_quota.unwrap_or(0),
+        "CpusetCpus": limits.cpuset_cpus.as_deref().unwrap_or(""),
+        "CpusetMems": limits.cpuset_mems.as_deref().unwrap_or(""),
+        "Memory": limits.memory.unwrap_or(0),
+        "MemorySwap": limits.memory_swap.or(limits.memory.map(|memory| memory * 2)).unwrap_or(0),
+        "MemoryReservation": limits.memory_reservation.unwrap_or(0),
+        "MemorySwappiness": limits.memory_swappiness,
+        "BlkioWeight": limits.blkio_weight.unwrap_or(0),
+        "OomKillDisable": limits.oom_kill_disable,
+        "OomScoreAdj": limits.oom_score_adj.unwrap_or(0),
+        "PidsLimit": limits.pids,
+        "Ulimits": options.ulimits,
+        "Sysctls": options.sysctls,
+        "Tmpfs": options.tmpfs,
+    })
+}
+
+fn bind_text(volume: &Volume) -> Option<String> {
+    let source = match &volume.source {
+        VolumeSource::Path(path) => path,
+        VolumeSource::Named(name) => name,
+        VolumeSource::Anonymous(_) => return None,
+    };
+    let mode = if volume.read_only { ":ro" } else { "" };
+    Some(format!("{source}:{}{mode}", volume.destination))
+}
+
+fn network_mode(mode: &Mode) -> String {
+    match mode {
+        Mode::None => "none".to_owned(),
+        Mode::Host => "host".to_owned(),
+        Mode::Container(id) => format!("container:{id}"),
+        Mode::Networks(endpoints) => endpoints
+            .first()
+            .map_or_else(|| "bridge".to_owned(), |endpoint| endpoint.network.clone()),
+    }
+}
+
+fn mounts(store: &Store, handle: &Handle) -> Vec<Value> {
+    let made = MADE_FILES.into_iter().map(|(file, destination)| {
+        json!({
+            "Type": "bind",
+            "Source": handle.directory().join(file),
+            "Destination": destination,
+            "Mode": "",
+            "RW": true,
+            "Propagation": "rprivate",
+        })
+    });
+    let volumes = handle.config.options.volumes.iter().map(|volume| {
+        let (kind, name, source) = match &volume.source {
+            VolumeSource::Path(path) => ("bind", None, path.clone()),
+            VolumeSource::Named(name) | VolumeSource::Anonymous(name) => (
+                "volume",
+                Some(name),
+                store
+                    .volumes()
+                    .join(name)
+                    .join("_data")
+                    .display()
+                    .to_string(),
+            ),
+        };
+        let mut entry = json!({
+            "Type": kind,
+            "Source": source,
+            "Destination": volume.destination,
+            "Mode": volume.options.join(","),
+            "RW": !volume.read_only,
+            "Propagation": "rprivate",
+        });
+        if let Some(name) = name {
+            entry["Name"] = json!(name);
+            entry["Driver"] = json!("local");
+        }
+        entry
+    });
+    made.chain(volumes).collect()
+}
+
+fn container_config(handle: &Handle) -> Value {
+    let config = &handle.config;
+    let options = &config.options;
+    let image = &config.image_config.config;
+    let mut env = image.env.clone();
+    for entry in &options.env {
+        if let Some((name, _)) = entry.split_once('=') {
+            let prefix = format!("{name}=");
+            env.retain(|old| !old.starts_with(&prefix));
+        }
+        env.push(entry.clone());
+    }
+    let mut labels = image.labels.clone();
+    labels.extend(options.labels.clone());
+    json!({
+        "Hostname": options.hostname.as_deref().unwrap_or_else(|| config.short_id()),
+        "Domainname": options.domainname.as_deref().unwrap_or(""),
+        "User": options.user.as_deref().unwrap_or(&image.user),
+        "AttachStdin": options.interactive,
+        "OpenStdin": options.interactive,
+        "Tty": options.tty,
+        "Env": env,
+        "Cmd": if options.command.is_empty() { image.cmd.clone() } else { Some(options.command.clone()) },
+        "Image": options.image,
+        "Volumes": image.volumes,
+        "WorkingDir": options.workdir.as_deref().unwrap_or(&image.working_dir),
+        "Entrypoint": options.entrypoint.clone().or_else(|| image.entrypoint.clone()),
+        "ExposedPorts": image.exposed_ports,
+        "Labels": labels,
+        "StopSignal": stop::stop_signal(handle).map_or("SIGTERM", |signal| signal.as_str()),
+        "StopTimeout": options.stop_timeout,
+    })
+}
+
+fn network_settings(options: &Options, setup: Option<&Setup>, live: Live) -> Value {
+    let setup = setup.filter(|_| live.is_running());
+    let mut ports = Map::new();
+    let mut networks = Map::new();
+    for published in setup
+        .map(|setup| setup.ports.as_slice())
+        .unwrap_or_default()
+    {
+        let key = format!("{}/{}", published.container_port, published.protocol);
+        let entry =
+            json!({"HostIp": published.host_ip, "HostPort": published.host_port.to_string()});
+        if let Some(list) = ports.entry(key).or_insert_with(|| json!([])).as_array_mut() {
+            list.push(entry);
+        }
+    }
+    for attachment in setup
+        .map(|setup| setup.attachments.as_slice())
+        .unwrap_or_default()
+    {
+        networks.insert(
+            attachment.network.clone(),
+            json!({
+                "NetworkID": attachment.network_id,
+                "Interface": attachment.interface,
+                "HostInterface": attachment.host_interface,
+                "Gateway": attachment.gateway.map(|ip| ip.to_string()).unwrap_or_default(),
+                "IPAddress": attachment.address,
+                "IPPrefixLen": attachment.prefix_length,
+                "MacAddress": attachment.mac.to_string(),
+                "Aliases": attachment.aliases,
+            }),
+        );
+    }
+    if setup.is_none()
+        && let Mode::Networks(endpoints) = &options.network
+    {
+        for endpoint in endpoints {
+            networks.insert(
+                endpoint.network.clone(),
+                json!({"IPAddress": "", "Gateway": "", "MacAddress": ""}),
+            );
+        }
+    }
+    let first = networks
+        .values()
+        .next()
+        .cloned()
+        .unwrap_or_else(|| json!({}));
+    let of_first = |key: &str| first.get(key).cloned().unwrap_or_else(|| json!(""));
+    json!({
+        "Ports": ports,
+        "Networks": networks,
+        "Interface": of_first("Interface"),
+        "Gateway": of_first("Gateway"),
+        "IPAddress": of_first("IPAddress"),
+        "IPPrefixLen": first.get("IPPrefixLen").cloned().unwrap_or_else(|| json!(0)),
+        "MacAddress": of_first("MacAddress"),
+    })
+}

@@ -1,0 +1,242 @@
+//! What is kept of a container on disk.
+
+use std::collections::BTreeMap;
+
+use bundle_tools::digest::Digest;
+use bundle_tools::image::ImageConfig;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::network::{Mode, PortMapping, Setup};
+
+/// What the user asked for, as plain data; the same for `run` and `create`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Options {
+    /// The image as typed.
+    pub image: String,
+    /// Arguments after the image.
+    pub command: Vec<String>,
+    /// The name wanted; made up when absent.
+    pub name: Option<String>,
+    /// Allocate a pseudo-terminal.
+    pub tty: bool,
+    /// Keep standard input open.
+    pub interactive: bool,
+    /// Remove the container when it has ended.
+    pub auto_remove: bool,
+    /// `KEY=VALUE` entries that are added to the image's.
+    pub env: Vec<String>,
+    /// Working directory inside.
+    pub workdir: Option<String>,
+    /// `user[:group]`, names or numbers.
+    pub user: Option<String>,
+    /// Supplementary groups, names or numbers.
+    pub group_add: Vec<String>,
+    /// Host name inside; the short id when absent.
+    pub hostname: Option<String>,
+    /// NIS domain name inside.
+    pub domainname: Option<String>,
+    /// Replaces the image's entrypoint (and drops its command).
+    pub entrypoint: Option<Vec<String>>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Directories and files of the host, and volumes.
+    pub volumes: Vec<Volume>,
+    /// `DEST[:OPTIONS]` entries.
+    pub tmpfs: Vec<String>,
+    /// How it is connected.
+    pub network: Mode,
+    /// Published ports.
+    pub ports: Vec<PortMapping>,
+    /// `HOST:ADDRESS` lines for `/etc/hosts`.
+    pub add_hosts: Vec<String>,
+    /// Name servers instead of the host's.
+    pub dns: Vec<String>,
+    /// Search domains instead of the host's.
+    pub dns_search: Vec<String>,
+    /// Resolver options instead of the host's.
+    pub dns_options: Vec<String>,
+    /// A file that becomes `/etc/resolv.conf`.
+    pub resolv_file: Option<String>,
+    /// Limits.
+    pub resources: Resources,
+    /// Mount the root file system read-only.
+    pub read_only: bool,
+    /// All capabilities, all devices, no masks, no seccomp.
+    pub privileged: bool,
+    /// Capabilities beyond the default set.
+    pub cap_add: Vec<String>,
+    /// Capabilities taken out of the default set.
+    pub cap_drop: Vec<String>,
+    /// `seccomp=…`, `no-new-privileges`, `apparmor=…`, `label=…`.
+    pub security_opt: Vec<String>,
+    /// `NAME=SOFT[:HARD]`.
+    pub ulimits: Vec<String>,
+    /// `KEY=VALUE`.
+    pub sysctls: Vec<String>,
+    /// `HOST[:CONTAINER[:rwm]]`.
+    pub devices: Vec<String>,
+    /// Bytes of `/dev/shm`; 64 MiB when absent.
+    pub shm_size: Option<i64>,
+    /// Signal that asks the container to end.
+    pub stop_signal: Option<String>,
+    /// Seconds between that signal and SIGKILL; 10 when absent, -1 waits for ever.
+    pub stop_timeout: Option<i64>,
+    /// `json-file`, `k8s-file` or `none`.
+    pub log_driver: Option<String>,
+    /// `max-size=…`, `max-file=…`.
+    pub log_opts: BTreeMap<String, String>,
+    /// Share the host's pid namespace.
+    pub pid_host: bool,
+    /// Share the host's ipc namespace.
+    pub ipc_host: bool,
+    /// Share the host's uts namespace.
+    pub uts_host: bool,
+    /// Below which cgroup the container's own is made.
+    pub cgroup_parent: Option<String>,
+    /// The runtime to use instead of `qrun`.
+    pub runtime: Option<String>,
+}
+
+/// Limits, in the kernel's units: bytes, microseconds, counts.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    /// Relative weight, 2 to 262144.
+    pub cpu_shares: Option<u64>,
+    /// Microseconds of CPU per period.
+    pub cpu_quota: Option<i64>,
+    /// Length of that period in microseconds.
+    pub cpu_period: Option<u64>,
+    /// CPUs it may use, as a list of ranges.
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes it may use, as a list of ranges.
+    pub cpuset_mems: Option<String>,
+    /// Bytes.
+    pub memory: Option<i64>,
+    /// Bytes of memory and swap together; -1 is without limit.
+    pub memory_swap: Option<i64>,
+    /// Soft limit in bytes.
+    pub memory_reservation: Option<i64>,
+    /// 0 to 100.
+    pub memory_swappiness: Option<u64>,
+    /// Number of processes and threads; 0 and -1 are without limit.
+    pub pids: Option<i64>,
+    /// Let the container's processes sleep instead of killing one (cgroup v1 only).
+    pub oom_kill_disable: bool,
+    /// -1000 to 1000.
+    pub oom_score_adj: Option<i32>,
+    /// 10 to 1000.
+    pub blkio_weight: Option<u16>,
+}
+
+/// One `-v`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Where it comes from.
+    pub source: VolumeSource,
+    /// Absolute path inside.
+    pub destination: String,
+    /// Mounted read-only.
+    pub read_only: bool,
+    /// Further options, as typed (`z`, `rslave`, …).
+    pub options: Vec<String>,
+}
+
+/// Where a volume comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VolumeSource {
+    /// An absolute path of the host.
+    Path(String),
+    /// A named volume of the store.
+    Named(String),
+    /// A volume of this container alone, removed with `rm -v`.
+    Anonymous(String),
+}
+
+/// `container.json`: written once, when the container is created.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Config {
+    /// 64 lower-case hexadecimal digits.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// When it was created.
+    pub created: Timestamp,
+    /// The image's config digest.
+    pub image_id: Digest,
+    /// Chain ids, lowest first.
+    pub layers: Vec<Digest>,
+    /// Entrypoint and command together.
+    pub args: Vec<String>,
+    /// The image's configuration, without its history.
+    pub image_config: ImageConfig,
+    /// What was asked for.
+    pub options: Options,
+}
+
+impl Config {
+    /// The first twelve digits of the id.
+    #[must_use]
+    pub fn short_id(&self) -> &str {
+        &self.id[..12]
+    }
+}
+
+/// How far a container has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Being made; with a free lock: abandoned.
+    #[default]
+    Creating,
+    /// Made, never started.
+    Created,
+    /// Between the first mount and the runtime's `start`; with a free lock: abandoned.
+    Starting,
+    /// Started; whether it still runs is for [`super::Live`] to tell.
+    Running,
+    /// Ended and cleaned up.
+    Exited,
+    /// Being removed; with a free lock: to be removed by whoever sees it.
+    Removing,
+}
+
+/// `state.json`: rewritten at every change.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct State {
+    /// How far it has come.
+    pub status: Status,
+    /// Abandoned half way, it is to vanish (`run`) rather than to be set back (`start`).
+    pub disposable: bool,
+    /// The container's init, while it runs.
+    pub process: Option<Process>,
+    /// Its monitor.
+    pub monitor: Option<Process>,
+    /// When it was last started.
+    pub started: Option<Timestamp>,
+    /// When it last ended.
+    pub finished: Option<Timestamp>,
+    /// How it last ended.
+    pub exit_code: Option<i32>,
+    /// The kernel killed one of its processes at the memory limit.
+    pub oom_killed: bool,
+    /// Why the last start failed.
+    pub error: String,
+    /// Addresses and ports, while it runs.
+    pub network: Option<Setup>,
+    /// The user asked for its end (`stop`, `kill`), so that no restart policy undoes it.
+    pub stopped_by_user: bool,
+}
+
+/// A process that can be recognised after its pid was used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// The pid in the host's namespace.
+    pub pid: i32,
+    /// Field 22 of `/proc/<pid>/stat`: clock ticks since boot.
+    pub start_time: u64,
+}

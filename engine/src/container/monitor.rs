@@ -1,0 +1,232 @@
+//! Starting the monitor, and talking to it: conmon's protocol.
+//!
+//! The engine starts `qshim` with a pipe named in `_OCI_SYNCPIPE`. The monitor runs `qrun create` and answers with one
+//! JSON line: `{"data": PID}`, or a negative number and the runtime's message. From then on it needs nobody.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::pipe::{PipeFlags, pipe_with};
+use serde::Deserialize;
+
+use super::find::Handle;
+use super::model::Process;
+use super::{Error, Programs, Result, SystemContext};
+use crate::store::Store;
+
+/// A container that the runtime has made and that waits for `start`.
+#[derive(Debug)]
+pub(super) struct Monitored {
+    pub(super) process: Process,
+    pub(super) monitor: Option<Process>,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    data: i64,
+    #[serde(default)]
+    message: Option<String>,
+}
+
+/// The runtime that this container uses.
+pub(super) fn runtime(programs: &Programs, handle: &Handle) -> PathBuf {
+    handle
+        .config
+        .options
+        .runtime
+        .as_ref()
+        .map_or_else(|| programs.runtime.clone(), PathBuf::from)
+}
+
+/// Starts the monitor of a container whose bundle is ready, and waits until the runtime has created it.
+pub(super) fn create(store: &Store, programs: &Programs, handle: &Handle) -> Result<Monitored> {
+    let id = handle.id();
+    let options = &handle.config.options;
+    let run = store.container_run(id);
+    let mut command = common(store, programs, handle, id, &run);
+    command
+        .arg("--container-pidfile")
+        .arg(run.join("pidfile"))
+        .arg("--conmon-pidfile")
+        .arg(run.join("conmon.pid"))
+        .arg("--exit-dir")
+        .arg(store.exits())
+        .arg("--persist-dir")
+        .arg(&run);
+    for argument in log_arguments(handle) {
+        command.arg(argument);
+    }
+    if options.tty {
+        command.arg("--terminal");
+    }
+    if options.interactive {
+        command.arg("--stdin");
+    }
+    command.arg("--exit-command").arg(&programs.engine);
+    for argument in &programs.engine_arguments {
+        command.arg("--exit-command-arg").arg(argument);
+    }
+    command
+        .args(["--exit-command-arg", "cleanup"])
+        .args(["--exit-command-arg", id]);
+    let (child, answer) = spawn(&mut command, programs, &[])?;
+    let (answer, _) = answer.read(id)?;
+    if answer.data <= 0 {
+        return Err(refused(answer.message.unwrap_or_default()));
+    }
+    let process = i32::try_from(answer.data)
+        .ok()
+        .and_then(Process::remember)
+        .ok_or_else(|| Error::MonitorLost { id: id.to_owned() })?;
+    Ok(Monitored {
+        process,
+        monitor: i32::try_from(child).ok().and_then(Process::remember),
+    })
+}
+
+/// What every monitor is told: which container, which runtime, where its sockets go.
+pub(super) fn common(
+    store: &Store,
+    programs: &Programs,
+    handle: &Handle,
+    unique: &str,
+    sockets: &Path,
+) -> Command {
+    let mut command = Command::new(&programs.shim);
+    command
+        .args(["--api-version", "1", "--no-daemon", "--full-attach"])
+        .args(["--cid", handle.id(), "--cuuid", unique])
+        .args(["--name", handle.name()])
+        .arg("--runtime")
+        .arg(runtime(programs, handle))
+        .arg("--runtime-arg")
+        .arg(prefixed("--root=", store.runtime_root()))
+        .arg("--bundle")
+        .arg(sockets);
+    command
+}
+
+fn prefixed(prefix: &str, path: PathBuf) -> std::ffi::OsString {
+    let mut text = std::ffi::OsString::from(prefix);
+    text.push(path);
+    text
+}
+
+fn log_arguments(handle: &Handle) -> Vec<String> {
+    let options = &handle.config.options;
+    let driver = options.log_driver.as_deref().unwrap_or("json-file");
+    if driver == "none" {
+        return vec!["--log-path".into(), "none".into()];
+    }
+    let mut arguments = vec![
+        "--log-path".into(),
+        format!("{driver}:{}", handle.log().display()),
+    ];
+    if let Some(size) = options.log_opts.get("max-size") {
+        if let Some(size) = super::create::parse_bytes(size) {
+            arguments.extend(["--log-size-max".into(), size.to_string()]);
+        }
+    } else {
+        // A log that grows without bound takes the host down with it (moby#40207): 100 MB, twice.
+        arguments.extend(["--log-size-max".into(), "104857600".into()]);
+    }
+    // Docker counts the file being written, conmon only the old ones.
+    let files: u32 = options
+        .log_opts
+        .get("max-file")
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(2);
+    if files > 1 {
+        arguments.extend([
+            "--log-rotate".into(),
+            "--log-max-files".into(),
+            (files - 1).to_string(),
+        ]);
+    }
+    arguments
+}
+
+/// The reading end of the sync pipe.
+#[derive(Debug)]
+pub(super) struct SyncPipe(BufReader<File>);
+
+impl SyncPipe {
+    /// Waits for the monitor's next message.
+    fn read(mut self, id: &str) -> Result<(Answer, SyncPipe)> {
+        let mut line = String::new();
+        self.0
+            .read_line(&mut line)
+            .system("read the monitor's answer from", "sync pipe")?;
+        let answer =
+            serde_json::from_str(&line).map_err(|_| Error::MonitorLost { id: id.to_owned() })?;
+        Ok((answer, self))
+    }
+
+    /// Waits for the next number: a pid, or an exit code.
+    pub(super) fn number(self, id: &str) -> Result<(i64, Option<String>, SyncPipe)> {
+        let (answer, pipe) = self.read(id)?;
+        Ok((answer.data, answer.message, pipe))
+    }
+}
+
+/// Starts a monitor. `extra` are environment variables naming descriptors that it is to inherit.
+pub(super) fn spawn(
+    command: &mut Command,
+    programs: &Programs,
+    extra: &[(&str, &OwnedFd)],
+) -> Result<(u32, SyncPipe)> {
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC).system("make", "sync pipe")?;
+    inherit(&write)?;
+    command.env("_OCI_SYNCPIPE", write.as_raw_fd().to_string());
+    for (name, descriptor) in extra {
+        inherit(descriptor)?;
+        command.env(name, descriptor.as_raw_fd().to_string());
+    }
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|source| Error::Program {
+            program: programs.shim.clone(),
+            source,
+        })?;
+    Ok((child.id(), SyncPipe(BufReader::new(File::from(read)))))
+}
+
+/// Lets the next program started have this descriptor. Nothing else is started meanwhile: the engine has one thread
+/// here.
+fn inherit(descriptor: &OwnedFd) -> Result<()> {
+    fcntl_setfd(descriptor.as_fd(), FdFlags::empty()).system("pass on", "descriptor")
+}
+
+/// Turns the runtime's message into an error with docker's exit code for it.
+pub(super) fn refused(message: String) -> Error {
+    let message = message.trim().to_owned();
+    let lower = message.to_lowercase();
+    let exit_code = if lower.contains("executable file not found")
+        || lower.contains("no such file or directory")
+            && (lower.contains("exec") || lower.contains("start"))
+    {
+        127
+    } else if lower.contains("permission denied")
+        || lower.contains("exec format error")
+        || lower.contains("is a directory")
+    {
+        126
+    } else {
+        125
+    };
+    Error::Runtime {
+        message: if message.is_empty() {
+            "the runtime failed without a word".to_owned()
+        } else {
+            message
+        },
+        exit_code,
+    }
+}

@@ -1,0 +1,116 @@
+//! Putting right what a killed command left half done.
+
+use std::fs;
+
+use super::find::{self, Handle};
+use super::live::Live;
+use super::model::Status;
+use super::{Programs, Result, cleanup, remove};
+use crate::store::{Lock, Store};
+
+/// Looks at every container and puts right what nobody is working on any more. Never waits for anybody.
+///
+/// # Errors
+/// When the store can't be read. What can't be put right now is left for the next time.
+pub fn sweep(store: &Store, programs: &Programs) -> Result<()> {
+    collect_unborn(store);
+    for id in find::ids(store)? {
+        drop(collect(store, programs, &id));
+    }
+    Ok(())
+}
+
+/// Puts one container right, if it is unfinished business and nobody works on it.
+///
+/// Returns whether it is gone now.
+///
+/// # Errors
+/// When it can't be put right.
+pub fn collect(store: &Store, programs: &Programs, id: &str) -> Result<bool> {
+    let Some(handle) = Handle::open(store, id)? else {
+        return collect_if_abandoned(store, id);
+    };
+    let (state, live) = handle.live(store)?;
+    let unfinished = match state.status {
+        Status::Creating | Status::Starting | Status::Removing => true,
+        Status::Running => live == Live::Exited,
+        Status::Created => false,
+        // Ended, was to vanish, and the one who was at it was killed.
+        Status::Exited => handle.config.options.auto_remove,
+    };
+    if !unfinished {
+        return Ok(false);
+    }
+    let Some(_lock) = handle.try_lock()? else {
+        return Ok(false);
+    };
+    // What was read without the lock may be old.
+    let mut state = handle.state()?;
+    match state.status {
+        Status::Running => cleanup::finish_locked(store, programs, &handle)?,
+        Status::Creating | Status::Starting if !state.disposable => {
+            cleanup::tear_down(store, programs, &handle, &state)?;
+            state.network = None;
+            state.process = None;
+            state.status = if state.finished.is_some() {
+                Status::Exited
+            } else {
+                Status::Created
+            };
+            handle.save(&state)?;
+        }
+        Status::Creating | Status::Starting | Status::Removing => {
+            cleanup::tear_down(store, programs, &handle, &state)?;
+            remove::erase(store, &handle, &mut state, remove::Volumes::RemoveAnonymous)?;
+        }
+        Status::Exited if handle.config.options.auto_remove => {
+            remove::erase(store, &handle, &mut state, remove::Volumes::RemoveAnonymous)?;
+        }
+        Status::Created | Status::Exited => {}
+    }
+    Ok(!handle.directory().exists())
+}
+
+/// Collects a container that was abandoned before it even had a record. Returns whether it is gone.
+pub(super) fn collect_if_abandoned(store: &Store, id: &str) -> Result<bool> {
+    let directory = store.container(id);
+    if !directory.exists() {
+        return Ok(true);
+    }
+    if directory.join("container.json").exists() {
+        // It has a record. Only one that was never finished is ours to take, and taking it down needs the programs;
+        // beside this very process, that is.
+        return collect(store, &Programs::locate(Vec::new()), id);
+    }
+    let Some(_lock) = Lock::try_exclusive(&directory.join("lock"))? else {
+        return Ok(false);
+    };
+    if directory.join("container.json").exists() {
+        return Ok(false);
+    }
+    discard(store, id);
+    Ok(true)
+}
+
+/// Removes a container that has nothing but its directory.
+pub(super) fn discard(store: &Store, id: &str) {
+    drop(remove::erase_directory(store, id));
+}
+
+/// Directories of makers that died before they had even taken the lock and renamed them.
+fn collect_unborn(store: &Store) {
+    let Ok(entries) = fs::read_dir(store.containers()) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let is_unborn = entry.file_name().to_string_lossy().starts_with(".new-");
+        // An hour: its maker renames it within microseconds, unless the machine sleeps.
+        let is_old = entry
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .is_ok_and(|time| time.elapsed().is_ok_and(|age| age.as_secs() > 3600));
+        if is_unborn && is_old {
+            drop(fs::remove_dir_all(entry.path()));
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Waiting for the end of a container.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify;
+
+use super::find::Handle;
+use super::live::{Live, published_exit};
+use super::{Result, SystemContext};
+use crate::store::Store;
+
+/// Sees exit codes being published. Made before the first look, so that none is missed.
+#[derive(Debug)]
+pub struct ExitWatch<'a> {
+    store: &'a Store,
+    id: String,
+    inotify: OwnedFd,
+}
+
+impl<'a> ExitWatch<'a> {
+    /// Begins to watch.
+    ///
+    /// # Errors
+    /// When the kernel has no more inotify instances to give.
+    pub fn new(store: &'a Store, id: &str) -> Result<ExitWatch<'a>> {
+        let exits = store.exits();
+        let inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+            .system("watch", &exits)?;
+        inotify::add_watch(
+            &inotify,
+            &exits,
+            inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::CREATE,
+        )
+        .system("watch", &exits)?;
+        Ok(ExitWatch {
+            store,
+            id: id.to_owned(),
+            inotify,
+        })
+    }
+
+    /// Waits until the exit code is published; `None` when `timeout` is over, or the monitor is dead and nothing was
+    /// published.
+    ///
+    /// # Errors
+    /// When waiting itself fails.
+    pub fn wait(
+        &self,
+        monitor: Option<BorrowedFd<'_>>,
+        timeout: Option<Duration>,
+    ) -> Result<Option<i32>> {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let mut monitor = monitor;
+        loop {
+            self.drain();
+            if let Some(exit) = published_exit(self.store, &self.id) {
+                return Ok(Some(exit.code));
+            }
+            let mut descriptors = vec![PollFd::new(&self.inotify, PollFlags::IN)];
+            if let Some(monitor) = &monitor {
+                descriptors.push(PollFd::new(monitor, PollFlags::IN));
+            }
+            if poll_until(&mut descriptors, deadline).system("wait for", "container")? == 0 {
+                return Ok(None);
+            }
+            let monitor_is_dead = descriptors
+                .get(1)
+                .is_some_and(|entry| !entry.revents().is_empty());
+            if monitor_is_dead {
+                // It publishes before it ends: one more look decides.
+                monitor = None;
+                if published_exit(self.store, &self.id).is_none() {
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    fn drain(&self) {
+        let mut buffer = [0u8; 4096];
+        while rustix::io::read(self.inotify.as_fd(), &mut buffer).is_ok_and(|count| count > 0) {}
+    }
+}
+
+/// Waits for the container's end and returns its exit code. One that has ended already returns at once; one that was
+/// never started waits for its first run.
+///
+/// # Errors
+/// When the container vanishes without having run, or waiting fails.
+pub fn wait(store: &Store, handle: &Handle) -> Result<i32> {
+    let watch = ExitWatch::new(store, handle.id())?;
+    loop {
+        let (state, live) = match handle.live(store) {
+            Ok(found) => found,
+            Err(error) => return watch.wait(None, Some(Duration::ZERO))?.ok_or(error),
+        };
+        let monitor = state.monitor.and_then(|monitor| monitor.open());
+        match live {
+            Live::Exited => {
+                if let Some(exit) = published_exit(store, handle.id()) {
+                    return Ok(exit.code);
+                }
+                return Ok(state.exit_code.unwrap_or(255));
+            }
+            Live::Removing => return Ok(state.exit_code.unwrap_or(0)),
+            // Nothing tells of a start; a short look now and then does.
+            Live::Created => {
+                if !handle.directory().exists() {
+                    return Err(super::Error::NotFound(handle.name().to_owned()));
+                }
+                watch.wait(None, Some(Duration::from_millis(200)))?;
+            }
+            Live::Running | Live::Paused => {
+                if let Some(code) = watch.wait(monitor.as_ref().map(AsFd::as_fd), None)? {
+                    return Ok(code);
+                }
+            }
+        }
+    }
+}
+
+/// `poll(2)` with a point in time instead of a span, taken up again after signals.
+pub(super) fn poll_until(
+    descriptors: &mut [PollFd<'_>],
+    deadline: Option<Instant>,
+) -> io::Result<usize> {
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = left.map(|left| {
+            Timespec::try_from(left).unwrap_or(Timespec {
+                tv_sec: 3600,
+                tv_nsec: 0,
+            })
+        });
+        match poll(descriptors, timeout.as_ref()) {
+            Err(rustix::io::Errno::INTR) => {}
+            result => return Ok(result?),
+        }
+    }
+}

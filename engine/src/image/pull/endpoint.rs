@@ -1,0 +1,219 @@
+//! How to talk to a registry: which scheme, which certificates, through which proxy.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use oci_client::Client;
+use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
+
+use super::PullOptions;
+use super::registry::{Fault, root_cause};
+
+/// Where administrators put the certificate authorities of single registries: `<directory>/<host>/*.crt`.
+const CERTS_D: [&str; 3] = [
+    "/etc/qengine/certs.d",
+    "/etc/containers/certs.d",
+    "/etc/docker/certs.d",
+];
+/// How long a registry has for accepting a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a registry may be silent.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// Certificates can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or directory of certificates.
+    #[error("cannot read certificates in {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A directory given on the command line has none.
+    #[error("there is no certificate (*.crt) in {0}")]
+    Empty(PathBuf),
+}
+
+/// One way to talk to a registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    registry: String,
+    https: bool,
+    verify: bool,
+    /// PEM files of certificate authorities to trust besides the system's.
+    authorities: Vec<Vec<u8>>,
+}
+
+/// The ways to try, in order.
+///
+/// https with a valid certificate, unless the registry is on this machine or the user says that it need not be.
+pub(super) fn candidates(registry: &str, options: &PullOptions) -> Result<Vec<Endpoint>, Error> {
+    let authorities = authorities(registry, options)?;
+    let endpoint = |https, verify| Endpoint {
+        registry: registry.to_owned(),
+        https,
+        verify,
+        authorities: authorities.clone(),
+    };
+    let (http, https, unverified) = (
+        endpoint(false, true),
+        endpoint(true, true),
+        endpoint(true, false),
+    );
+    let own_machine = is_loopback(registry);
+    Ok(match options.tls_verify {
+        Some(true) => vec![https],
+        None if !own_machine || !authorities.is_empty() => vec![https],
+        // Nobody is between us and ourselves. Plain http is what a registry here mostly speaks.
+        None => vec![http, unverified],
+        Some(false) if own_machine => vec![http, unverified],
+        Some(false) => vec![unverified, http],
+    })
+}
+
+fn is_loopback(registry: &str) -> bool {
+    let host = match registry.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => registry.split(':').next().unwrap_or_default(),
+    };
+    host == "localhost"
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+fn authorities(registry: &str, options: &PullOptions) -> Result<Vec<Vec<u8>>, Error> {
+    if let Some(directory) = &options.cert_dir {
+        let found = read_authorities(directory)?;
+        return match found.is_empty() {
+            true => Err(Error::Empty(directory.clone())),
+            false => Ok(found),
+        };
+    }
+    for parent in CERTS_D {
+        let directory = Path::new(parent).join(registry);
+        if directory.is_dir() {
+            return read_authorities(&directory);
+        }
+    }
+    Ok(Vec::new())
+}
+
+fn read_authorities(directory: &Path) -> Result<Vec<Vec<u8>>, Error> {
+    let failed = |source| Error::Read {
+        path: directory.to_owned(),
+        source,
+    };
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        paths.push(entry.map_err(failed)?.path());
+    }
+    paths.retain(|path| path.extension() == Some(OsStr::new("crt")));
+    paths.sort();
+    paths
+        .iter()
+        .map(|path| fs::read(path).map_err(failed))
+        .collect()
+}
+
+impl Endpoint {
+    /// A client for this way.
+    pub(super) fn client(&self) -> Result<Client, Fault> {
+        // Fails when somebody else has chosen a provider already, and then that one will do.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::try_from(self.config(Vec::new()));
+        if client.is_err() && !self.https {
+            // A machine without any certificate authority can do without for http; https elsewhere then fails.
+            return Client::try_from(self.config(vec![pem(Vec::new())]))
+                .map_err(|error| refused(&error));
+        }
+        client.map_err(|error| refused(&error))
+    }
+
+    fn config(&self, only: Vec<Certificate>) -> ClientConfig {
+        let proxy = |names: [&str; 2]| {
+            names
+                .iter()
+                .find_map(|name| std::env::var(name).ok())
+                .filter(|it| !it.is_empty())
+        };
+        let no_proxy = proxy(["NO_PROXY", "no_proxy"]);
+        // This machine is never behind a proxy.
+        let no_proxy = no_proxy.unwrap_or_default() + ",localhost,127.0.0.0/8,::1";
+        ClientConfig {
+            protocol: match self.https {
+                true => ClientProtocol::Https,
+                false => ClientProtocol::Http,
+            },
+            accept_invalid_certificates: !self.verify,
+            tls_certs_only: only,
+            extra_root_certificates: self.authorities.iter().cloned().map(pem).collect(),
+            connect_timeout: Some(CONNECT_TIMEOUT),
+            read_timeout: Some(SILENCE),
+            user_agent: concat!("qengine/", env!("CARGO_PKG_VERSION")),
+            https_proxy: proxy(["HTTPS_PROXY", "https_proxy"]),
+            http_proxy: proxy(["HTTP_PROXY", "http_proxy"]),
+            no_proxy: Some(no_proxy),
+            ..ClientConfig::default()
+        }
+    }
+}
+
+fn pem(data: Vec<u8>) -> Certificate {
+    Certificate {
+        encoding: CertificateEncoding::Pem,
+        data,
+    }
+}
+
+fn refused(error: &(dyn std::error::Error + 'static)) -> Fault {
+    Fault::Certificate(root_cause(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_and_the_user_may_do_without_tls() {
+        let ways = |registry: &str, tls_verify| -> Vec<(bool, bool)> {
+            let options = PullOptions {
+                tls_verify,
+                ..PullOptions::default()
+            };
+            let ways = candidates(registry, &options).unwrap();
+            ways.iter().map(|way| (way.https, way.verify)).collect()
+        };
+        let (http, https, unverified) = ((false, true), (true, true), (true, false));
+        for registry in [
+            "localhost:5000",
+            "127.0.0.1",
+            "127.1.2.3:80",
+            "[::1]:5000",
+            "localhost",
+        ] {
+            assert_eq!(ways(registry, None), [http, unverified], "{registry}");
+            assert_eq!(ways(registry, Some(true)), [https], "{registry}");
+        }
+        for registry in [
+            "docker.io",
+            "ghcr.io:443",
+            "128.0.0.1",
+            "[fe80::1]:5000",
+            "localhost.example.org",
+        ] {
+            assert_eq!(ways(registry, None), [https], "{registry}");
+            assert_eq!(
+                ways(registry, Some(false)),
+                [unverified, http],
+                "{registry}"
+            );
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! The first half of a pull: how the registry wants to be talked to, and what the reference stands for.
+
+use std::sync::Arc;
+
+use bundle_tools::Digest;
+use bundle_tools::image::{
+    self as documents, Descriptor, Document, MAX_DOCUMENT, Manifest, Platform, choose, media_type,
+    parse_config, parse_document,
+};
+use futures_util::TryStreamExt;
+use oci_client::secrets::RegistryAuth;
+
+use super::blob::pause;
+use super::endpoint::Endpoint;
+use super::registry::{Fault, Oci, Registry};
+use super::{Error, Progress, PullOptions, Resolved, Result};
+use crate::image::Reference;
+
+/// Attempts at one small request.
+const ATTEMPTS: u32 = 4;
+/// Indexes inside of indexes that are followed.
+const DEEPEST: u32 = 2;
+
+/// Finds the image's manifest and configuration.
+pub(super) async fn resolve(
+    reference: &Reference,
+    endpoints: &[Endpoint],
+    auth: RegistryAuth,
+    options: &PullOptions,
+    progress: &dyn Progress,
+) -> Result<(Arc<Oci>, Resolved)> {
+    let (registry, bytes) = connect(reference, endpoints, &auth)
+        .await
+        .map_err(|fault| explain(reference, "manifest", fault))?;
+    let source = match reference.digest() {
+        Some(digest) if digest.matches(&bytes) => digest.clone(),
+        Some(_) => return Err(explain(reference, "manifest", wrong_digest(&bytes))),
+        None => Digest::sha256_of(&bytes),
+    };
+    let platform = options.platform.clone().unwrap_or_else(Platform::host);
+    let (manifest, manifest_bytes) = find_manifest(&registry, reference, bytes, &platform).await?;
+    check_types(reference, &manifest)?;
+
+    let config_bytes = small_blob(&registry, &manifest.config)
+        .await
+        .map_err(|fault| explain(reference, "configuration", fault))?;
+    let unusable = |source| Error::Document {
+        reference: reference.familiar(),
+        source,
+    };
+    let config = parse_config(&config_bytes).map_err(unusable)?;
+    manifest.check_layers(&config).map_err(unusable)?;
+
+    let actual = Platform::new(&config.os, &config.architecture, config.variant.as_deref());
+    if actual.matches(&platform).is_none() {
+        let mismatch = Error::Platform {
+            reference: reference.familiar(),
+            actual: actual.to_string(),
+            wanted: platform,
+        };
+        // Somebody who names no platform may know that the image is of another one.
+        if options.platform.is_some() || config.os != "linux" {
+            return Err(mismatch);
+        }
+        progress.warning(&mismatch.to_string());
+    }
+    let resolved = Resolved::new(source, manifest, manifest_bytes, config, config_bytes);
+    Ok((Arc::new(registry), resolved))
+}
+
+/// Tries the ways to talk to the registry until one works, and gets the manifest.
+async fn connect(
+    reference: &Reference,
+    endpoints: &[Endpoint],
+    auth: &RegistryAuth,
+) -> std::result::Result<(Oci, Vec<u8>), Fault> {
+    let wanted = match reference.digest() {
+        Some(digest) => digest.as_str(),
+        None => reference.tag().unwrap_or_default(),
+    };
+    let mut first_fault = None;
+    for (number, endpoint) in endpoints.iter().enumerate() {
+        let more = number + 1 < endpoints.len();
+        let registry = Oci::new(endpoint.client()?, reference, auth.clone());
+        let mut failures = 0;
+        let fault = loop {
+            let answer = async {
+                registry.log_in().await?;
+                registry.manifest(wanted).await
+            };
+            let fault = match answer.await {
+                Ok(bytes) => return Ok((registry, bytes)),
+                Err(fault) => fault,
+            };
+            failures += 1;
+            // A registry that is down is reported at once; and the other scheme is tried before the same again.
+            let final_answer = matches!(fault, Fault::Unreachable(_)) || !fault.is_passing();
+            if final_answer || failures >= ATTEMPTS || (more && fault.is_scheme()) {
+                break fault;
+            }
+            tokio::time::sleep(pause(failures)).await;
+        };
+        if !(more && fault.is_scheme()) {
+            // What the first way ended with says more than that the second is closed as well.
+            let closed = matches!(
+                fault,
+                Fault::Unreachable(_) | Fault::Dropped(_) | Fault::Certificate(_)
+            );
+            return Err(first_fault.filter(|_| closed).unwrap_or(fault));
+        }
+        if !matches!(fault, Fault::Server { .. }) {
+            first_fault.get_or_insert(fault);
+        }
+    }
+    Err(first_fault.unwrap_or_else(|| Fault::Protocol("there is no way to talk to it".to_owned())))
+}
+
+/// Follows indexes to the manifest for the platform.
+async fn find_manifest(
+    registry: &Oci,
+    reference: &Reference,
+    mut bytes: Vec<u8>,
+    platform: &Platform,
+) -> Result<(Manifest, Vec<u8>)> {
+    let unusable = |source| Error::Document {
+        reference: reference.familiar(),
+        source,
+    };
+    let mut media_type: Option<String> = None;
+    for _ in 0..=DEEPEST {
+        let index = match parse_document(&bytes, media_type.as_deref()).map_err(unusable)? {
+            Document::Manifest(manifest) => return Ok((manifest, bytes)),
+            Document::Index(index) => index,
+        };
+        let chosen = choose(&index, platform).map_err(unusable)?;
+        bytes = with_retries(async || registry.manifest(chosen.digest.as_str()).await)
+            .await
+            .map_err(|fault| explain(reference, "manifest", fault))?;
+        check(&bytes, chosen).map_err(|fault| explain(reference, "manifest", fault))?;
+        media_type = Some(chosen.media_type.clone());
+    }
+    Err(unusable(documents::Error::Ambiguous(
+        "indexes are nested too deeply",
+    )))
+}
+
+/// Refuses what only looks like an image: charts, signatures, attestations, and layers nobody can unpack.
+fn check_types(reference: &Reference, manifest: &Manifest) -> Result<()> {
+    let no_image = |what, media_type: &str| Error::NoImage {
+        reference: reference.familiar(),
+        what,
+        media_type: media_type.to_owned(),
+    };
+    let config = &manifest.config.media_type;
+    if ![media_type::CONFIG, media_type::DOCKER_CONFIG].contains(&config.as_str()) {
+        return Err(no_image("its configuration", config));
+    }
+    let unknown = |layer: &&Descriptor| media_type::layer_compression(&layer.media_type).is_none();
+    match manifest.layers.iter().find(unknown) {
+        Some(layer) => Err(no_image("a layer", &layer.media_type)),
+        None => Ok(()),
+    }
+}
+
+/// Fetches a blob into memory.
+async fn small_blob(
+    registry: &Oci,
+    descriptor: &Descriptor,
+) -> std::result::Result<Vec<u8>, Fault> {
+    if descriptor.size > MAX_DOCUMENT {
+        return Err(Fault::Protocol(format!(
+            "it has {} bytes, which is too much",
+            descriptor.size
+        )));
+    }
+    let fetch = async || {
+        let part = registry.blob(&descriptor.digest, 0).await?;
+        let mut stream = part.stream;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = stream
+            .try_next()
+            .await
+            .map_err(|error| Fault::from_stream(&error))?
+        {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() as u64 > descriptor.size {
+                return Err(Fault::Oversized {
+                    size: descriptor.size,
+                });
+            }
+        }
+        let done = bytes.len() as u64;
+        if done < descriptor.size {
+            return Err(Fault::Truncated {
+                done,
+                size: descriptor.size,
+            });
+        }
+        Ok(bytes)
+    };
+    let bytes = with_retries(fetch).await?;
+    check(&bytes, descriptor)?;
+    Ok(bytes)
+}
+
+async fn with_retries(
+    request: impl AsyncFn() -> std::result::Result<Vec<u8>, Fault>,
+) -> std::result::Result<Vec<u8>, Fault> {
+    let mut failures = 0;
+    loop {
+        match request().await {
+            Err(fault) if fault.is_passing() && failures + 1 < ATTEMPTS => {
+                failures += 1;
+                tokio::time::sleep(pause(failures)).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+fn check(bytes: &[u8], descriptor: &Descriptor) -> std::result::Result<(), Fault> {
+    match descriptor.digest.matches(bytes) {
+        true => Ok(()),
+        false => Err(wrong_digest(bytes)),
+    }
+}
+
+fn wrong_digest(bytes: &[u8]) -> Fault {
+    Fault::WrongDigest {
+        actual: Digest::sha256_of(bytes).to_string(),
+    }
+}
+
+/// The fault as what it means to somebody who wants this image.
+fn explain(reference: &Reference, what: &'static str, fault: Fault) -> Error {
+    let host = reference.registry().to_owned();
+    match fault {
+        Fault::NotFound if what == "manifest" => Error::NotFound {
+            reference: reference.familiar(),
+            host,
+        },
+        Fault::Denied(reason) => Error::Denied {
+            repository: reference.repository().to_owned(),
+            host,
+            reason,
+        },
+        Fault::Unreachable(reason) => Error::Unreachable { host, reason },
+        Fault::Certificate(reason) => Error::Certificate { host, reason },
+        source => Error::Fetch {
+            what,
+            reference: reference.familiar(),
+            source,
+        },
+    }
+}

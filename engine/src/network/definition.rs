@@ -1,0 +1,533 @@
+//! What networks there are: `networks/<name>.json`, and the three that are always there.
+//!
+//! Changes happen under an exclusive lock beside the files; whoever reserves an address holds it shared, so that no
+//! network vanishes under a reservation.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::link::{self, HostRoutes};
+use super::netlink::Socket;
+use super::{Error, Result, Subnet, address};
+use crate::store::{self, Context, Durability, Lock, Store};
+
+/// The network of a container that asks for none.
+pub const DEFAULT_NETWORK: &str = "bridge";
+
+/// How a network is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// A bridge on this host.
+    #[default]
+    Bridge,
+    /// The host's own interfaces.
+    Host,
+    /// Nothing but the loopback interface.
+    Null,
+}
+
+impl Driver {
+    /// The name that `network ls` shows.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Driver::Bridge => "bridge",
+            Driver::Host => "host",
+            Driver::Null => "null",
+        }
+    }
+}
+
+/// The addresses of a bridge network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ipam {
+    /// Where its containers get their addresses from.
+    pub subnet: Subnet,
+    /// The bridge's own address.
+    pub gateway: Ipv4Addr,
+    /// We chose the subnet, and may choose another one while nobody uses it.
+    #[serde(default)]
+    pub automatic: bool,
+}
+
+/// A network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its name.
+    pub name: String,
+    /// Its id: 64 hexadecimal digits.
+    pub id: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// How it is made.
+    pub driver: Driver,
+    /// The bridge's interface name; empty for other drivers.
+    pub interface: String,
+    /// Its addresses; a bridge has them.
+    pub ipam: Option<Ipam>,
+    /// No way to the outside.
+    #[serde(default)]
+    pub internal: bool,
+    /// The user's labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Driver options, as given.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+}
+
+impl Network {
+    /// Its addresses.
+    ///
+    /// # Errors
+    /// When it is not a bridge: such a network can't be combined with others.
+    pub(super) fn bridge(&self) -> Result<Ipam> {
+        self.ipam.ok_or_else(|| {
+            Error::Invalid(format!(
+                "network {} can't be connected to: it has no bridge",
+                self.name
+            ))
+        })
+    }
+
+    /// Whether it is one of those that are always there.
+    #[must_use]
+    pub fn is_predefined(&self) -> bool {
+        is_predefined(&self.name)
+    }
+}
+
+fn is_predefined(name: &str) -> bool {
+    matches!(name, DEFAULT_NETWORK | "host" | "none")
+}
+
+/// What is asked of a new network.
+#[derive(Debug, Clone, Default)]
+pub struct CreateOptions {
+    /// Its name.
+    pub name: String,
+    /// `bridge`, or nothing.
+    pub driver: Option<String>,
+    /// `ADDRESS/LENGTH`; an address with host bits becomes the bridge's own.
+    pub subnet: Option<String>,
+    /// The bridge's own address; the subnet's first when absent.
+    pub gateway: Option<IpAddr>,
+    /// No way to the outside.
+    pub internal: bool,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Driver options, kept as given.
+    pub options: BTreeMap<String, String>,
+}
+
+/// Makes a network: its definition only, the bridge comes with the first container.
+///
+/// # Errors
+/// When the name is bad or taken, or the subnet is bad or overlaps with something the host has.
+pub fn create(store: &Store, options: CreateOptions) -> Result<Network> {
+    check_name(&options.name)?;
+    check_driver(options.driver.as_deref())?;
+    let _lock = Lock::exclusive(&lock_path(store))?;
+    if is_predefined(&options.name) || read(store, &options.name)?.is_some() {
+        return Err(Error::Exists(options.name));
+    }
+    let others = stored(store)?;
+    let routes = link::host_routes(&mut Socket::open()?)?;
+    let ipam = match &options.subnet {
+        Some(text) => {
+            let ipam = parse_ipam(text, options.gateway)?;
+            match conflict(ipam.subnet, &others, &routes) {
+                None => ipam,
+                Some(with) => {
+                    let subnet = ipam.subnet;
+                    return Err(Error::Overlap { subnet, with });
+                }
+            }
+        }
+        None if options.gateway.is_some() => {
+            return Err(Error::Invalid(
+                "a gateway can only be chosen together with a subnet".to_owned(),
+            ));
+        }
+        None => choose(&options.name, &others, &routes)?,
+    };
+    let id = new_id()?;
+    let network = Network {
+        interface: format!("qbr-{}", &id[..11]),
+        name: options.name,
+        id,
+        created: Timestamp::now(),
+        driver: Driver::Bridge,
+        ipam: Some(ipam),
+        internal: options.internal,
+        labels: options.labels,
+        options: options.options,
+    };
+    write(store, &network)?;
+    Ok(network)
+}
+
+/// Finds a network by name, id or id prefix.
+///
+/// # Errors
+/// When there is none such, or more than one.
+pub fn find(store: &Store, text: &str) -> Result<Network> {
+    if is_predefined(text) {
+        return predefined(store, text);
+    }
+    if is_name(text) {
+        if let Some(network) = read(store, text)? {
+            return Ok(network);
+        }
+    }
+    let mut found = list(store)?
+        .into_iter()
+        .filter(|network| !text.is_empty() && network.id.starts_with(text));
+    match (found.next(), found.next()) {
+        (Some(network), None) => Ok(network),
+        (Some(_), Some(_)) => Err(Error::Ambiguous(text.to_owned())),
+        (None, _) => Err(Error::NotFound(text.to_owned())),
+    }
+}
+
+/// Lists all networks, the predefined ones too, by name.
+///
+/// # Errors
+/// When a definition can't be read.
+pub fn list(store: &Store) -> Result<Vec<Network>> {
+    let mut networks = stored(store)?;
+    for name in [DEFAULT_NETWORK, "host", "none"] {
+        if !networks.iter().any(|network| network.name == name) {
+            networks.push(predefined(store, name)?);
+        }
+    }
+    networks.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(networks)
+}
+
+/// Removes a network; returns it.
+///
+/// # Errors
+/// When there is none such, it is predefined, or a container has an address on it.
+pub fn remove(store: &Store, text: &str) -> Result<Network> {
+    let network = find(store, text)?;
+    if network.is_predefined() {
+        return Err(Error::Predefined(network.name));
+    }
+    let _lock = Lock::exclusive(&lock_path(store))?;
+    let containers = address::holders(store, &network.name)?;
+    if !containers.is_empty() {
+        return Err(Error::InUse {
+            containers: super::inspect::display_names(store, &containers),
+            name: network.name,
+        });
+    }
+    let path = path(store, &network.name);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(Error::NotFound(text.to_owned()));
+        }
+        other => other.context("remove", &path)?,
+    }
+    address::forget(store, &network.name)?;
+    Ok(network)
+}
+
+/// Keeps the definitions as they are for as long as the lock is held.
+pub(super) fn hold(store: &Store) -> Result<Lock> {
+    Ok(Lock::shared(&lock_path(store))?)
+}
+
+/// Chooses another subnet for a network whose subnet we had chosen and the host has meanwhile taken for something
+/// else; returns the network as it is then. Only while nobody has an address on it.
+pub(super) fn move_out_of_the_way(store: &Store, network: Network) -> Result<Network> {
+    let Some(ipam) = network.ipam.filter(|ipam| ipam.automatic) else {
+        return Ok(network);
+    };
+    let mut socket = Socket::open()?;
+    if !address::is_unused(store, &network.name)
+        || link::find(&mut socket, &network.interface)?.is_some()
+        || conflict(ipam.subnet, &[], &link::host_routes(&mut socket)?).is_none()
+    {
+        return Ok(network);
+    }
+    let _lock = Lock::exclusive(&lock_path(store))?;
+    let Some(mut network) = read(store, &network.name)? else {
+        return Err(Error::NotFound(network.name));
+    };
+    let routes = link::host_routes(&mut socket)?;
+    let ours = network.ipam.filter(|ipam| conflict(ipam.subnet, &[], &routes).is_some());
+    if ours.is_some() && address::is_unused(store, &network.name) {
+        let mut others = stored(store)?;
+        others.retain(|other| other.name != network.name);
+        network.ipam = Some(choose(&network.name, &others, &routes)?);
+        write(store, &network)?;
+    }
+    Ok(network)
+}
+
+/// One of the networks that are always there; the default one's addresses are chosen at its first use.
+fn predefined(store: &Store, name: &str) -> Result<Network> {
+    if name != DEFAULT_NETWORK {
+        let driver = if name == "host" { Driver::Host } else { Driver::Null };
+        return Ok(built_in(name, driver));
+    }
+    if let Some(network) = read(store, name)? {
+        return Ok(network);
+    }
+    let _lock = Lock::exclusive(&lock_path(store))?;
+    if let Some(network) = read(store, name)? {
+        return Ok(network);
+    }
+    let routes = link::host_routes(&mut Socket::open()?)?;
+    let id = new_id()?;
+    // A second store on one machine has a default network too, whose bridge needs a name of its own.
+    let interface = if is_main(store) {
+        "qbr0".to_owned()
+    } else {
+        format!("qbr-{}", &id[..11])
+    };
+    let network = Network {
+        name: name.to_owned(),
+        id,
+        created: Timestamp::now(),
+        driver: Driver::Bridge,
+        interface,
+        ipam: Some(choose(name, &stored(store)?, &routes)?),
+        internal: false,
+        labels: BTreeMap::new(),
+        options: BTreeMap::new(),
+    };
+    write(store, &network)?;
+    Ok(network)
+}
+
+/// Whether this is the machine's main store, whose names in the kernel are the plain ones.
+pub(super) fn is_main(store: &Store) -> bool {
+    store.root() == Path::new("/var/lib/qengine")
+}
+
+fn built_in(name: &str, driver: Driver) -> Network {
+    use sha2::{Digest, Sha256};
+    Network {
+        name: name.to_owned(),
+        id: hex(&Sha256::digest(format!("predefined network {name}"))),
+        created: Timestamp::UNIX_EPOCH,
+        driver,
+        interface: String::new(),
+        ipam: None,
+        internal: false,
+        labels: BTreeMap::new(),
+        options: BTreeMap::new(),
+    }
+}
+
+fn new_id() -> Result<String> {
+    let path = Path::new("/dev/urandom");
+    let mut bytes = [0; 32];
+    File::open(path)
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("read", path)?;
+    Ok(hex(&bytes))
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn parse_ipam(text: &str, gateway: Option<IpAddr>) -> Result<Ipam> {
+    let (subnet, typed) =
+        Subnet::parse_with_address(text).map_err(|error| Error::Invalid(error.to_string()))?;
+    if subnet.length() > 30 || subnet.length() < 8 {
+        return Err(Error::Invalid(format!(
+            "invalid subnet {text:?}: the prefix's length has to be from 8 to 30 bits"
+        )));
+    }
+    let gateway = match gateway {
+        Some(IpAddr::V4(gateway)) => gateway,
+        Some(IpAddr::V6(gateway)) => {
+            return Err(Error::Invalid(format!(
+                "gateway {gateway} is not an address of {subnet}"
+            )));
+        }
+        None if typed != subnet.address() => typed,
+        None => subnet.first_host(),
+    };
+    if !subnet.is_host(gateway) {
+        return Err(Error::Invalid(format!(
+            "gateway {gateway} is not a host address of {subnet}"
+        )));
+    }
+    Ok(Ipam {
+        subnet,
+        gateway,
+        automatic: false,
+    })
+}
+
+/// The prefixes that are tried, in docker's order: 172.17–31.0.0/16, then 192.168.0–240.0/20.
+fn pool() -> impl Iterator<Item = Subnet> {
+    let large = (17..=31).map(|second| Subnet::containing(Ipv4Addr::new(172, second, 0, 0), 16));
+    let small = (0..=240u8)
+        .step_by(16)
+        .map(|third| Subnet::containing(Ipv4Addr::new(192, 168, third, 0), 20));
+    large.chain(small)
+}
+
+fn choose(name: &str, others: &[Network], routes: &HostRoutes) -> Result<Ipam> {
+    pool()
+        .find(|subnet| conflict(*subnet, others, routes).is_none())
+        .map(|subnet| Ipam {
+            subnet,
+            gateway: subnet.first_host(),
+            automatic: true,
+        })
+        .ok_or_else(|| Error::PoolExhausted(name.to_owned()))
+}
+
+/// Whatever else has addresses of `subnet`, in words.
+fn conflict(subnet: Subnet, others: &[Network], routes: &HostRoutes) -> Option<String> {
+    let network = others.iter().find_map(|other| {
+        let ipam = other.ipam.filter(|ipam| ipam.subnet.overlaps(subnet))?;
+        Some(format!("network {} ({})", other.name, ipam.subnet))
+    });
+    network.or_else(|| {
+        let prefix = routes
+            .prefixes
+            .iter()
+            .find(|prefix| prefix.overlaps(subnet))?;
+        Some(format!("this host's route to {prefix}"))
+    })
+}
+
+/// Complains when the host has taken `network`'s subnet for something else.
+pub(super) fn check_conflict(network: &Network, routes: &HostRoutes) -> Result<()> {
+    let subnet = network.bridge()?.subnet;
+    match conflict(subnet, &[], routes) {
+        Some(with) => Err(Error::Overlap { subnet, with }),
+        None => Ok(()),
+    }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    if is_name(name) {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!(
+        "invalid network name {name:?}: only letters, digits, `_`, `.` and `-`, the first a letter or digit"
+    )))
+}
+
+fn is_name(name: &str) -> bool {
+    name.len() <= 200
+        && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
+}
+
+fn check_driver(driver: Option<&str>) -> Result<()> {
+    match driver {
+        None | Some("bridge" | "") => Ok(()),
+        Some(driver @ ("host" | "null" | "none")) => Err(Error::Invalid(format!(
+            "only one instance of the {driver:?} network is allowed, and it is there already"
+        ))),
+        Some(driver) => Err(Error::Invalid(format!(
+            "network driver {driver:?} is not known; there is \"bridge\""
+        ))),
+    }
+}
+
+fn lock_path(store: &Store) -> PathBuf {
+    store.networks().join(".lock")
+}
+
+fn path(store: &Store, name: &str) -> PathBuf {
+    store.networks().join(format!("{name}.json"))
+}
+
+fn read(store: &Store, name: &str) -> Result<Option<Network>> {
+    Ok(store::read_json(&path(store, name))?)
+}
+
+fn write(store: &Store, network: &Network) -> Result<()> {
+    let path = path(store, &network.name);
+    Ok(store::write_json(&path, network, Durability::Durable)?)
+}
+
+/// Every network that has a file.
+fn stored(store: &Store) -> Result<Vec<Network>> {
+    let directory = store.networks();
+    let mut networks = Vec::new();
+    for entry in fs::read_dir(&directory).context("list", &directory)? {
+        let path = entry.context("list", &directory)?.path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            // One that vanished meanwhile is not there.
+            networks.extend(store::read_json::<Network>(&path)?);
+        }
+    }
+    Ok(networks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes(prefixes: &[&str]) -> HostRoutes {
+        HostRoutes {
+            prefixes: prefixes.iter().map(|text| text.parse().unwrap()).collect(),
+            ..HostRoutes::default()
+        }
+    }
+
+    #[test]
+    fn the_pool_is_searched_in_order() {
+        let ipam = choose("x", &[], &routes(&[])).unwrap();
+        assert_eq!(ipam.subnet.to_string(), "172.17.0.0/16");
+        assert_eq!(ipam.gateway, Ipv4Addr::new(172, 17, 0, 1));
+        let ipam = choose("x", &[], &routes(&["172.16.0.0/12", "192.168.1.0/24"])).unwrap();
+        assert_eq!(ipam.subnet.to_string(), "192.168.16.0/20");
+        assert_eq!(pool().count(), 31);
+        let full = choose("x", &[], &routes(&["172.16.0.0/12", "192.168.0.0/16"]));
+        assert!(matches!(full, Err(Error::PoolExhausted(_))));
+    }
+
+    #[test]
+    fn the_bridge_gets_the_address_typed() {
+        for (text, gateway, expected) in [
+            ("10.72.0.0/24", None, Some("10.72.0.1")),
+            ("10.200.0.1/24", None, Some("10.200.0.1")),
+            ("10.200.0.5/24", None, Some("10.200.0.5")),
+            ("10.72.0.0/24", Some("10.72.0.254"), Some("10.72.0.254")),
+            ("10.72.0.0/24", Some("10.72.0.255"), None),
+            ("10.72.0.0/24", Some("10.73.0.1"), None),
+            ("10.72.0.0/24", Some("fd00::1"), None),
+            ("10.72.0.0/31", None, None),
+            ("10.72.0.0/4", None, None),
+            ("nonsense", None, None),
+        ] {
+            let gateway = gateway.map(|text| text.parse().unwrap());
+            let ipam = parse_ipam(text, gateway).ok();
+            assert_eq!(ipam.map(|ipam| ipam.gateway.to_string()).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn names_that_could_leave_the_directory_are_refused() {
+        for name in ["", ".", "..", "a/b", ".lock", "-a", "a b", "a\0"] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+        assert!(check_name("test_bridge-1.x").is_ok());
+    }
+}

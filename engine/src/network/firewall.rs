@@ -1,0 +1,160 @@
+//! The packet filter: published ports, translation to the outside, isolation.
+//!
+//! Callers say which rules there shall be; how they come about is the backend's business: nftables where the kernel
+//! has it, else the iptables commands. A change is one transaction in either.
+
+use std::net::Ipv4Addr;
+
+use super::{Error, Protocol, Result, Subnet, definition};
+use crate::store::Store;
+
+mod command;
+mod foreign;
+mod iptables;
+mod nftables;
+
+pub use command::Failure;
+
+/// One bridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NetworkRule {
+    /// Its interface name.
+    pub(super) bridge: String,
+    /// Its addresses.
+    pub(super) subnet: Subnet,
+    /// No way to the outside, and none in.
+    pub(super) internal: bool,
+}
+
+/// One published port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PortRule {
+    /// The address of the host it is published on; each when absent.
+    pub(super) host: Option<Ipv4Addr>,
+    /// Which kind of port.
+    pub(super) protocol: Protocol,
+    /// The host's port.
+    pub(super) host_port: u16,
+    /// The container's address.
+    pub(super) target: Ipv4Addr,
+    /// The container's port.
+    pub(super) target_port: u16,
+}
+
+/// All there shall be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Rules {
+    pub(super) networks: Vec<NetworkRule>,
+    pub(super) ports: Vec<PortRule>,
+}
+
+impl Rules {
+    /// Adds a network that may be there already.
+    pub(super) fn add_network(&mut self, network: NetworkRule) {
+        if !self.networks.contains(&network) {
+            self.networks.push(network);
+        }
+    }
+}
+
+/// The rules of one store.
+#[derive(Debug)]
+pub(super) struct Firewall {
+    backend: Backend,
+}
+
+#[derive(Debug)]
+enum Backend {
+    Nftables {
+        table: nftables::Table,
+        acceptance: foreign::Acceptance,
+    },
+    Iptables(iptables::Chains),
+}
+
+/// Set to `iptables` or `nftables`, it chooses the backend; else nftables is taken where the kernel has it.
+const CHOICE: &str = "QENGINE_FIREWALL";
+
+impl Firewall {
+    /// The rules of `store`; changes nothing yet.
+    pub(super) fn new(store: &Store) -> Firewall {
+        // Stores don't know of each other, so each has a table of its own.
+        let suffix = (!definition::is_main(store)).then(|| short_hash(store));
+        let suffix = suffix.as_deref();
+        let table = nftables::Table::new(suffix);
+        let choice = std::env::var_os(CHOICE);
+        let use_iptables = match choice.as_ref().and_then(|choice| choice.to_str()) {
+            Some("iptables") => true,
+            Some("nftables") => false,
+            _ => table.is_present().is_err_and(|failure| failure.is_unsupported()),
+        };
+        let backend = if use_iptables {
+            Backend::Iptables(iptables::Chains::new(suffix))
+        } else {
+            Backend::Nftables {
+                table,
+                acceptance: foreign::Acceptance::new(suffix),
+            }
+        };
+        Firewall { backend }
+    }
+
+    /// Whether the rules are there. Where finding out costs more than it is worth, the answer is yes.
+    pub(super) fn is_present(&self) -> bool {
+        match &self.backend {
+            Backend::Nftables { table, .. } => table.is_present().unwrap_or(false),
+            Backend::Iptables(_) => true,
+        }
+    }
+
+    /// Makes the rules be exactly these, whatever was there.
+    pub(super) fn replace(&self, rules: &Rules) -> Result<()> {
+        match &self.backend {
+            Backend::Nftables { table, acceptance } => {
+                table.replace(rules).and_then(|()| acceptance.replace(rules))
+            }
+            Backend::Iptables(chains) => chains.replace(rules),
+        }
+        .map_err(|source| failed("set up the packet filter", source))
+    }
+
+    /// Adds ports to rules that are there.
+    pub(super) fn add_ports(&self, ports: &[PortRule]) -> Result<()> {
+        match &self.backend {
+            Backend::Nftables { table, .. } => table.add_ports(ports),
+            Backend::Iptables(chains) => chains.add_ports(ports),
+        }
+        .map_err(|source| failed("publish ports", source))
+    }
+
+    /// Removes ports from rules that are there.
+    pub(super) fn remove_ports(&self, ports: &[PortRule]) -> Result<()> {
+        match &self.backend {
+            Backend::Nftables { table, .. } => table.remove_ports(ports),
+            Backend::Iptables(chains) => chains.remove_ports(ports),
+        }
+        .map_err(|source| failed("take back published ports", source))
+    }
+
+    /// Removes every rule of ours; fine when there are none.
+    pub(super) fn clear(&self) -> Result<()> {
+        match &self.backend {
+            Backend::Nftables { table, acceptance } => {
+                acceptance.clear().and_then(|()| table.clear())
+            }
+            Backend::Iptables(chains) => chains.clear(),
+        }
+        .map_err(|source| failed("clear the packet filter", source))
+    }
+}
+
+fn failed(action: &'static str, source: Failure) -> Error {
+    Error::Firewall { action, source }
+}
+
+fn short_hash(store: &Store) -> String {
+    use sha2::{Digest, Sha256};
+    use std::os::unix::ffi::OsStrExt;
+    let digest = Sha256::digest(store.root().as_os_str().as_bytes());
+    format!("{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3])
+}

@@ -1,0 +1,335 @@
+//! Bridges, veth pairs, addresses and routes, made with as few round trips as the kernel allows.
+//!
+//! Everything here is idempotent in the direction of removal, and leaves IPv6 switched off: a container must not be
+//! able to configure the host's, or a neighbour's, interfaces by router advertisements (CVE-2020-10749,
+//! CVE-2020-13401), and nothing shall listen on a link-local address that no option speaks of (CVE-2024-32473).
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::netlink::{Request, Socket};
+use super::subnet::Subnet;
+use super::{Attachment, KernelContext, MacAddress, Result};
+
+/// A link that is there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Link {
+    /// Its index in its namespace.
+    pub(super) index: u32,
+    /// The largest packet it takes, in bytes.
+    pub(super) mtu: Option<u32>,
+}
+
+/// Looks a link up by name.
+pub(super) fn find(socket: &mut Socket, name: &str) -> Result<Option<Link>> {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    find_by(socket, message, name)
+}
+
+fn find_by(socket: &mut Socket, message: LinkMessage, object: &str) -> Result<Option<Link>> {
+    let answer = socket.query(RouteNetlinkMessage::GetLink(message), object)?;
+    let Some(RouteNetlinkMessage::NewLink(link)) = answer else {
+        return Ok(None);
+    };
+    let mtu = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    });
+    Ok(Some(Link {
+        index: link.header.index,
+        mtu,
+    }))
+}
+
+/// Makes a bridge with its address, up, with IPv6 off; `mtu` is that of the way out.
+pub(super) fn create_bridge(
+    socket: &mut Socket,
+    name: &str,
+    address: Ipv4Addr,
+    subnet: Subnet,
+    mtu: Option<u32>,
+) -> Result<Link> {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    // A fixed address: left to itself a bridge takes that of one of its ports, and changes it as they come and go.
+    let mac = MacAddress::from_ipv4(address).octets().to_vec();
+    message.attributes.push(LinkAttribute::Address(mac));
+    message.attributes.extend(mtu.map(LinkAttribute::Mtu));
+    message
+        .attributes
+        .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+    socket.change(vec![Request::new(
+        RouteNetlinkMessage::NewLink(message),
+        NLM_F_CREATE | NLM_F_EXCL,
+        "create bridge",
+        name,
+    )])?;
+    let configure = |socket: &mut Socket| -> Result<Link> {
+        let link = find(socket, name)?
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
+            .kernel("find bridge", name)?;
+        // Before it is up, because IPv6 gives itself an address at that moment.
+        switch_ipv6_off(name)?;
+        // Lets the host reach published ports through 127.0.0.1. The firewall drops what a container could send
+        // there by itself.
+        write_sysctl("ipv4", name, "route_localnet", "1")?;
+        socket.change(vec![
+            add_address(link.index, address, subnet.length(), name),
+            set_up(name),
+        ])?;
+        Ok(link)
+    };
+    configure(socket).inspect_err(|_| drop(delete(socket, name)))
+}
+
+/// Makes a veth pair, one end a port of `bridge`, the other inside `netns` under its final name; only the host's
+/// end is up afterwards.
+pub(super) fn create_pair(
+    socket: &mut Socket,
+    attachment: &Attachment,
+    bridge: Link,
+    netns: BorrowedFd<'_>,
+) -> Result<()> {
+    let mut peer = LinkMessage::default();
+    peer.attributes = vec![
+        LinkAttribute::IfName(attachment.interface.clone()),
+        LinkAttribute::Address(attachment.mac.octets().to_vec()),
+        LinkAttribute::NetNsFd(netns.as_raw_fd()),
+    ];
+    peer.attributes.extend(bridge.mtu.map(LinkAttribute::Mtu));
+    let name = attachment.host_interface.as_str();
+    let mut pair = LinkMessage::default();
+    pair.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Controller(bridge.index),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+        ]),
+    ];
+    pair.attributes.extend(bridge.mtu.map(LinkAttribute::Mtu));
+    let mut no_ipv6 = LinkMessage::default();
+    no_ipv6.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
+            In6AddrGenMode::None,
+        )])]),
+    ];
+    let mut requests = vec![
+        Request::new(
+            RouteNetlinkMessage::NewLink(pair),
+            NLM_F_CREATE | NLM_F_EXCL,
+            "create veth pair",
+            name,
+        ),
+        // Refused by kernels without IPv6, where there is nothing to switch off.
+        Request::new(RouteNetlinkMessage::SetLink(no_ipv6), 0, "configure", name).optional(),
+    ];
+    requests.extend(reflect_if_filtered(name));
+    requests.push(set_up(name));
+    socket.change(requests)
+}
+
+/// Lets a bridge port send a frame back where it came from. Needed when `br_netfilter` translates addresses while
+/// it bridges, else a container could not reach its own published port.
+fn reflect_if_filtered(name: &str) -> Option<Request<'_>> {
+    let filtered = fs::read("/proc/sys/net/bridge/bridge-nf-call-iptables")
+        .is_ok_and(|value| value.starts_with(b"1"));
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)])),
+        ]),
+    ];
+    let request = Request::new(RouteNetlinkMessage::NewLink(message), 0, "configure port", name);
+    filtered.then_some(request)
+}
+
+/// Deletes a link; fine when there is none such.
+pub(super) fn delete(socket: &mut Socket, name: &str) -> Result<()> {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    let result = socket.change(vec![Request::new(
+        RouteNetlinkMessage::DelLink(message),
+        0,
+        "delete link",
+        name,
+    )]);
+    match result {
+        Err(super::Error::Kernel { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// Configures the container's side of `attachments` and its loopback interface, all up afterwards.
+///
+/// A thread of its own joins the namespace, because the caller must not leave its own; the thread ends with the work.
+pub(super) fn configure_inside(netns: BorrowedFd<'_>, attachments: &[Attachment]) -> Result<()> {
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
+                    .kernel("join", "the container's network namespace")?;
+                configure_here(attachments)
+            })
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn configure_here(attachments: &[Attachment]) -> Result<()> {
+    let mut socket = Socket::open()?;
+    let mut requests = vec![set_up("lo")];
+    let way_out = attachments.iter().position(|attachment| !attachment.internal);
+    for (position, attachment) in attachments.iter().enumerate() {
+        let name = attachment.interface.as_str();
+        let link = find(&mut socket, name)?
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
+            .kernel("find the container's interface", name)?;
+        switch_ipv6_off(name)?;
+        if let IpAddr::V4(address) = attachment.address {
+            requests.push(add_address(link.index, address, attachment.prefix_length, name));
+        }
+        requests.push(set_up(name));
+        if let (true, Some(IpAddr::V4(gateway))) = (way_out == Some(position), attachment.gateway) {
+            requests.push(default_route(link.index, gateway, name));
+        }
+    }
+    socket.change(requests)
+}
+
+fn set_up(name: &str) -> Request<'_> {
+    let mut message = LinkMessage::default();
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    Request::new(RouteNetlinkMessage::SetLink(message), 0, "bring up", name)
+}
+
+fn add_address(index: u32, address: Ipv4Addr, length: u8, name: &str) -> Request<'_> {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = length;
+    message.header.scope = AddressScope::Universe;
+    message.header.index = index;
+    message.attributes = vec![
+        AddressAttribute::Local(address.into()),
+        AddressAttribute::Address(address.into()),
+        AddressAttribute::Broadcast(Subnet::containing(address, length).last()),
+    ];
+    Request::new(
+        RouteNetlinkMessage::NewAddress(message),
+        NLM_F_CREATE | NLM_F_EXCL,
+        "add an address to",
+        name,
+    )
+}
+
+fn default_route(index: u32, gateway: Ipv4Addr, name: &str) -> Request<'_> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Boot;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unicast;
+    message.attributes = vec![
+        RouteAttribute::Gateway(RouteAddress::Inet(gateway)),
+        RouteAttribute::Oif(index),
+    ];
+    Request::new(
+        RouteNetlinkMessage::NewRoute(message),
+        NLM_F_CREATE | NLM_F_EXCL,
+        "add the default route through",
+        name,
+    )
+}
+
+fn switch_ipv6_off(name: &str) -> Result<()> {
+    write_sysctl("ipv6", name, "accept_ra", "0")?;
+    write_sysctl("ipv6", name, "disable_ipv6", "1")
+}
+
+/// Writes one per-interface setting of the calling thread's network namespace. A kernel without the protocol has no
+/// such file, and needs none.
+fn write_sysctl(protocol: &str, interface: &str, key: &str, value: &str) -> Result<()> {
+    let path = format!("/proc/sys/net/{protocol}/conf/{interface}/{key}");
+    match fs::write(&path, value) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.kernel("write", &path),
+    }
+}
+
+/// What the host has already: prefixes that no network of ours may overlap, and the way out.
+#[derive(Debug, Default)]
+pub(super) struct HostRoutes {
+    /// Where its routes lead, without the default route.
+    pub(super) prefixes: Vec<Subnet>,
+    /// The interface of the default route with the lowest metric.
+    pub(super) default_interface: Option<u32>,
+}
+
+/// Lists what the host has. A link address shows as the kernel's own route to its prefix.
+pub(super) fn host_routes(socket: &mut Socket) -> Result<HostRoutes> {
+    let mut query = RouteMessage::default();
+    query.header.address_family = AddressFamily::Inet;
+    let answers = socket.dump(RouteNetlinkMessage::GetRoute(query), "routes")?;
+    let mut routes = HostRoutes::default();
+    let mut best = u32::MAX;
+    for answer in answers {
+        let RouteNetlinkMessage::NewRoute(route) = answer else {
+            continue;
+        };
+        if route.header.kind != RouteType::Unicast {
+            continue;
+        }
+        let mut destination = Ipv4Addr::UNSPECIFIED;
+        let (mut interface, mut metric) = (None, 0);
+        for attribute in &route.attributes {
+            match attribute {
+                RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
+                RouteAttribute::Oif(index) => interface = Some(*index),
+                RouteAttribute::Priority(priority) => metric = *priority,
+                _ => {}
+            }
+        }
+        let length = route.header.destination_prefix_length;
+        // A VPN that replaces the default route by two halves (0.0.0.0/1, 128.0.0.0/1) means no harm.
+        if length > 1 {
+            routes.prefixes.push(Subnet::containing(destination, length));
+        } else if length == 0 && metric < best {
+            best = metric;
+            routes.default_interface = interface;
+        }
+    }
+    Ok(routes)
+}
+
+/// The largest packet that gets out of this host by the default route.
+pub(super) fn outward_mtu(socket: &mut Socket, routes: &HostRoutes) -> Result<Option<u32>> {
+    let Some(index) = routes.default_interface else {
+        return Ok(None);
+    };
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    let link = find_by(socket, message, "the default route's interface")?;
+    Ok(link.and_then(|link| link.mtu))
+}

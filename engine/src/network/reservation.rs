@@ -1,0 +1,93 @@
+//! What a container needs before it is connected, taken all or not at all.
+
+use std::net::IpAddr;
+
+use super::{
+    Attachment, Endpoint, Error, MacAddress, Mode, PortMapping, Result, Setup, address, connection,
+    definition, port,
+};
+use crate::store::Store;
+
+/// Takes addresses and host ports for the container `id`, whose directory exists.
+///
+/// # Errors
+/// When a network isn't there, or an address or port can't be had; nothing is taken then.
+pub fn reserve(store: &Store, id: &str, mode: &Mode, ports: &[PortMapping]) -> Result<Setup> {
+    let endpoints = match mode {
+        Mode::Host | Mode::Container(_) => return Ok(Setup::default()),
+        Mode::None => &[][..],
+        Mode::Networks(endpoints) => endpoints.as_slice(),
+    };
+    let mut setup = Setup {
+        own_namespace: true,
+        ..Setup::default()
+    };
+    let reserved = reserve_addresses(store, id, endpoints, &mut setup).and_then(|()| {
+        // Without an address there is nowhere for a port to lead; docker ignores them too.
+        if !setup.attachments.is_empty() {
+            setup.ports = port::take_all(store, id, ports)?;
+        }
+        Ok(())
+    });
+    match reserved {
+        Ok(()) => Ok(setup),
+        Err(error) => {
+            // The failure that matters is the first; whatever stays is collected with the container.
+            let _ = release(store, id, &setup);
+            Err(error)
+        }
+    }
+}
+
+/// Gives everything back. Fine when that happened before.
+///
+/// # Errors
+/// When a reservation can't be removed; the others are removed all the same.
+pub fn release(store: &Store, id: &str, setup: &Setup) -> Result<()> {
+    let ports = setup.ports.iter().map(|port| port::give_back(store, port, id));
+    let addresses = setup
+        .attachments
+        .iter()
+        .map(|attachment| address::give_back(store, &attachment.network, attachment.address, id));
+    // Collected first, so that one failure does not keep the rest.
+    let outcomes: Vec<Result<()>> = ports.chain(addresses).collect();
+    outcomes.into_iter().collect()
+}
+
+fn reserve_addresses(
+    store: &Store,
+    id: &str,
+    endpoints: &[Endpoint],
+    setup: &mut Setup,
+) -> Result<()> {
+    for (position, endpoint) in endpoints.iter().enumerate() {
+        let network = definition::find(store, &endpoint.network)?;
+        network.bridge()?;
+        let network = definition::move_out_of_the_way(store, network)?;
+        let _lock = definition::hold(store)?;
+        // Looked up again now that nobody can remove it.
+        let network = definition::find(store, &network.name)?;
+        let ipam = network.bridge()?;
+        if setup.attachments.iter().any(|other| other.network == network.name) {
+            return Err(Error::Invalid(format!(
+                "network {} is given more than once",
+                network.name
+            )));
+        }
+        let address = address::take(store, &network, id, endpoint.address)?;
+        setup.attachments.push(Attachment {
+            host_interface: connection::host_interface(id, &network.id),
+            interface: format!("eth{position}"),
+            bridge: network.interface,
+            network: network.name,
+            network_id: network.id,
+            address: IpAddr::V4(address),
+            prefix_length: ipam.subnet.length(),
+            gateway: Some(IpAddr::V4(ipam.gateway)),
+            mac: endpoint.mac.unwrap_or(MacAddress::from_ipv4(address)),
+            internal: network.internal,
+            aliases: endpoint.aliases.clone(),
+        });
+    }
+    Ok(())
+}

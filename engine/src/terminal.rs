@@ -1,0 +1,134 @@
+//! The user's terminal while it belongs to a container: raw mode, window size, signals.
+
+use std::io::{IsTerminal, stdin, stdout};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use qengine::container::attach::{Connection, DetachKeys, Ended, Ends, resize};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+
+/// The terminal in raw mode; dropping it puts the old mode back.
+struct RawMode {
+    terminal: OwnedFd,
+    before: Termios,
+}
+
+impl RawMode {
+    fn enter() -> Result<Option<RawMode>> {
+        if !stdin().is_terminal() {
+            return Ok(None);
+        }
+        let terminal = stdin()
+            .as_fd()
+            .try_clone_to_owned()
+            .context("cannot duplicate the terminal")?;
+        let before = tcgetattr(&terminal).context("cannot read the terminal's mode")?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(&terminal, OptionalActions::Drain, &raw)
+            .context("cannot set the terminal to raw mode")?;
+        Ok(Some(RawMode { terminal, before }))
+    }
+}
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        // Nothing can be done about it here, and nobody would read a message.
+        let _ = tcsetattr(&self.terminal, OptionalActions::Drain, &self.before);
+    }
+}
+
+/// How the user's streams are tied to a container's.
+pub(crate) struct Relay<'a> {
+    /// The container has a terminal.
+    pub(crate) tty: bool,
+    /// What is typed goes to the container.
+    pub(crate) input: bool,
+    /// The sequence that detaches.
+    pub(crate) detach_keys: DetachKeys,
+    /// Where window sizes go.
+    pub(crate) control: PathBuf,
+    /// Called with each signal that is the container's to handle.
+    pub(crate) on_signal: &'a dyn Fn(Signal),
+}
+
+/// Signals that are passed on to the container's process, as docker's `--sig-proxy` does.
+const PASSED_ON: [Signal; 10] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGALRM,
+    Signal::SIGCONT,
+    Signal::SIGTSTP,
+    Signal::SIGIO,
+];
+
+/// Blocks the signals that a relay handles and returns the descriptor that tells of them.
+///
+/// Called after the last program was started, since a program inherits the mask.
+pub(crate) fn signals() -> Result<SignalFd> {
+    let mut set = SigSet::empty();
+    for signal in PASSED_ON {
+        set.add(signal);
+    }
+    set.add(Signal::SIGWINCH);
+    set.thread_block().context("cannot block signals")?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .context("cannot open a signalfd")
+}
+
+impl Relay<'_> {
+    /// Ties the streams together until the container has ended or the user has detached.
+    pub(crate) fn run(mut self, connection: &Connection, signals: &SignalFd) -> Result<Ended> {
+        let raw = if self.tty && self.input {
+            RawMode::enter()?
+        } else {
+            None
+        };
+        if self.tty {
+            self.send_size();
+        }
+        let input = stdin();
+        let output = stdout();
+        let error = std::io::stderr();
+        let ends = Ends {
+            input: self.input.then(|| input.as_fd()),
+            output: output.as_fd(),
+            error: error.as_fd(),
+            wake: Some(signals.as_fd()),
+        };
+        let mut keys = std::mem::replace(&mut self.detach_keys, DetachKeys::none());
+        let ended = connection.relay(&ends, &mut keys, || self.handle_signals(signals));
+        drop(raw);
+        Ok(ended?)
+    }
+
+    fn handle_signals(&self, signals: &SignalFd) {
+        while let Ok(Some(info)) = signals.read_signal() {
+            let signal = i32::try_from(info.ssi_signo)
+                .ok()
+                .and_then(|number| Signal::try_from(number).ok());
+            match signal {
+                Some(Signal::SIGWINCH) => self.send_size(),
+                Some(signal) => (self.on_signal)(signal),
+                None => {}
+            }
+        }
+    }
+
+    fn send_size(&self) {
+        if let Ok(size) = tcgetwinsize(stdout())
+            && size.ws_row > 0
+            && size.ws_col > 0
+        {
+            // A container that has just ended has no fifo any more.
+            drop(resize(&self.control, size.ws_row, size.ws_col));
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The end: the exit code on disk, and the exit command.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+use crate::diag;
+use crate::error::Error;
+use crate::plan::{ExitCommand, Plan};
+use crate::process;
+
+/// How long publishing is tried again on a full disk before the exit command
+/// runs without it. It is tried further after that.
+const FULL_DISK_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Pause between two tries.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// A file that tells an exit code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct ExitFile {
+    directory: PathBuf,
+    name: String,
+}
+
+/// The exit files of a container that do not exist yet.
+#[derive(Debug)]
+pub(crate) struct Unpublished {
+    files: Vec<ExitFile>,
+    text: String,
+}
+
+impl Unpublished {
+    /// The exit files that the plan asks for, with the code they are to tell.
+    pub(crate) fn new(plan: &Plan, code: i32) -> Self {
+        let mut files = Vec::new();
+        // The durable one first: who watches the other finds both.
+        if let Some(directory) = plan.persist_dir.clone() {
+            files.push(ExitFile {
+                directory,
+                name: "exit".into(),
+            });
+        }
+        if let Some(directory) = plan.exit_dir.clone() {
+            files.push(ExitFile {
+                directory,
+                name: plan.cid.clone(),
+            });
+        }
+        Self {
+            files,
+            text: code.to_string(),
+        }
+    }
+
+    /// Publishes, trying again while the disk is full, for half a minute.
+    pub(crate) fn publish(&mut self) {
+        let deadline = Instant::now() + FULL_DISK_PATIENCE;
+        while !self.try_publish() && Instant::now() < deadline {
+            std::thread::sleep(RETRY);
+        }
+    }
+
+    /// Goes on trying until the exit code is written, or can't ever be.
+    pub(crate) fn insist(&mut self) {
+        while !self.try_publish() {
+            std::thread::sleep(RETRY);
+        }
+    }
+
+    /// Writes what is missing. `false`: something could not be written now but
+    /// may be later.
+    fn try_publish(&mut self) -> bool {
+        let text = &self.text;
+        self.files.retain(|file| {
+            match write_durably(&file.directory, &file.name, text.as_bytes()) {
+                Ok(()) => false,
+                Err(error) => {
+                    diag::error!(
+                        "write exit code {text} to {}/{}: {error}",
+                        file.directory.display(),
+                        file.name
+                    );
+                    is_temporary(&error)
+                }
+            }
+        });
+        self.files.is_empty()
+    }
+}
+
+fn is_temporary(error: &io::Error) -> bool {
+    [Errno::NOSPC, Errno::DQUOT, Errno::NOMEM, Errno::MFILE, Errno::NFILE]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// Writes a file such that it is, from the first moment that it has its name
+/// and even after a power failure, complete.
+fn write_durably(directory: &Path, name: &str, data: &[u8]) -> io::Result<()> {
+    // Hidden: who watches the directory takes names for container ids.
+    let fresh = directory.join(format!(".{name}.tmp"));
+    let write = || {
+        let mut file = File::create(&fresh)?;
+        file.write_all(data)?;
+        file.sync_all()?;
+        std::fs::rename(&fresh, directory.join(name))
+    };
+    write().inspect_err(|_| {
+        let _ = std::fs::remove_file(&fresh);
+    })?;
+    // The name, too, has to reach the disk.
+    File::open(directory)?.sync_all()
+}
+
+/// Starts the exit command.
+pub(crate) fn start_command(command: &ExitCommand) -> Result<Pid, Error> {
+    // Its own daemons, if it leaves any, are not for us to wait for.
+    if let Err(errno) = rustix::process::set_child_subreaper(None) {
+        diag::warning!("prctl(PR_SET_CHILD_SUBREAPER, 0): {errno}");
+    }
+    let mut program = Command::new(&command.path);
+    program
+        .args(&command.arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let child = process::spawn_unblocked(&mut program)
+        .map_err(Error::path("run exit command", &command.path))?;
+    process::pid_of(&child)
+}
+
+/// The monitor's own exit code: the container's, as conmon.
+pub(crate) fn code(result: Result<i32, Error>) -> Result<ExitCode, Error> {
+    result.map(|status| ExitCode::from(u8::try_from(status & 0xff).unwrap_or(u8::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_files_appear_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut unpublished = Unpublished {
+            files: vec![
+                ExitFile {
+                    directory: directory.path().to_owned(),
+                    name: "exit".into(),
+                },
+                ExitFile {
+                    directory: directory.path().join("missing"),
+                    name: "id".into(),
+                },
+            ],
+            text: "137".into(),
+        };
+        // What can never be written is given up.
+        unpublished.insist();
+        let names: Vec<_> = std::fs::read_dir(directory.path()).unwrap().collect();
+        assert_eq!(names.len(), 1);
+        assert_eq!(std::fs::read(directory.path().join("exit")).unwrap(), b"137");
+    }
+
+    #[test]
+    fn a_full_disk_is_temporary() {
+        assert!(is_temporary(&Errno::NOSPC.into()));
+        assert!(!is_temporary(&Errno::NOENT.into()));
+    }
+}

@@ -1,0 +1,438 @@
+//! A log file: buffering, rotation, and what happens when the disk is full.
+//!
+//! A write that fails loses lines, never blocks and never leaves half a line:
+//! the file is cut back to its last whole one. The number of lines lost is
+//! written into the log as a line of its own as soon as writing works again.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rustix::fs::{Mode, OFlags, ftruncate, open};
+use rustix::io::Errno;
+
+use super::json_file::{self, Pending};
+use super::k8s_file::Header;
+use super::{Format, Limits, Stream};
+use crate::diag;
+use crate::error::Error;
+
+/// Bytes gathered before they are written.
+const FLUSH: usize = 64 * 1024;
+
+/// An open log file.
+#[derive(Debug)]
+pub(crate) struct LogFile {
+    path: PathBuf,
+    format: Format,
+    limits: Limits,
+    file: Option<File>,
+    /// Whole records not yet written.
+    out: Vec<u8>,
+    /// Length of the file; it always ends with a whole record.
+    size: u64,
+    /// Length at which the next rotation is due.
+    rotate_at: Option<u64>,
+    /// Bytes written since the monitor started, over all rotations.
+    total: u64,
+    /// Unfinished lines, a stream each (json-file only).
+    pending: [Pending; 2],
+    /// Records that could not be written since the last one that could.
+    lost: u64,
+    /// Why.
+    lost_to: Option<Errno>,
+}
+
+impl LogFile {
+    /// Opens or creates the log at `path` and goes on at its end.
+    pub(crate) fn open(path: &Path, format: Format, limits: Limits) -> Result<Self, Error> {
+        let (file, size) = open_log(path).map_err(Error::path("open log file", path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            format,
+            limits,
+            file: Some(file),
+            out: Vec::new(),
+            size,
+            rotate_at: limits.file_size,
+            total: size,
+            pending: Default::default(),
+            lost: 0,
+            lost_to: None,
+        })
+    }
+
+    /// Writes a chunk of output that arrived at `now`.
+    pub(crate) fn write(&mut self, stream: Stream, data: &[u8], now: SystemTime) {
+        let mut rest = data;
+        match self.format {
+            Format::K8s => {
+                let header = Header::new(stream, now);
+                while !rest.is_empty() {
+                    let start = self.out.len();
+                    rest = header.record(rest, &mut self.out);
+                    self.accept(start, now);
+                }
+            }
+            Format::Json => {
+                while !rest.is_empty() {
+                    let start = self.out.len();
+                    let (pending, out) = (&mut self.pending[stream.index()], &mut self.out);
+                    rest = pending.next(rest, |text| json_file::record(stream, now, text, out));
+                    self.accept(start, now);
+                }
+            }
+        }
+        self.flush(now);
+    }
+
+    /// Writes what is held back, and the count of lost lines if there is one.
+    pub(crate) fn finish(&mut self, now: SystemTime) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let start = self.out.len();
+            let (pending, out) = (&mut self.pending[stream.index()], &mut self.out);
+            pending.finish(|text| json_file::record(stream, now, text, out));
+            self.accept(start, now);
+        }
+        self.flush(now);
+        if self.lost > 0 {
+            self.write_loss(now);
+        }
+    }
+
+    /// Takes the record that begins at `start` of the buffer into the file, into
+    /// the next file if this one is full, or drops it if nothing more may come.
+    fn accept(&mut self, start: usize, now: SystemTime) {
+        let length = (self.out.len() - start) as u64;
+        if length == 0 {
+            return;
+        }
+        if self
+            .limits
+            .total
+            .is_some_and(|total| self.total + length > total)
+        {
+            self.out.truncate(start);
+            return;
+        }
+        self.total += length;
+        let full = self
+            .rotate_at
+            .is_some_and(|limit| self.size + self.out.len() as u64 > limit);
+        // A record longer than the limit gets a file of its own, not an endless
+        // row of empty ones.
+        if full && self.size + start as u64 > 0 {
+            let record = self.out.split_off(start);
+            self.flush(now);
+            self.rotate();
+            self.out.extend_from_slice(&record);
+        }
+        if self.out.len() >= FLUSH {
+            self.flush(now);
+        }
+    }
+
+    /// Writes the buffer out.
+    fn flush(&mut self, now: SystemTime) {
+        if self.out.is_empty() {
+            return;
+        }
+        if self.lost > 0 && !self.write_loss(now) {
+            self.lost += count_lines(&self.out);
+        } else {
+            let out = std::mem::take(&mut self.out);
+            if let Err((written, errno)) = self.append(&out) {
+                self.lost += count_lines(&out[written..]);
+                self.note_loss(errno);
+            }
+            self.out = out;
+        }
+        self.out.clear();
+    }
+
+    /// Writes the line that tells how many lines are missing.
+    fn write_loss(&mut self, now: SystemTime) -> bool {
+        let reason = self
+            .lost_to
+            .map_or_else(String::new, |errno| format!(": {errno}"));
+        let mut text = String::new();
+        let _ = writeln!(text, "qshim: {} log lines lost{reason}", self.lost);
+        let mut record = Vec::new();
+        match self.format {
+            Format::K8s => {
+                Header::new(Stream::Stderr, now).record(text.as_bytes(), &mut record);
+            }
+            Format::Json => {
+                json_file::record(Stream::Stderr, now, text.as_bytes(), &mut record);
+            }
+        }
+        match self.append(&record) {
+            Ok(()) => {
+                diag::warning!("log {}: {}", self.path.display(), text.trim_end());
+                self.lost = 0;
+                self.lost_to = None;
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn note_loss(&mut self, errno: Errno) {
+        if self.lost_to.is_none() {
+            diag::error!("log {}: lines are being lost: {errno}", self.path.display());
+        }
+        self.lost_to = Some(errno);
+    }
+
+    /// Appends whole records. On failure the file is cut back to its last whole
+    /// one, and the answer is how many bytes of `records` it has kept.
+    fn append(&mut self, records: &[u8]) -> Result<(), (usize, Errno)> {
+        let Some(file) = &self.file else {
+            return Err((0, Errno::NOENT));
+        };
+        let mut written = 0;
+        let failure = loop {
+            match rustix::io::write(file, &records[written..]) {
+                Ok(count) => written += count,
+                Err(Errno::INTR) => {}
+                Err(errno) => break Some(errno),
+            }
+            if written == records.len() {
+                break None;
+            }
+        };
+        let kept = match failure {
+            None => written,
+            Some(_) => records[..written]
+                .iter()
+                .rposition(|&byte| byte == b'\n')
+                .map_or(0, |index| index + 1),
+        };
+        self.size += kept as u64;
+        if kept < written {
+            // Can fail only where the write failed for a reason that lasts; the
+            // half line then stays, and readers see one odd line.
+            let _ = ftruncate(file, self.size);
+        }
+        failure.map_or(Ok(()), |errno| Err((kept, errno)))
+    }
+
+    /// Moves the full file aside and begins a new one.
+    fn rotate(&mut self) {
+        match self.shift() {
+            Ok(file) => {
+                self.file = Some(file);
+                self.size = 0;
+                self.rotate_at = self.limits.file_size;
+            }
+            Err(error) => {
+                diag::warning!("rotate log {}: {error}", self.path.display());
+                // Try again after as much output as a file may hold.
+                self.rotate_at = self.limits.file_size.map(|limit| self.size + limit);
+            }
+        }
+    }
+
+    fn shift(&self) -> io::Result<File> {
+        if self.limits.backups == 0 {
+            // A new file under the old name, so that a reader of the old one
+            // finds its end and not a hole.
+            let fresh = numbered(&self.path, "tmp");
+            let _ = std::fs::remove_file(&fresh);
+            let (file, _) = open_log(&fresh)?;
+            std::fs::rename(&fresh, &self.path)?;
+            return Ok(file);
+        }
+        for number in (1..self.limits.backups).rev() {
+            rename_if_there(
+                &numbered(&self.path, &number.to_string()),
+                &numbered(&self.path, &(number + 1).to_string()),
+            )?;
+        }
+        rename_if_there(&self.path, &numbered(&self.path, "1"))?;
+        open_log(&self.path).map(|(file, _)| file)
+    }
+
+    /// Opens the file again by its path. The old one is kept when that fails.
+    pub(crate) fn reopen(&mut self) {
+        match open_log(&self.path) {
+            Ok((file, size)) => {
+                self.file = Some(file);
+                self.size = size;
+                self.rotate_at = self.limits.file_size;
+            }
+            Err(error) => diag::warning!("reopen log {}: {error}", self.path.display()),
+        }
+    }
+
+    /// Brings what is written to the disk.
+    pub(crate) fn sync(&self) {
+        if let Some(file) = &self.file
+            && let Err(errno) = rustix::fs::fdatasync(file.as_fd())
+        {
+            diag::warning!("sync log {}: {errno}", self.path.display());
+        }
+    }
+}
+
+/// Opens a log for appending and tells its length. A symbolic link is refused:
+/// what a restored or foreign directory brought must not send the log elsewhere.
+fn open_log(path: &Path) -> io::Result<(File, u64)> {
+    let flags = OFlags::WRONLY
+        | OFlags::APPEND
+        | OFlags::CREATE
+        | OFlags::CLOEXEC
+        | OFlags::NOCTTY
+        | OFlags::NOFOLLOW;
+    let file = File::from(open(path, flags, Mode::from_raw_mode(0o640))?);
+    let size = file.metadata()?.len();
+    Ok((file, size))
+}
+
+fn numbered(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
+    match std::fs::rename(from, to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Records in a buffer: each ends with the only newline it has.
+fn count_lines(records: &[u8]) -> u64 {
+    records.iter().filter(|&&byte| byte == b'\n').count() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::UNIX_EPOCH;
+
+    fn limits(file_size: u64, backups: u32) -> Limits {
+        Limits {
+            file_size: Some(file_size),
+            backups,
+            total: None,
+        }
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<String> = std::fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn rotation_keeps_the_newest_and_whole_lines() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        // A record of "line NN\n" has 45 + 8 bytes: three fit.
+        let mut log = LogFile::open(&path, Format::K8s, limits(170, 2)).unwrap();
+        let mut chunk = String::new();
+        for number in 10..20 {
+            let _ = writeln!(chunk, "line {number}");
+        }
+        log.write(Stream::Stdout, chunk.as_bytes(), UNIX_EPOCH);
+        assert_eq!(names(directory.path()), ["log", "log.1", "log.2"]);
+        let text = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
+        assert!(text("log").ends_with("F line 19\n"));
+        assert_eq!(text("log").lines().count(), 1);
+        assert!(text("log.1").ends_with("F line 18\n"));
+        assert_eq!(text("log.1").lines().count(), 3);
+        assert!(text("log.2").ends_with("F line 15\n"));
+    }
+
+    #[test]
+    fn without_backups_the_file_starts_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut log = LogFile::open(&path, Format::K8s, limits(100, 0)).unwrap();
+        for line in ["first\n", "second\n", "third\n"] {
+            log.write(Stream::Stdout, line.as_bytes(), UNIX_EPOCH);
+        }
+        assert_eq!(names(directory.path()), ["log"]);
+        assert!(std::fs::read_to_string(&path).unwrap().ends_with("F third\n"));
+    }
+
+    #[test]
+    fn a_record_above_the_limit_does_not_rotate_for_ever() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut log = LogFile::open(&path, Format::Json, limits(10, 3)).unwrap();
+        log.write(Stream::Stdout, b"one\n", UNIX_EPOCH);
+        log.write(Stream::Stdout, b"two\n", UNIX_EPOCH);
+        assert_eq!(names(directory.path()), ["log", "log.1"]);
+    }
+
+    #[test]
+    fn nothing_beyond_the_total() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let limits = Limits {
+            total: Some(120),
+            ..Limits::default()
+        };
+        let mut log = LogFile::open(&path, Format::K8s, limits).unwrap();
+        for _ in 0..5 {
+            log.write(Stream::Stdout, b"line\n", UNIX_EPOCH);
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
+    }
+
+    #[test]
+    fn a_full_disk_costs_lines_and_tells_how_many() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut log = LogFile::open(&path, Format::Json, Limits::default()).unwrap();
+        log.write(Stream::Stdout, b"before\n", UNIX_EPOCH);
+        // Every write to /dev/full fails with ENOSPC.
+        let disk = log.file.replace(File::options().write(true).open("/dev/full").unwrap());
+        log.write(Stream::Stdout, b"lost\nlost too\n", UNIX_EPOCH);
+        log.write(Stream::Stdout, b"lost as well\n", UNIX_EPOCH);
+        log.file = disk;
+        log.write(Stream::Stdout, b"after\n", UNIX_EPOCH);
+        log.finish(UNIX_EPOCH);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(lines.len(), 3);
+        assert_eq!(lines[0]["log"], "before\n");
+        let note = lines[1]["log"].as_str().unwrap();
+        assert!(note.starts_with("qshim: 3 log lines lost: "), "{note}");
+        assert_eq!(lines[1]["stream"], "stderr");
+        assert_eq!(lines[2]["log"], "after\n");
+    }
+
+    #[test]
+    fn reopening_follows_the_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut log = LogFile::open(&path, Format::K8s, Limits::default()).unwrap();
+        log.write(Stream::Stdout, b"old\n", UNIX_EPOCH);
+        std::fs::rename(&path, directory.path().join("moved")).unwrap();
+        log.reopen();
+        log.write(Stream::Stdout, b"new\n", UNIX_EPOCH);
+        assert!(std::fs::read_to_string(&path).unwrap().ends_with("F new\n"));
+    }
+
+    #[test]
+    fn a_link_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+        assert!(LogFile::open(&path, Format::K8s, Limits::default()).is_err());
+    }
+}

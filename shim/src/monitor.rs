@@ -1,0 +1,575 @@
+//! The life of one container, in one loop.
+//!
+//! 1. [`Monitor::prepare`]: own session, subreaper, signals, log, sockets.
+//! 2. An attached exec session waits for its start message.
+//! 3. The runtime runs ([`Phase::Creating`]); its stderr is held back, because
+//!    it is the error message if it fails, and output if it does not.
+//! 4. The container runs ([`Phase::Running`]): output to log and clients,
+//!    clients' input to the container.
+//! 5. The container's process has ended: what is in the pipes is read, and the
+//!    loop is over; [`end`] publishes the rest.
+//!
+//! The loop sets up what to wait for, waits, and handles what came. Nothing it
+//! calls blocks on a client, and in phase 4 nothing allocates unless a client
+//! is slow.
+
+mod end;
+mod runtime;
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal as NixSignal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::epoll::EventFlags;
+use rustix::process::{Pid, Signal, WaitOptions};
+
+use crate::attach::Attach;
+use crate::attach::client::Received;
+use crate::console::{self, ConsoleSocket};
+use crate::control::{Fifo, Request};
+use crate::diag;
+use crate::error::Error;
+use crate::frontend::conmon::sync::SyncPipe;
+use crate::inherited::Inherited;
+use crate::log::{Logs, Stream};
+use crate::notify::Notify;
+use crate::oom::OomWatch;
+use crate::plan::{Detach, Plan, StdioKind};
+use crate::poller::{Batch, Poller, Token};
+use crate::process::{ExitStatus, Streams};
+use crate::stdio::{self, Chunk, Input, Output, Stdio};
+
+/// Bytes read at once: the usual capacity of a pipe.
+const BUFFER: usize = 64 * 1024;
+
+/// How long a container that was killed at its time limit may take to die.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the caller's descriptors are for.
+#[derive(Debug)]
+pub(crate) struct Channels {
+    /// Takes the pid or the failure.
+    pub(crate) sync: Option<SyncPipe>,
+    /// Is told when the attach socket is there.
+    pub(crate) attach: Option<SyncPipe>,
+    /// Says when an attached exec session may begin.
+    pub(crate) start: Option<OwnedFd>,
+}
+
+/// Where in its life the container is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Before the runtime.
+    Waiting,
+    /// The runtime is at work.
+    Creating(Pid),
+    /// The container's process runs.
+    Running(Pid),
+    /// It has ended.
+    Ended(ExitStatus),
+}
+
+/// The monitor of one container.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    plan: Plan,
+    phase: Phase,
+    poller: Poller,
+    signals: SignalFd,
+    inherited: Inherited,
+    sync: Option<SyncPipe>,
+    start: Option<OwnedFd>,
+    stdio: Stdio,
+    /// The container's ends, until the runtime has them.
+    streams: Option<Streams>,
+    logs: Logs,
+    attach: Option<Attach>,
+    control: Option<Fifo>,
+    window_size: Option<Fifo>,
+    notify: Option<Notify>,
+    console: Option<ConsoleSocket>,
+    /// A size that came before the terminal.
+    size: Option<(u16, u16)>,
+    oom: Option<OomWatch>,
+    /// A container that is not our child.
+    foreign: Option<OwnedFd>,
+    /// The runtime's stderr while it runs.
+    held: Vec<u8>,
+    /// Children that ended while the runtime was running.
+    early: Vec<(Pid, ExitStatus)>,
+    deadline: Option<Instant>,
+    timed_out: bool,
+    /// `oom_score_adj` before we changed it.
+    oom_score: Option<String>,
+    buffer: Box<[u8]>,
+}
+
+impl Monitor {
+    /// Starts the container, stays until its end, and returns its exit code.
+    pub(crate) fn run(
+        plan: Plan,
+        channels: Channels,
+        inherited: Inherited,
+    ) -> Result<i32, Error> {
+        let Channels {
+            mut sync,
+            attach,
+            start,
+        } = channels;
+        let mut monitor = match Self::prepare(plan, start, inherited) {
+            Ok(monitor) => monitor,
+            Err(error) => {
+                if let Some(sync) = &mut sync {
+                    sync.failure(&error.chain());
+                }
+                return Err(error);
+            }
+        };
+        monitor.sync = sync;
+        if let Some(mut attach) = attach {
+            attach.ready();
+        }
+        match monitor.live() {
+            Ok(status) => Ok(monitor.end(status)),
+            Err(error) => match monitor.abandon(&error) {
+                Some(status) => Ok(monitor.end(status)),
+                None => Err(error),
+            },
+        }
+    }
+
+    /// Does everything up to, not including, the runtime's start.
+    fn prepare(plan: Plan, start: Option<OwnedFd>, inherited: Inherited) -> Result<Self, Error> {
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+        // Fails only for the leader of a group, which has then left its
+        // caller's already.
+        if let Err(errno) = rustix::process::setsid() {
+            diag::debug!("setsid: {errno}");
+        }
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .map_err(Error::call("prctl(PR_SET_CHILD_SUBREAPER)"))?;
+        let signals = catch_signals()?;
+        let poller = Poller::new().map_err(Error::call("epoll_create1"))?;
+        let logs = Logs::open(&plan.logs, plan.limits, &plan.labels)?;
+        let directory = plan.socket_dir().map(std::path::Path::to_owned);
+        let attach = directory
+            .as_deref()
+            .map(|directory| Attach::listen(directory, plan.socket_link.as_deref()))
+            .transpose()?;
+        let control = directory.as_deref().map(Fifo::control).transpose()?;
+        let window_size = directory.as_deref().map(Fifo::window_size).transpose()?;
+        let notify = match (&plan.bundle, &plan.notify_socket) {
+            (Some(bundle), Some(host)) => Some(Notify::relay(bundle, host)?),
+            _ => None,
+        };
+        let console = (plan.stdio == StdioKind::Terminal)
+            .then(|| ConsoleSocket::listen(directory.as_deref()))
+            .transpose()?;
+        let (stdio, streams) = stdio::open_streams(plan.stdio)?;
+        let monitor = Self {
+            phase: Phase::Waiting,
+            poller,
+            signals,
+            inherited,
+            sync: None,
+            start,
+            stdio,
+            streams: Some(streams),
+            logs,
+            attach,
+            control,
+            window_size,
+            notify,
+            console,
+            size: None,
+            oom: None,
+            foreign: None,
+            held: Vec::new(),
+            early: Vec::new(),
+            deadline: None,
+            timed_out: false,
+            oom_score: None,
+            buffer: vec![0; BUFFER].into_boxed_slice(),
+            plan,
+        };
+        monitor
+            .watch_fixed()
+            .map_err(Error::call("epoll_ctl(EPOLL_CTL_ADD)"))?;
+        Ok(monitor)
+    }
+
+    /// Watches what is watched from beginning to end.
+    fn watch_fixed(&self) -> rustix::io::Result<()> {
+        let input = EventFlags::IN;
+        self.poller.add(&self.signals, Token::Signals, input)?;
+        if let Some(fifo) = &self.control {
+            self.poller.add(fifo.fd(), Token::Control, input)?;
+        }
+        if let Some(fifo) = &self.window_size {
+            self.poller.add(fifo.fd(), Token::WindowSize, input)?;
+        }
+        if let Some(notify) = &self.notify {
+            self.poller.add(notify.fd(), Token::Notify, input)?;
+        }
+        if let Some(console) = &self.console {
+            self.poller.add(console.fd(), Token::Console, input)?;
+        }
+        if let Some(start) = &self.start {
+            self.poller.add(start, Token::Start, input)?;
+        }
+        Ok(())
+    }
+
+    /// Starts the runtime and loops until the container has ended.
+    fn live(&mut self) -> Result<ExitStatus, Error> {
+        if self.start.is_none() {
+            self.start_runtime()?;
+        }
+        let mut batch = Batch::new();
+        loop {
+            if let Phase::Ended(status) = self.phase {
+                return Ok(status);
+            }
+            let wake = self
+                .watch_variable(Instant::now())
+                .map_err(Error::call("epoll_ctl"))?;
+            let timeout = wake.map(|wake| wake.saturating_duration_since(Instant::now()));
+            self.poller
+                .wait(&mut batch, timeout)
+                .map_err(Error::call("epoll_wait"))?;
+            self.handle(&batch)?;
+            self.check_deadline(Instant::now());
+        }
+    }
+
+    /// Watches what is of use in the present state. Returns when to wake up even
+    /// if nothing happens.
+    fn watch_variable(&mut self, now: Instant) -> rustix::io::Result<Option<Instant>> {
+        let mut wake = self.deadline;
+        let mut sooner = |time: Option<Instant>| {
+            wake = match (wake, time) {
+                (Some(one), Some(other)) => Some(one.min(other)),
+                (one, other) => one.or(other),
+            };
+        };
+        let mut congested = false;
+        let room = self.takes_input();
+        if let Some(attach) = &mut self.attach {
+            let retry = attach.congestion(now);
+            congested = retry.is_some();
+            sooner(retry);
+            sooner(attach.watch(&self.poller, room, now)?);
+        }
+        let running = matches!(self.phase, Phase::Running(_));
+        if let Some(stdout) = &mut self.stdio.stdout {
+            sooner(stdout.watch(&self.poller, running && !congested, now)?);
+        }
+        if let Some(stderr) = &mut self.stdio.stderr {
+            let wanted = self.phase != Phase::Waiting && !congested;
+            sooner(stderr.watch(&self.poller, wanted, now)?);
+        }
+        if let Some(stdin) = &mut self.stdio.stdin {
+            stdin.watch(&self.poller)?;
+        }
+        Ok(wake)
+    }
+
+    fn handle(&mut self, batch: &Batch) -> Result<(), Error> {
+        // Clients first: who connected before some output was written must get
+        // it, and may be in the same batch or, if that is full, behind it.
+        let knock = (0..batch.len())
+            .any(|index| matches!(batch.get(index), Some((Token::Listener, _))));
+        if (knock || batch.is_full())
+            && let Some(attach) = &mut self.attach
+        {
+            attach.accept(&self.poller, Instant::now());
+        }
+        for (token, flags) in (0..batch.len()).filter_map(|index| batch.get(index)) {
+            match token {
+                Token::Listener => {}
+                Token::Signals => self.handle_signals()?,
+                Token::Stdout => self.pump(Stream::Stdout),
+                Token::Stderr => self.pump(Stream::Stderr),
+                Token::Stdin => self.feed_stdin(Input::flush),
+                Token::Console => self.receive_terminal()?,
+                Token::Control => self.read_control(Token::Control),
+                Token::WindowSize => self.read_control(Token::WindowSize),
+                Token::Start => self.started_by_caller()?,
+                Token::Oom => self.oom_notified(),
+                Token::Notify => {
+                    if let Some(notify) = &self.notify {
+                        notify.pass();
+                    }
+                }
+                Token::Container => self.foreign_container_ended(),
+                Token::Client(slot) => self.serve_client(slot, flags),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads one chunk of a stream and passes it on.
+    fn pump(&mut self, stream: Stream) {
+        let output = match stream {
+            Stream::Stdout => &mut self.stdio.stdout,
+            Stream::Stderr => &mut self.stdio.stderr,
+        };
+        let Some(source) = output else { return };
+        match source.read(&mut self.buffer) {
+            Chunk::Nothing => {}
+            Chunk::End if source.may_come_back() => source.pause(Instant::now()),
+            Chunk::End => *output = None,
+            Chunk::Data(count) => self.deliver(stream, count),
+        }
+    }
+
+    /// Passes on the first `count` bytes of the buffer.
+    fn deliver(&mut self, stream: Stream, count: usize) {
+        if stream == Stream::Stderr && !matches!(self.phase, Phase::Running(_) | Phase::Ended(_)) {
+            return self.hold(count);
+        }
+        let data = &self.buffer[..count];
+        self.logs.write(stream, data);
+        if let Some(attach) = &mut self.attach {
+            attach.broadcast(stream, data, Instant::now());
+        }
+    }
+
+    /// Whether clients' input is wanted now. Without a stdin it is, to be thrown
+    /// away; before the terminal is there it has to wait.
+    fn takes_input(&self) -> bool {
+        match &self.stdio.stdin {
+            Some(stdin) => stdin.has_room(),
+            None => self.console.is_none(),
+        }
+    }
+
+    fn serve_client(&mut self, slot: usize, flags: EventFlags) {
+        let room = self.takes_input();
+        let Some(client) = self.attach.as_mut().and_then(|attach| attach.client(slot)) else {
+            return;
+        };
+        if flags.contains(EventFlags::OUT) {
+            client.flush(Instant::now());
+        }
+        if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
+            client.hang_up();
+        }
+        if room && flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
+            let mut large = Vec::new();
+            let mut received = client.receive(&mut self.buffer);
+            if let Received::TooLarge(size) = received {
+                large.resize(size, 0);
+                received = client.receive(&mut large);
+            }
+            let gone = client.is_gone();
+            match received {
+                Received::Input(count) => {
+                    let buffer = if large.is_empty() { &self.buffer[..] } else { &large };
+                    if let Some(stdin) = &mut self.stdio.stdin
+                        && !stdin.write(&buffer[..count])
+                    {
+                        self.stdio.stdin = None;
+                    }
+                }
+                Received::End => self.close_stdin(),
+                Received::Nothing | Received::TooLarge(_) => {}
+            }
+            if gone && let Some(attach) = &mut self.attach {
+                attach.dismiss(slot);
+            }
+        }
+    }
+
+    /// A client has no more input. On a terminal that means nothing.
+    fn close_stdin(&mut self) {
+        let pipes = matches!(self.plan.stdio, StdioKind::Pipes { .. });
+        if pipes && !self.plan.leave_stdin_open {
+            self.feed_stdin(Input::close);
+        }
+    }
+
+    /// Does something with stdin that may be the end of it.
+    fn feed_stdin(&mut self, action: impl FnOnce(&mut Input) -> bool) {
+        if let Some(stdin) = &mut self.stdio.stdin
+            && !action(stdin)
+        {
+            self.stdio.stdin = None;
+        }
+    }
+
+    /// Takes the terminal from the runtime.
+    fn receive_terminal(&mut self) -> Result<(), Error> {
+        let Some(socket) = &self.console else {
+            return Ok(());
+        };
+        let Some(terminal) = socket.receive()? else {
+            return Ok(());
+        };
+        console::configure(&terminal);
+        if let Some((rows, columns)) = self.size {
+            console::resize(&terminal, rows, columns);
+        }
+        let terminal = stdio::nonblocking(terminal)?;
+        let copy = rustix::io::fcntl_dupfd_cloexec(&terminal, 0)
+            .map_err(Error::call("duplicate the terminal"))?;
+        self.stdio.stdin = Some(Input::new(copy));
+        self.stdio.stdout = Some(Output::new(terminal, Stream::Stdout, true));
+        // One terminal is all that a container has.
+        self.console = None;
+        Ok(())
+    }
+
+    fn read_control(&mut self, token: Token) {
+        let fifo = match token {
+            Token::Control => &mut self.control,
+            _ => &mut self.window_size,
+        };
+        let Some(fifo) = fifo else { return };
+        let (logs, size) = (&mut self.logs, &mut self.size);
+        let terminal = self.stdio.stdout.as_ref().filter(|output| output.may_come_back());
+        fifo.read(|request| match request {
+            Request::ReopenLogs => logs.reopen(),
+            Request::Resize { rows, columns } => {
+                *size = Some((rows, columns));
+                if let Some(terminal) = terminal {
+                    console::resize(terminal.fd(), rows, columns);
+                }
+            }
+        });
+    }
+
+    fn oom_notified(&mut self) {
+        let Some(oom) = &mut self.oom else { return };
+        if !oom.notified() {
+            // The descriptor leaves epoll with its close.
+            self.oom = None;
+        }
+    }
+
+    fn handle_signals(&mut self) -> Result<(), Error> {
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            let number = i32::try_from(info.ssi_signo).unwrap_or(0);
+            match NixSignal::try_from(number) {
+                Ok(NixSignal::SIGTERM) => self.forward(Signal::TERM)?,
+                Ok(NixSignal::SIGINT) => self.forward(Signal::INT)?,
+                Ok(NixSignal::SIGQUIT) => self.forward(Signal::QUIT)?,
+                _ => {}
+            }
+        }
+        self.reap()
+    }
+
+    /// Sends a signal that was meant to end us to what we watch over: its end
+    /// is ours.
+    fn forward(&self, signal: Signal) -> Result<(), Error> {
+        let pid = match self.phase {
+            Phase::Waiting => {
+                return Err(Error::Runtime("terminated before the start".into()));
+            }
+            Phase::Creating(pid) | Phase::Running(pid) => pid,
+            Phase::Ended(_) => return Ok(()),
+        };
+        if let Err(errno) = rustix::process::kill_process(pid, signal) {
+            diag::debug!("kill({}): {errno}", pid.as_raw_nonzero());
+        }
+        Ok(())
+    }
+
+    /// Collects every child that has ended.
+    fn reap(&mut self) -> Result<(), Error> {
+        loop {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => {
+                    if let Some(status) = ExitStatus::of(status) {
+                        self.child_ended(pid, status)?;
+                    }
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                // ECHILD: there are none at all.
+                Ok(None) | Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    fn child_ended(&mut self, pid: Pid, status: ExitStatus) -> Result<(), Error> {
+        match self.phase {
+            Phase::Creating(runtime) if runtime == pid => self.runtime_ended(status)?,
+            // Perhaps the container, quicker than its runtime.
+            Phase::Creating(_) => self.early.push((pid, status)),
+            Phase::Running(container) if container == pid => self.container_ended(status),
+            // An orphan of the container that became ours.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn container_ended(&mut self, status: ExitStatus) {
+        diag::info!("the container ended with status {}", status.0);
+        self.phase = Phase::Ended(status);
+    }
+
+    /// The pidfd of a container that is not our child has become readable. Its
+    /// exit status is known to its parent alone.
+    fn foreign_container_ended(&mut self) {
+        if self.foreign.take().is_some() && matches!(self.phase, Phase::Running(_)) {
+            diag::warning!("the container was not a child of ours: its exit code is unknown");
+            self.container_ended(ExitStatus(-1));
+        }
+    }
+
+    /// Kills a container whose time is over, and gives up waiting if that has
+    /// no effect.
+    fn check_deadline(&mut self, now: Instant) {
+        let Phase::Running(pid) = self.phase else {
+            return;
+        };
+        if self.deadline.is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        if self.timed_out {
+            diag::error!("the container did not end when it was killed");
+            self.phase = Phase::Ended(ExitStatus(-1));
+            return;
+        }
+        diag::info!("the container's time is over");
+        self.timed_out = true;
+        self.deadline = Some(now + KILL_PATIENCE);
+        // Its whole group, unless that is everybody's.
+        let group = rustix::process::getpgid(Some(pid))
+            .ok()
+            .filter(|group| group.as_raw_nonzero().get() > 1);
+        let killed = match group {
+            Some(group) => rustix::process::kill_process_group(group, Signal::KILL),
+            None => rustix::process::kill_process(pid, Signal::KILL),
+        };
+        if let Err(errno) = killed {
+            diag::warning!("kill({}): {errno}", pid.as_raw_nonzero());
+        }
+    }
+
+    /// Whether the caller wants descriptors that it left open to be closed early.
+    fn closes_early(&self) -> bool {
+        self.plan.detach == Detach::NoDaemon
+    }
+}
+
+/// Has the signals that concern us delivered through a descriptor.
+fn catch_signals() -> Result<SignalFd, Error> {
+    let caught = SigSet::from_iter([
+        NixSignal::SIGCHLD,
+        NixSignal::SIGTERM,
+        NixSignal::SIGINT,
+        NixSignal::SIGQUIT,
+        // Nothing to do at these, but they must not kill us: a terminal that is
+        // gone, a log beyond RLIMIT_FSIZE.
+        NixSignal::SIGHUP,
+        NixSignal::SIGXFSZ,
+    ]);
+    caught
+        .thread_block()
+        .map_err(Error::call("pthread_sigmask"))?;
+    SignalFd::with_flags(&caught, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        .map_err(Error::call("signalfd"))
+}
