@@ -57,7 +57,7 @@ pub enum Error {
     #[error("no image for platform {wanted}; there is: {available}")]
     NoPlatform {
         /// The platform asked for.
-        wanted: Platform,
+        wanted: String,
         /// The platforms of the index, separated by commas.
         available: String,
     },

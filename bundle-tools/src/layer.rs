@@ -3,7 +3,10 @@
 pub mod apply;
 mod archive;
 pub mod compression;
+mod copy;
 pub mod diff;
+
+pub use copy::{Error as CopyError, copy_tree};
 
 /// Prefix of a whiteout entry's name (image-spec, layer.md, "Whiteouts").
 pub const WHITEOUT_PREFIX: &str = ".wh.";

@@ -10,12 +10,13 @@
 //! ```
 //!
 //! Readers take no lock: what they open is complete at any instant. Nothing here
-//! looks at what the blobs mean, except [`Layout::gc`], which follows manifests.
+//! looks at what the blobs mean, except [`Layout::gc`] and [`Layout::image`], which follow manifests.
 //!
 //! Governing text: image-spec, image-layout.md.
 
 mod blob;
 mod gc;
+mod select;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 pub use blob::BlobWriter;
 pub use gc::Freed;
+pub use select::Image;
 
 use crate::digest::Digest;
 use crate::image::{self, Descriptor, Index};
@@ -77,6 +79,21 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         source: image::Error,
+    },
+    /// The index has no such entry.
+    #[error(
+        "{} in {}; there is: {}",
+        match name { Some(name) => format!("no image {name:?}"), None => "no image named, and none called latest".to_owned() },
+        path.display(),
+        if available.is_empty() { "nothing" } else { available }
+    )]
+    NoImage {
+        /// What was asked for.
+        name: Option<String>,
+        /// The layout.
+        path: PathBuf,
+        /// The names there are, separated by commas.
+        available: String,
     },
     /// The blob is not there.
     #[error("no blob {digest} in {}", path.display())]

@@ -118,7 +118,7 @@ pub fn open_file(root: impl AsFd, path: &[u8]) -> io::Result<File> {
 /// Opens once more, with other flags, what a descriptor pins.
 fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> io::Result<OwnedFd> {
     if flags.contains(OFlags::PATH) {
-        return Ok(fd.try_clone_to_owned()?);
+        return fd.try_clone_to_owned();
     }
     let path = proc_path(fd);
     // The link in /proc is the one link that is meant to be followed.

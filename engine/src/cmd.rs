@@ -10,6 +10,7 @@ use qengine::container::{self, Programs};
 use qengine::store::Store;
 
 use crate::flags::normalise::normalise;
+use crate::output::say;
 
 mod attach;
 mod build_base;
@@ -255,22 +256,21 @@ fn open(cli: &Cli) -> anyhow::Result<Context> {
 
 /// Does the same to several things: each is tried, each success is printed, each failure reported, and one failure
 /// makes the whole a failure.
-#[expect(clippy::print_stdout, reason = "commands answer on standard output")]
 pub(crate) fn for_each(
     names: &[String],
     mut action: impl FnMut(&str) -> anyhow::Result<String>,
-) -> ExitCode {
+) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for name in names {
         match action(name) {
-            Ok(answer) => println!("{answer}"),
+            Ok(answer) => say(format_args!("{answer}"))?,
             Err(error) => {
                 report(&error);
                 code = ExitCode::FAILURE;
             }
         }
     }
-    code
+    Ok(code)
 }
 
 /// An exit code of a container's process as our own.

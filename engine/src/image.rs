@@ -175,3 +175,6 @@ pub(crate) fn layout(store: &Store) -> Result<Layout> {
 pub(crate) fn sync(store: &Store) -> Result<()> {
     Ok(layout(store)?.sync()?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,9 +28,11 @@ mod connection;
 mod definition;
 mod firewall;
 mod inspect;
+mod ipam;
 mod link;
 mod mac;
 mod mapping;
+mod member;
 mod netlink;
 mod port;
 mod reservation;
@@ -38,10 +40,9 @@ mod resolver;
 mod subnet;
 
 pub use connection::{collect, connect, disconnect};
-pub use definition::{
-    CreateOptions, DEFAULT_NETWORK, Driver, Ipam, Network, create, find, list, remove,
-};
+pub use definition::{CreateOptions, DEFAULT_NETWORK, Driver, Network, create, find, list, remove};
 pub use inspect::{Addresses, Description, Member, Pool, endpoint_id, inspect};
+pub use ipam::Ipam;
 pub use mac::MacAddress;
 pub use mapping::{PortMapping, Protocol};
 pub use reservation::{release, reserve};
@@ -58,7 +59,7 @@ pub enum Mode {
     Host,
     /// The namespace of another container, by its id.
     Container(String),
-    /// A namespace of its own on these networks; the first gives the default route.
+    /// A namespace of its own on these networks; the first that leads outside gives the default route.
     Networks(Vec<Endpoint>),
 }
 

@@ -1,8 +1,17 @@
 //! Columns, sizes and spans of time as docker prints them.
 
-use std::fmt::Write;
+use std::fmt::{Arguments, Write as _};
+use std::io::Write as _;
 
 use jiff::Timestamp;
+
+/// Prints one answer, and a newline, on standard output.
+///
+/// # Errors
+/// When nobody reads it any more, which `println!` would take for a bug.
+pub(crate) fn say(answer: Arguments<'_>) -> std::io::Result<()> {
+    writeln!(std::io::stdout(), "{answer}")
+}
 
 /// Lines of cells, each column as wide as its widest cell, three blanks between.
 pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {

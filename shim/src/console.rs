@@ -39,12 +39,7 @@ impl ConsoleSocket {
         let place = directory
             .or(own_directory.as_deref())
             .unwrap_or(Path::new("/"));
-        let bound = bind_in(
-            place,
-            NAME,
-            SocketType::STREAM,
-            Mode::from_raw_mode(0o600),
-        )?;
+        let bound = bind_in(place, NAME, SocketType::STREAM, Mode::from_raw_mode(0o600))?;
         listen(&bound.fd, 1).map_err(Error::call("listen on the console socket"))?;
         let argument = if bound.name.path().as_os_str().len() <= LONGEST_PATH {
             bound.name.path().to_owned()

@@ -165,7 +165,13 @@ mod tests {
         let path = directory.path().join("ctl");
         let mut writer = std::fs::File::options().write(true).open(&path).unwrap();
         let mut requests = Vec::new();
-        for piece in ["1 2", "4 80\n2 0", " 0\nnonsense\n", &"x".repeat(150), "\n1 1 2\n"] {
+        for piece in [
+            "1 2",
+            "4 80\n2 0",
+            " 0\nnonsense\n",
+            &"x".repeat(150),
+            "\n1 1 2\n",
+        ] {
             writer.write_all(piece.as_bytes()).unwrap();
             fifo.read(|request| requests.push(request));
         }

@@ -32,6 +32,8 @@ struct ExitFile {
 #[derive(Debug)]
 pub(crate) struct Unpublished {
     files: Vec<ExitFile>,
+    /// Directories with new names that may not have reached the disk.
+    unsynced: Vec<PathBuf>,
     text: String,
 }
 
@@ -54,6 +56,7 @@ impl Unpublished {
         }
         Self {
             files,
+            unsynced: Vec::new(),
             text: code.to_string(),
         }
     }
@@ -66,20 +69,34 @@ impl Unpublished {
         }
     }
 
+    /// Brings the files' names to the disk. Not part of publishing, for whoever
+    /// waits for the exit code need not wait for this.
+    pub(crate) fn sync(&mut self) {
+        for directory in self.unsynced.drain(..) {
+            if let Err(error) = File::open(&directory).and_then(|file| file.sync_all()) {
+                diag::warning!("sync {}: {error}", directory.display());
+            }
+        }
+    }
+
     /// Goes on trying until the exit code is written, or can't ever be.
     pub(crate) fn insist(&mut self) {
         while !self.try_publish() {
             std::thread::sleep(RETRY);
         }
+        self.sync();
     }
 
     /// Writes what is missing. `false`: something could not be written now but
     /// may be later.
     fn try_publish(&mut self) -> bool {
-        let text = &self.text;
-        self.files.retain(|file| {
-            match write_durably(&file.directory, &file.name, text.as_bytes()) {
-                Ok(()) => false,
+        let (text, unsynced) = (&self.text, &mut self.unsynced);
+        self.files.retain(
+            |file| match write_whole(&file.directory, &file.name, text.as_bytes()) {
+                Ok(()) => {
+                    unsynced.push(file.directory.clone());
+                    false
+                }
                 Err(error) => {
                     diag::error!(
                         "write exit code {text} to {}/{}: {error}",
@@ -88,21 +105,27 @@ impl Unpublished {
                     );
                     is_temporary(&error)
                 }
-            }
-        });
+            },
+        );
         self.files.is_empty()
     }
 }
 
 fn is_temporary(error: &io::Error) -> bool {
-    [Errno::NOSPC, Errno::DQUOT, Errno::NOMEM, Errno::MFILE, Errno::NFILE]
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+    [
+        Errno::NOSPC,
+        Errno::DQUOT,
+        Errno::NOMEM,
+        Errno::MFILE,
+        Errno::NFILE,
+    ]
+    .iter()
+    .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-/// Writes a file such that it is, from the first moment that it has its name
-/// and even after a power failure, complete.
-fn write_durably(directory: &Path, name: &str, data: &[u8]) -> io::Result<()> {
+/// Writes a file such that whenever it has its name, even after a power failure,
+/// it is complete.
+fn write_whole(directory: &Path, name: &str, data: &[u8]) -> io::Result<()> {
     // Hidden: who watches the directory takes names for container ids.
     let fresh = directory.join(format!(".{name}.tmp"));
     let write = || {
@@ -113,9 +136,7 @@ fn write_durably(directory: &Path, name: &str, data: &[u8]) -> io::Result<()> {
     };
     write().inspect_err(|_| {
         let _ = std::fs::remove_file(&fresh);
-    })?;
-    // The name, too, has to reach the disk.
-    File::open(directory)?.sync_all()
+    })
 }
 
 /// Starts the exit command.
@@ -158,13 +179,17 @@ mod tests {
                     name: "id".into(),
                 },
             ],
+            unsynced: Vec::new(),
             text: "137".into(),
         };
         // What can never be written is given up.
         unpublished.insist();
         let names: Vec<_> = std::fs::read_dir(directory.path()).unwrap().collect();
         assert_eq!(names.len(), 1);
-        assert_eq!(std::fs::read(directory.path().join("exit")).unwrap(), b"137");
+        assert_eq!(
+            std::fs::read(directory.path().join("exit")).unwrap(),
+            b"137"
+        );
     }
 
     #[test]

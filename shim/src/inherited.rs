@@ -20,7 +20,10 @@ impl Inherited {
         let mut found = Vec::new();
         if let Ok(entries) = std::fs::read_dir("/proc/self/fd") {
             for entry in entries.flatten() {
-                let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+                let number = entry
+                    .file_name()
+                    .to_str()
+                    .and_then(|name| name.parse().ok());
                 if let Some(number) = number.filter(|&number: &RawFd| number > 2) {
                     found.push(number);
                 }

@@ -15,6 +15,7 @@
 
 mod end;
 mod runtime;
+mod streams;
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -25,9 +26,8 @@ use rustix::event::epoll::EventFlags;
 use rustix::process::{Pid, Signal, WaitOptions};
 
 use crate::attach::Attach;
-use crate::attach::client::Received;
-use crate::console::{self, ConsoleSocket};
-use crate::control::{Fifo, Request};
+use crate::console::ConsoleSocket;
+use crate::control::Fifo;
 use crate::diag;
 use crate::error::Error;
 use crate::frontend::conmon::sync::SyncPipe;
@@ -38,7 +38,7 @@ use crate::oom::OomWatch;
 use crate::plan::{Detach, Plan, StdioKind};
 use crate::poller::{Batch, Poller, Token};
 use crate::process::{ExitStatus, Streams};
-use crate::stdio::{self, Chunk, Input, Output, Stdio};
+use crate::stdio::{self, Input, Stdio};
 
 /// Bytes read at once: the usual capacity of a pipe.
 const BUFFER: usize = 64 * 1024;
@@ -107,11 +107,7 @@ pub(crate) struct Monitor {
 
 impl Monitor {
     /// Starts the container, stays until its end, and returns its exit code.
-    pub(crate) fn run(
-        plan: Plan,
-        channels: Channels,
-        inherited: Inherited,
-    ) -> Result<i32, Error> {
+    pub(crate) fn run(plan: Plan, channels: Channels, inherited: Inherited) -> Result<i32, Error> {
         let Channels {
             mut sync,
             attach,
@@ -278,8 +274,8 @@ impl Monitor {
     fn handle(&mut self, batch: &Batch) -> Result<(), Error> {
         // Clients first: who connected before some output was written must get
         // it, and may be in the same batch or, if that is full, behind it.
-        let knock = (0..batch.len())
-            .any(|index| matches!(batch.get(index), Some((Token::Listener, _))));
+        let knock =
+            (0..batch.len()).any(|index| matches!(batch.get(index), Some((Token::Listener, _))));
         if (knock || batch.is_full())
             && let Some(attach) = &mut self.attach
         {
@@ -307,137 +303,6 @@ impl Monitor {
             }
         }
         Ok(())
-    }
-
-    /// Reads one chunk of a stream and passes it on.
-    fn pump(&mut self, stream: Stream) {
-        let output = match stream {
-            Stream::Stdout => &mut self.stdio.stdout,
-            Stream::Stderr => &mut self.stdio.stderr,
-        };
-        let Some(source) = output else { return };
-        match source.read(&mut self.buffer) {
-            Chunk::Nothing => {}
-            Chunk::End if source.may_come_back() => source.pause(Instant::now()),
-            Chunk::End => *output = None,
-            Chunk::Data(count) => self.deliver(stream, count),
-        }
-    }
-
-    /// Passes on the first `count` bytes of the buffer.
-    fn deliver(&mut self, stream: Stream, count: usize) {
-        if stream == Stream::Stderr && !matches!(self.phase, Phase::Running(_) | Phase::Ended(_)) {
-            return self.hold(count);
-        }
-        let data = &self.buffer[..count];
-        self.logs.write(stream, data);
-        if let Some(attach) = &mut self.attach {
-            attach.broadcast(stream, data, Instant::now());
-        }
-    }
-
-    /// Whether clients' input is wanted now. Without a stdin it is, to be thrown
-    /// away; before the terminal is there it has to wait.
-    fn takes_input(&self) -> bool {
-        match &self.stdio.stdin {
-            Some(stdin) => stdin.has_room(),
-            None => self.console.is_none(),
-        }
-    }
-
-    fn serve_client(&mut self, slot: usize, flags: EventFlags) {
-        let room = self.takes_input();
-        let Some(client) = self.attach.as_mut().and_then(|attach| attach.client(slot)) else {
-            return;
-        };
-        if flags.contains(EventFlags::OUT) {
-            client.flush(Instant::now());
-        }
-        if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
-            client.hang_up();
-        }
-        if room && flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
-            let mut large = Vec::new();
-            let mut received = client.receive(&mut self.buffer);
-            if let Received::TooLarge(size) = received {
-                large.resize(size, 0);
-                received = client.receive(&mut large);
-            }
-            let gone = client.is_gone();
-            match received {
-                Received::Input(count) => {
-                    let buffer = if large.is_empty() { &self.buffer[..] } else { &large };
-                    if let Some(stdin) = &mut self.stdio.stdin
-                        && !stdin.write(&buffer[..count])
-                    {
-                        self.stdio.stdin = None;
-                    }
-                }
-                Received::End => self.close_stdin(),
-                Received::Nothing | Received::TooLarge(_) => {}
-            }
-            if gone && let Some(attach) = &mut self.attach {
-                attach.dismiss(slot);
-            }
-        }
-    }
-
-    /// A client has no more input. On a terminal that means nothing.
-    fn close_stdin(&mut self) {
-        let pipes = matches!(self.plan.stdio, StdioKind::Pipes { .. });
-        if pipes && !self.plan.leave_stdin_open {
-            self.feed_stdin(Input::close);
-        }
-    }
-
-    /// Does something with stdin that may be the end of it.
-    fn feed_stdin(&mut self, action: impl FnOnce(&mut Input) -> bool) {
-        if let Some(stdin) = &mut self.stdio.stdin
-            && !action(stdin)
-        {
-            self.stdio.stdin = None;
-        }
-    }
-
-    /// Takes the terminal from the runtime.
-    fn receive_terminal(&mut self) -> Result<(), Error> {
-        let Some(socket) = &self.console else {
-            return Ok(());
-        };
-        let Some(terminal) = socket.receive()? else {
-            return Ok(());
-        };
-        console::configure(&terminal);
-        if let Some((rows, columns)) = self.size {
-            console::resize(&terminal, rows, columns);
-        }
-        let terminal = stdio::nonblocking(terminal)?;
-        let copy = rustix::io::fcntl_dupfd_cloexec(&terminal, 0)
-            .map_err(Error::call("duplicate the terminal"))?;
-        self.stdio.stdin = Some(Input::new(copy));
-        self.stdio.stdout = Some(Output::new(terminal, Stream::Stdout, true));
-        // One terminal is all that a container has.
-        self.console = None;
-        Ok(())
-    }
-
-    fn read_control(&mut self, token: Token) {
-        let fifo = match token {
-            Token::Control => &mut self.control,
-            _ => &mut self.window_size,
-        };
-        let Some(fifo) = fifo else { return };
-        let (logs, size) = (&mut self.logs, &mut self.size);
-        let terminal = self.stdio.stdout.as_ref().filter(|output| output.may_come_back());
-        fifo.read(|request| match request {
-            Request::ReopenLogs => logs.reopen(),
-            Request::Resize { rows, columns } => {
-                *size = Some((rows, columns));
-                if let Some(terminal) = terminal {
-                    console::resize(terminal.fd(), rows, columns);
-                }
-            }
-        });
     }
 
     fn oom_notified(&mut self) {
@@ -536,10 +401,11 @@ impl Monitor {
         diag::info!("the container's time is over");
         self.timed_out = true;
         self.deadline = Some(now + KILL_PATIENCE);
-        // Its whole group, unless that is everybody's.
+        // Its whole group, unless that is everybody's or our own.
+        let ours = rustix::process::getpgrp();
         let group = rustix::process::getpgid(Some(pid))
             .ok()
-            .filter(|group| group.as_raw_nonzero().get() > 1);
+            .filter(|&group| group != ours && group.as_raw_nonzero().get() > 1);
         let killed = match group {
             Some(group) => rustix::process::kill_process_group(group, Signal::KILL),
             None => rustix::process::kill_process(pid, Signal::KILL),
@@ -549,9 +415,19 @@ impl Monitor {
         }
     }
 
-    /// Whether the caller wants descriptors that it left open to be closed early.
+    /// Whether descriptors that the caller left open are no use to the runtime
+    /// either, because nothing on its command line or in its environment says so.
     fn closes_early(&self) -> bool {
+        let options = self
+            .plan
+            .runtime_options
+            .iter()
+            .filter_map(|word| word.to_str());
         self.plan.detach == Detach::NoDaemon
+            && std::env::var_os("LISTEN_FDS").is_none()
+            && !options
+                .into_iter()
+                .any(|word| word.starts_with("--preserve-fds"))
     }
 }
 

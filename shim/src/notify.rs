@@ -78,7 +78,10 @@ fn filter(message: &str) -> String {
     ];
     const BEGINNINGS: [&str; 4] = ["STATUS=", "ERRNO=", "BUSERROR=", "MONOTONIC_USEC="];
     let passes = |line: &&str| {
-        WHOLE.contains(line) || BEGINNINGS.iter().any(|beginning| line.starts_with(beginning))
+        WHOLE.contains(line)
+            || BEGINNINGS
+                .iter()
+                .any(|beginning| line.starts_with(beginning))
     };
     let lines: Vec<&str> = message.split(['\n', '\r']).filter(passes).collect();
     lines.join("\n")

@@ -36,8 +36,9 @@ pub(crate) struct OomWatch {
 impl OomWatch {
     /// Watches the memory cgroup of `pid`. `None` where there is no such cgroup.
     pub(crate) fn new(pid: Pid, places: Vec<PathBuf>) -> Option<Self> {
-        let unified = statfs(ROOT).is_ok_and(|stat| i64::try_from(stat.f_type) == Ok(CGROUP2_MAGIC));
-        let list = std::fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero())).ok()?;
+        let unified = statfs(ROOT).is_ok_and(|stat| stat.f_type == CGROUP2_MAGIC);
+        let list =
+            std::fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero())).ok()?;
         let path = memory_cgroup(&list, unified)?;
         if path == "/" {
             // The whole machine's events would not be the container's.

@@ -73,8 +73,8 @@ pub(crate) fn start_runtime(
         command.stderr(Stdio::from(stderr));
     }
     let runtime = words.first().cloned().unwrap_or_default();
-    let child = spawn_unblocked(&mut command)
-        .map_err(Error::path("start runtime", Path::new(&runtime)))?;
+    let child =
+        spawn_unblocked(&mut command).map_err(Error::path("start runtime", Path::new(&runtime)))?;
     pid_of(&child)
 }
 

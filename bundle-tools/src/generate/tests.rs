@@ -37,7 +37,8 @@ fn convert(config: ContainerConfig, overrides: &Overrides) -> Result<Spec, Error
 #[test]
 fn entrypoint_and_command_combine_as_in_docker() {
     // image entry point, image command, given entry point, given command → arguments
-    let cases: [(Option<&str>, Option<&str>, Option<&str>, Option<&str>, &str); 10] = [
+    type Words = Option<&'static str>;
+    let cases: [(Words, Words, Words, Words, &str); 10] = [
         (None, Some("sh"), None, None, "sh"),
         (Some("/init"), Some("a b"), None, None, "/init a b"),
         (Some("/init"), Some("a b"), None, Some("c"), "/init c"),

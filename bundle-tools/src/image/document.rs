@@ -173,6 +173,10 @@ impl Default for Index {
 
 /// What a manifest request can answer with.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time exists, and it is taken apart at once"
+)]
 pub enum Document {
     /// One image.
     Manifest(Manifest),

@@ -155,7 +155,7 @@ pub fn choose<'i>(index: &'i Index, wanted: &Platform) -> Result<&'i Descriptor,
     }
     best.map(|(_, entry)| entry)
         .ok_or_else(|| Error::NoPlatform {
-            wanted: wanted.clone(),
+            wanted: wanted.to_string(),
             available: available(index),
         })
 }

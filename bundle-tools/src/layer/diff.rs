@@ -102,7 +102,19 @@ pub fn write_upper(upper: &Path, out: impl Write, options: &Options) -> Result<S
 /// # Errors
 /// An unreadable tree or a failing write.
 pub fn write_tree(root: &Path, out: impl Write, options: &Options) -> Result<Summary, Error> {
-    let root = read::open_root(root)?;
+    write_tree_at(read::open_root(root)?, out, options)
+}
+
+/// [`write_tree`] of a directory that is open already.
+///
+/// # Errors
+/// An unreadable tree or a failing write.
+pub fn write_tree_at(
+    root: impl AsFd,
+    out: impl Write,
+    options: &Options,
+) -> Result<Summary, Error> {
+    let root = read::reopen_root(root.as_fd())?;
     let mut writer = Writer::new(out, options);
     writer.entry(&root)?;
     tree(&root, &mut writer)?;

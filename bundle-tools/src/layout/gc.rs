@@ -65,6 +65,30 @@ impl Layout {
         Ok(freed)
     }
 
+    /// Removes what interrupted writers left, and no blob.
+    ///
+    /// Removes nothing while somebody holds a [`super::Lease`].
+    ///
+    /// # Errors
+    /// When a file can not be removed.
+    pub fn sweep(&self) -> Result<Freed, Error> {
+        let mut freed = Freed::default();
+        match self.lock(".lease", FlockOperation::NonBlockingLockExclusive) {
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => {
+                freed.busy = true;
+            }
+            Err(error) => return Err(error),
+            Ok(_lease) => {
+                // An index being written has its temporary file there as well.
+                let _lock = self.lock(".lock", FlockOperation::LockExclusive)?;
+                for path in files(&self.path.join(".tmp"))? {
+                    freed.remove(&path, None)?;
+                }
+            }
+        }
+        Ok(freed)
+    }
+
     /// Every blob that the index leads to, whether it is there or not.
     ///
     /// # Errors

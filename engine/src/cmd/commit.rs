@@ -8,6 +8,7 @@ use qengine::container::commit::{Options, commit};
 use qengine::container::find::Handle;
 
 use super::Context;
+use crate::output::say;
 
 /// Make a new image of a container's changes
 #[derive(Debug, Args)]
@@ -30,7 +31,6 @@ pub(crate) struct Commit {
 }
 
 impl Commit {
-    #[expect(clippy::print_stdout, reason = "the image's id is the answer")]
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
         let handle = Handle::find(&context.store, &self.container)?;
         let options = Options {
@@ -40,7 +40,7 @@ impl Commit {
             pause: self.pause,
         };
         let image = commit(&context.store, &context.programs, &handle, &options)?;
-        println!("{}", image.id);
+        say(format_args!("{}", image.id))?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -8,6 +8,7 @@ use clap::Args;
 use super::Context;
 use super::run::{PullFlags, make};
 use crate::flags::ContainerFlags;
+use crate::output::say;
 
 /// Create a container without starting it
 #[derive(Debug, Args)]
@@ -24,7 +25,6 @@ pub(crate) struct Create {
 }
 
 impl Create {
-    #[expect(clippy::print_stdout, reason = "the id is the answer")]
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
         let created = make(
             context,
@@ -34,7 +34,7 @@ impl Create {
             self.command,
             false,
         )?;
-        println!("{}", created.handle.id());
+        say(format_args!("{}", created.handle.id()))?;
         Ok(ExitCode::SUCCESS)
     }
 }

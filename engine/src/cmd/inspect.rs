@@ -9,6 +9,7 @@ use qengine::container::find::Handle;
 use serde_json::Value;
 
 use super::Context;
+use crate::output::say;
 
 /// Show everything about containers or images, as JSON
 #[derive(Debug, Args)]
@@ -22,7 +23,6 @@ pub(crate) struct Inspect {
 }
 
 impl Inspect {
-    #[expect(clippy::print_stdout, reason = "the description is the answer")]
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
         let mut found = Vec::new();
         let mut code = ExitCode::SUCCESS;
@@ -35,7 +35,7 @@ impl Inspect {
                 }
             }
         }
-        println!("{}", serde_json::to_string_pretty(&found)?);
+        say(format_args!("{}", serde_json::to_string_pretty(&found)?))?;
         Ok(code)
     }
 

@@ -23,10 +23,10 @@ pub(crate) struct Kill {
 impl Kill {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
         let signal = parse_signal(&self.signal)?;
-        Ok(for_each(&self.containers, |name| {
+        for_each(&self.containers, |name| {
             let handle = Handle::find(&context.store, name)?;
             kill(&context.store, &context.programs, &handle, signal)?;
             Ok(name.to_owned())
-        }))
+        })
     }
 }

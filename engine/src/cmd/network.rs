@@ -100,7 +100,7 @@ impl Network {
             Command::Create(command) => command.run(store),
             Command::Ls(command) => command.run(store),
             Command::Inspect(command) => command.run(store),
-            Command::Rm(command) => Ok(command.run(store)),
+            Command::Rm(command) => command.run(store),
             Command::Prune(command) => command.run(store),
         }
     }
@@ -147,7 +147,9 @@ impl Ls {
             network.id.chars().take(shown).collect::<String>()
         };
         if self.quiet {
-            networks.iter().for_each(|network| println!("{}", id(network)));
+            networks
+                .iter()
+                .for_each(|network| println!("{}", id(network)));
         } else if self.format == "json" {
             for network in &networks {
                 let row = json!({
@@ -165,17 +167,29 @@ impl Ls {
                 .iter()
                 .map(|network| {
                     let driver = network.driver.name();
-                    vec![id(network), network.name.clone(), driver.to_owned(), "local".to_owned()]
+                    vec![
+                        id(network),
+                        network.name.clone(),
+                        driver.to_owned(),
+                        "local".to_owned(),
+                    ]
                 })
                 .collect();
-            print!("{}", output::table(&["NETWORK ID", "NAME", "DRIVER", "SCOPE"], &rows));
+            print!(
+                "{}",
+                output::table(&["NETWORK ID", "NAME", "DRIVER", "SCOPE"], &rows)
+            );
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
 impl Inspect {
-    #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the description is the answer")]
+    #[expect(
+        clippy::print_stdout,
+        clippy::print_stderr,
+        reason = "the description is the answer"
+    )]
     fn run(self, store: &Store) -> Result<ExitCode> {
         let mut found = Vec::new();
         let mut code = ExitCode::SUCCESS;
@@ -194,7 +208,7 @@ impl Inspect {
 }
 
 impl Rm {
-    fn run(self, store: &Store) -> ExitCode {
+    fn run(self, store: &Store) -> Result<ExitCode> {
         for_each(&self.networks, |name| match network::remove(store, name) {
             Err(network::Error::NotFound(_)) if self.force => Ok(name.to_owned()),
             other => Ok(other.map(|_| name.to_owned())?),
@@ -207,7 +221,10 @@ impl Prune {
     fn run(self, store: &Store) -> Result<ExitCode> {
         let _ = self.force;
         network::collect(store)?;
-        for network in network::list(store)?.iter().filter(|network| !network.is_predefined()) {
+        for network in network::list(store)?
+            .iter()
+            .filter(|network| !network.is_predefined())
+        {
             match network::remove(store, &network.name) {
                 Ok(network) => println!("{}", network.name),
                 // In use, or gone in this very moment.
@@ -226,7 +243,8 @@ mod tests {
     #[test]
     fn labels_without_a_value_are_empty() {
         let labels = labels(&["a=1=2".into(), "b".into(), "a=3".into()]);
-        let expected = [("a", "3"), ("b", "")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let expected =
+            [("a", "3"), ("b", "")].map(|(key, value)| (key.to_owned(), value.to_owned()));
         assert_eq!(labels, BTreeMap::from(expected));
     }
 }

@@ -28,17 +28,17 @@ pub(crate) struct Unpause {
 
 impl Pause {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
-        Ok(for_each(&self.containers, |name| {
+        for_each(&self.containers, |name| {
             change(context, name, Live::Running, "pause")
-        }))
+        })
     }
 }
 
 impl Unpause {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
-        Ok(for_each(&self.containers, |name| {
+        for_each(&self.containers, |name| {
             change(context, name, Live::Paused, "resume")
-        }))
+        })
     }
 }
 

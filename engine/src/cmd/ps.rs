@@ -11,7 +11,7 @@ use qengine::container::{Live, recover};
 use serde_json::{Value, json};
 
 use super::Context;
-use crate::output::{shorten, span, table};
+use crate::output::{say, shorten, span, table};
 
 /// List containers
 #[derive(Debug, Args)]
@@ -33,7 +33,7 @@ pub(crate) struct Ps {
 const HEADING: [&str; 9] = [
     "CONTAINER ID",
     "IMAGE",
-    "NAME",
+    "NAMES",
     "PID",
     "STATUS",
     "COMMAND",
@@ -43,7 +43,6 @@ const HEADING: [&str; 9] = [
 ];
 
 impl Ps {
-    #[expect(clippy::print_stdout, reason = "the list is the answer")]
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
         recover::sweep(&context.store, &context.programs)?;
         let now = Timestamp::now();
@@ -59,14 +58,14 @@ impl Ps {
         }
         if self.quiet {
             for (handle, ..) in &rows {
-                println!(
+                say(format_args!(
                     "{}",
                     if self.no_trunc {
                         handle.id()
                     } else {
                         handle.config.short_id()
                     }
-                );
+                ))?;
             }
             return Ok(ExitCode::SUCCESS);
         }
@@ -76,11 +75,11 @@ impl Ps {
                     .iter()
                     .map(|(handle, state, live)| self.row(handle, state, *live, now))
                     .collect();
-                print!("{}", table(&HEADING, &rows));
+                say(format_args!("{}", table(&HEADING, &rows).trim_end()))?;
             }
             "json" | "{{json .}}" => {
                 for (handle, state, live) in &rows {
-                    println!("{}", self.object(handle, state, *live, now));
+                    say(format_args!("{}", self.object(handle, state, *live, now)))?;
                 }
             }
             other => bail!("unknown format {other:?}: table and json are there"),

@@ -32,7 +32,7 @@ impl Rm {
         } else {
             Volumes::Keep
         };
-        Ok(for_each(&self.containers, |name| {
+        for_each(&self.containers, |name| {
             let handle = match Handle::find(&context.store, name) {
                 Err(container::Error::NotFound(_)) if self.force => return Ok(name.to_owned()),
                 other => other?,
@@ -50,6 +50,6 @@ impl Rm {
                 other => other?,
             }
             Ok(name.to_owned())
-        }))
+        })
     }
 }

@@ -1,6 +1,7 @@
 //! `run`: create and start a container, and stay with it unless told otherwise.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
@@ -19,6 +20,7 @@ use qengine::store::Lock;
 use super::pull::{RegistryFlags, pull_missing};
 use super::{Context, exit_code};
 use crate::flags::ContainerFlags;
+use crate::output::say;
 use crate::terminal::{self, Relay};
 
 /// Run a command in a new container
@@ -112,6 +114,18 @@ pub(super) fn make(
     Ok(create(&context.store, &image, options, disposable)?)
 }
 
+/// Cgroup v2 has nothing like v1's `memory.oom_control`: said aloud rather than refused, as docker does.
+#[expect(clippy::print_stderr, reason = "a warning beside the answer")]
+fn warn_of_what_v2_lacks(options: &mut container::model::Options) {
+    if options.resources.oom_kill_disable && Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+    {
+        eprintln!(
+            "qengine: warning: --oom-kill-disable has no effect: cgroup v2 has no such setting"
+        );
+        options.resources.oom_kill_disable = false;
+    }
+}
+
 /// `run -ti sh`: the forebears had one built-in image; here the first word is always an image.
 fn no_image(error: anyhow::Error, options: &container::model::Options) -> anyhow::Error {
     let is_a_command = [
@@ -136,10 +150,6 @@ fn no_image(error: anyhow::Error, options: &container::model::Options) -> anyhow
 }
 
 impl Run {
-    #[expect(
-        clippy::print_stdout,
-        reason = "a detached container's id is the answer"
-    )]
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
         let keys = DetachKeys::parse(&self.detach_keys)?;
         if let Some(file) = &self.cidfile
@@ -198,7 +208,7 @@ impl Run {
         };
         match connection {
             None => {
-                println!("{}", handle.id());
+                say(format_args!("{}", handle.id()))?;
                 Ok(ExitCode::SUCCESS)
             }
             Some(connection) => stay(context, &handle, &connection, keys, sig_proxy),

@@ -31,11 +31,11 @@ pub(crate) struct Start {
 impl Start {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
         if !self.attach && !self.interactive {
-            return Ok(for_each(&self.containers, |name| {
+            return for_each(&self.containers, |name| {
                 let handle = Handle::find(&context.store, name)?;
                 start(&context.store, &context.programs, &handle, Streams::Leave)?;
                 Ok(name.to_owned())
-            }));
+            });
         }
         let [name] = self.containers.as_slice() else {
             bail!("only one container can be attached to at a time");

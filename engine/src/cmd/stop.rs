@@ -65,7 +65,7 @@ impl How {
 impl Stop {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
         let signal = self.how.signal()?;
-        Ok(for_each(&self.how.containers, |name| {
+        for_each(&self.how.containers, |name| {
             let handle = Handle::find(&context.store, name)?;
             stop(
                 &context.store,
@@ -75,14 +75,14 @@ impl Stop {
                 self.how.grace(&handle),
             )?;
             Ok(name.to_owned())
-        }))
+        })
     }
 }
 
 impl Restart {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
         let signal = self.how.signal()?;
-        Ok(for_each(&self.how.containers, |name| {
+        for_each(&self.how.containers, |name| {
             let handle = Handle::find(&context.store, name)?;
             stop(
                 &context.store,
@@ -93,6 +93,6 @@ impl Restart {
             )?;
             start(&context.store, &context.programs, &handle, Streams::Leave)?;
             Ok(name.to_owned())
-        }))
+        })
     }
 }

@@ -20,11 +20,11 @@ pub(crate) struct Wait {
 
 impl Wait {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
-        Ok(for_each(&self.containers, |name| {
+        for_each(&self.containers, |name| {
             let handle = Handle::find(&context.store, name)?;
             let code = wait(&context.store, &handle)?;
             cleanup::finish(&context.store, &context.programs, &handle)?;
             Ok(code.to_string())
-        }))
+        })
     }
 }

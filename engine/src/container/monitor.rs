@@ -206,7 +206,7 @@ fn inherit(descriptor: &OwnedFd) -> Result<()> {
 
 /// Turns the runtime's message into an error with docker's exit code for it.
 pub(super) fn refused(message: String) -> Error {
-    let message = message.trim().to_owned();
+    let message = plain(message.trim());
     let lower = message.to_lowercase();
     let exit_code = if lower.contains("executable file not found")
         || lower.contains("no such file or directory")
@@ -228,5 +228,60 @@ pub(super) fn refused(message: String) -> Error {
             message
         },
         exit_code,
+    }
+}
+
+/// Takes the text out of a log line in logrus' form, `time="…" level=error msg="…"`, which is how runc and its like
+/// complain. Anything else stays as it is; of several lines the last one counts.
+fn plain(message: &str) -> String {
+    let line = message.lines().last().unwrap_or_default();
+    let Some((_, quoted)) = line.split_once(" msg=\"") else {
+        return message.to_owned();
+    };
+    let mut text = String::new();
+    let mut characters = quoted.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '"' => break,
+            '\\' => match characters.next() {
+                Some('n') => text.push('\n'),
+                Some(escaped) => text.push(escaped),
+                None => {}
+            },
+            other => text.push(other),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_runtimes_words_are_taken_out_of_its_log_line() {
+        let line = r#"time="2026-01-01T00:00:00Z" level=error msg="exec: \"nosuch\": executable file not found in $PATH""#;
+        let error = refused(line.to_owned());
+        assert_eq!(
+            error.to_string(),
+            r#"exec: "nosuch": executable file not found in $PATH"#
+        );
+        assert!(matches!(error, Error::Runtime { exit_code: 127, .. }));
+    }
+
+    #[test]
+    fn refusals_have_dockers_exit_codes() {
+        for (message, code) in [
+            ("exec: \"/etc\": permission denied", 126),
+            ("exec /x: exec format error", 126),
+            ("exec: \"x\": stat x: no such file or directory", 127),
+            ("cannot set memory limit", 125),
+            ("", 125),
+        ] {
+            assert!(
+                matches!(refused(message.to_owned()), Error::Runtime { exit_code, .. } if exit_code == code),
+                "{message}"
+            );
+        }
     }
 }

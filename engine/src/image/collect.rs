@@ -21,6 +21,16 @@ pub(super) fn writers_lock(store: &Store) -> PathBuf {
     store.root().join("images-writers.lock")
 }
 
+/// Removes what killed commands left half done. Layers and blobs that they completed stay, for the next attempt.
+pub(super) fn sweep(store: &Store) -> Result<()> {
+    let Some(_nobody_writes) = Lock::try_exclusive(&writers_lock(store))? else {
+        return Ok(());
+    };
+    layers::remove_except(store, &|_| true)?;
+    layout(store)?.sweep()?;
+    Ok(())
+}
+
 /// Removes everything that no entry of `index.json` leads to.
 ///
 /// Nothing happens while somebody adds content: whoever collects next gets what is left over now.

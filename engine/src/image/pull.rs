@@ -11,15 +11,18 @@
 mod auth;
 mod blob;
 mod endpoint;
+mod fault;
 mod registry;
 mod resolve;
 
 use std::collections::VecDeque;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bundle_tools::Digest;
+use bundle_tools::digest::{HashReader, Hasher};
 use bundle_tools::image::{
     self as documents, Descriptor, ImageConfig, Manifest, Platform, chain_ids,
 };
@@ -27,9 +30,11 @@ use bundle_tools::layout::Layout;
 
 use super::layers::{self, Claim};
 use super::{
-    Image, Reference, SOURCE_DIGEST, WriterGuard, collect, find, layout, name, require, sync,
+    Image, Reference, SOURCE_DIGEST, WriterGuard, collect, collect::sweep, find, layout, name,
+    require, sync,
 };
-use crate::store::Store;
+use crate::store::{Context, Store};
+pub use fault::Fault;
 use registry::Oci;
 
 /// How many layers are fetched at once, as docker does.
@@ -147,7 +152,7 @@ pub enum Error {
         /// What was asked for.
         reference: String,
         /// Why.
-        source: registry::Fault,
+        source: Fault,
     },
     /// A document is malformed, or there is none for the platform.
     #[error("cannot use {reference}")]
@@ -155,7 +160,7 @@ pub enum Error {
         /// What was asked for.
         reference: String,
         /// Why.
-        source: documents::Error,
+        source: Box<documents::Error>,
     },
     /// The image is for another platform than the one asked for.
     #[error("image {reference} is for {actual} and does not match the specified platform {wanted}")]
@@ -165,7 +170,7 @@ pub enum Error {
         /// What the image says.
         actual: String,
         /// The platform asked for.
-        wanted: Platform,
+        wanted: String,
     },
     /// It is no image of a container.
     #[error("{reference} is not a container image: {what} has media type {media_type:?}")]
@@ -183,7 +188,7 @@ pub enum Error {
         /// The layer's blob.
         digest: Digest,
         /// Why.
-        source: registry::Fault,
+        source: Fault,
     },
     /// A layer could not be unpacked.
     #[error("cannot unpack layer {digest}")]
@@ -235,6 +240,7 @@ pub fn pull(
     options: &PullOptions,
     progress: &dyn Progress,
 ) -> Result<Pulled> {
+    sweep(store)?;
     let result = fetch_and_publish(store, reference, options, progress);
     // What this pull has left if it failed, and what killed ones have left.
     let collected = collect(store);
@@ -289,6 +295,8 @@ fn fetch_and_publish(
 struct Resolved {
     /// The digest the reference stands for.
     source: Digest,
+    /// The digest of its manifest.
+    digest: Digest,
     manifest: Manifest,
     manifest_bytes: Vec<u8>,
     media_type: String,
@@ -308,6 +316,7 @@ impl Resolved {
         let media_type = manifest.media_type.clone();
         Resolved {
             source,
+            digest: Digest::sha256_of(&manifest_bytes),
             media_type: media_type.unwrap_or_else(|| documents::media_type::MANIFEST.to_owned()),
             chain: chain_ids(&config.rootfs.diff_ids),
             manifest,
@@ -324,8 +333,19 @@ fn publish(
     reference: &Reference,
     resolved: &Resolved,
 ) -> Result<Descriptor> {
-    layout.put_blob(&resolved.config_bytes, &resolved.manifest.config.media_type)?;
-    let mut manifest = layout.put_blob(&resolved.manifest_bytes, &resolved.media_type)?;
+    let documents = [
+        (&resolved.config_bytes, &resolved.manifest.config.digest),
+        (&resolved.manifest_bytes, &resolved.digest),
+    ];
+    for (bytes, digest) in documents {
+        // Written even if there is such a file: one that nothing mentions may have been through a power cut.
+        let mut blob = layout.blob_writer()?;
+        blob.write_all(bytes)
+            .context("write a blob in", layout.path())?;
+        blob.commit(Some(digest))?;
+    }
+    let size = resolved.manifest_bytes.len() as u64;
+    let mut manifest = Descriptor::new(&resolved.media_type, resolved.digest.clone(), size);
     sync(store)?;
     layers::settle(store, &resolved.chain)?;
     let source = resolved.source.to_string();
@@ -374,6 +394,9 @@ impl Job<'_> {
                 chain,
             })
             .collect();
+        if tasks.iter().all(|task| self.is_there(*task)) {
+            return Ok(());
+        }
         for task in &tasks {
             self.progress.layer(&task.blob.digest, LayerState::Waiting);
         }
@@ -407,6 +430,31 @@ impl Job<'_> {
         errors.into_iter().next().map_or(Ok(()), Err)
     }
 
+    fn has_blob(&self, task: LayerTask<'_>) -> bool {
+        self.layout
+            .has_blob(&task.blob.digest, Some(task.blob.size))
+    }
+
+    fn is_there(&self, task: LayerTask<'_>) -> bool {
+        self.has_blob(task) && layers::is_ready(self.store, task.chain).unwrap_or(false)
+    }
+
+    /// Whether a blob that nothing mentions yet survived whatever happened since it was written.
+    fn is_whole(&self, digest: &Digest) -> bool {
+        let Ok(file) = self.layout.open_blob(digest) else {
+            return false;
+        };
+        let mut content = HashReader::with(file, Hasher::like(digest));
+        let mut buffer = vec![0; 1 << 18];
+        loop {
+            match content.read(&mut buffer) {
+                Ok(0) => return content.finish().0 == *digest,
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+
     fn fetch_layer(&self, task: LayerTask<'_>) -> Result<()> {
         let LayerTask {
             blob,
@@ -416,7 +464,7 @@ impl Job<'_> {
         if self.given_up.load(Ordering::Relaxed) {
             return Err(Error::GivenUp);
         }
-        let has_blob = || self.layout.has_blob(&blob.digest, Some(blob.size));
+        let has_blob = || self.has_blob(task);
         match layers::claim(self.store, chain)? {
             Claim::Ready if has_blob() => {
                 self.progress.layer(&blob.digest, LayerState::Exists);
@@ -424,7 +472,7 @@ impl Job<'_> {
             }
             // Unpacked from a blob of other compression: the layout has to have this one too.
             Claim::Ready => self.fetch_blob(task, None)?,
-            Claim::Ours(slot) if has_blob() => {
+            Claim::Ours(slot) if has_blob() && self.is_whole(&blob.digest) => {
                 self.progress.layer(&blob.digest, LayerState::Extracting);
                 layers::from_blob(self.layout, &blob.digest, slot, diff_id)?;
             }

@@ -26,9 +26,15 @@ pub(super) fn take(
     // One reading of the directory tells which addresses are worth trying; the links themselves are not read. Should
     // all be taken, each is tried after all: reserving collects what belonged to containers that are gone.
     let taken = listed(store, &network.name)?;
-    let free = ipam.subnet.hosts().filter(|address| !taken.contains(address));
+    let free = ipam
+        .subnet
+        .hosts()
+        .filter(|address| !taken.contains(address));
     let collectable = taken.iter().copied();
-    for address in free.chain(collectable).filter(|address| *address != ipam.gateway) {
+    for address in free
+        .chain(collectable)
+        .filter(|address| *address != ipam.gateway)
+    {
         let link = directory.join(address.to_string());
         if reserve::reserve(store, &link, id)? == Outcome::Taken {
             return Ok(address);
@@ -95,7 +101,9 @@ pub(super) fn holders(store: &Store, network: &str) -> Result<Vec<String>> {
 pub(super) fn forget(store: &Store, network: &str) -> Result<()> {
     let directory = directory(store, network);
     match fs::remove_dir_all(&directory) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context("remove", &directory)?,
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).context("remove", &directory)?
+        }
         _ => Ok(()),
     }
 }
@@ -152,7 +160,8 @@ mod tests {
     impl Fixture {
         fn new(subnet: &str) -> Fixture {
             let directory = tempfile::tempdir().unwrap();
-            let store = Store::open(directory.path().join("root"), directory.path().join("run")).unwrap();
+            let store =
+                Store::open(directory.path().join("root"), directory.path().join("run")).unwrap();
             let subnet: super::super::Subnet = subnet.parse().unwrap();
             let network = Network {
                 name: "net".into(),
@@ -160,12 +169,20 @@ mod tests {
                 created: Timestamp::UNIX_EPOCH,
                 driver: Driver::Bridge,
                 interface: "qbr-test".into(),
-                ipam: Some(Ipam { subnet, gateway: subnet.first_host(), automatic: false }),
+                ipam: Some(Ipam {
+                    subnet,
+                    gateway: subnet.first_host(),
+                    automatic: false,
+                }),
                 internal: false,
                 labels: BTreeMap::new(),
                 options: BTreeMap::new(),
             };
-            Fixture { _directory: directory, store, network }
+            Fixture {
+                _directory: directory,
+                store,
+                network,
+            }
         }
 
         fn take(&self, id: &str, wanted: Option<&str>) -> Result<String> {
@@ -184,17 +201,26 @@ mod tests {
         assert_eq!(fixture.take("d", None).unwrap(), "10.9.0.5");
         give_back(&fixture.store, "net", "10.9.0.3".parse().unwrap(), "b").unwrap();
         assert_eq!(fixture.take("e", None).unwrap(), "10.9.0.3");
-        assert_eq!(holders(&fixture.store, "net").unwrap(), ["a", "e", "c", "d"]);
+        assert_eq!(
+            holders(&fixture.store, "net").unwrap(),
+            ["a", "e", "c", "d"]
+        );
     }
 
     #[test]
     fn an_address_that_cannot_be_had_is_refused() {
         let fixture = Fixture::new("10.9.0.0/24");
         for address in ["10.9.0.0", "10.9.0.1", "10.9.0.255", "10.8.0.2", "fd00::2"] {
-            assert!(matches!(fixture.take("a", Some(address)), Err(Error::Invalid(_))), "{address}");
+            assert!(
+                matches!(fixture.take("a", Some(address)), Err(Error::Invalid(_))),
+                "{address}"
+            );
         }
         fixture.take("a", Some("10.9.0.9")).unwrap();
-        assert!(matches!(fixture.take("b", Some("10.9.0.9")), Err(Error::AddressTaken { .. })));
+        assert!(matches!(
+            fixture.take("b", Some("10.9.0.9")),
+            Err(Error::AddressTaken { .. })
+        ));
     }
 
     #[test]
@@ -203,7 +229,10 @@ mod tests {
         for id in ["a", "b", "c", "d", "e"] {
             fixture.take(id, None).unwrap();
         }
-        assert!(matches!(fixture.take("f", None), Err(Error::SubnetFull { .. })));
+        assert!(matches!(
+            fixture.take("f", None),
+            Err(Error::SubnetFull { .. })
+        ));
         fs::remove_dir(fixture.store.container("c")).unwrap();
         assert_eq!(fixture.take("f", None).unwrap(), "10.9.0.4");
     }

@@ -1,43 +1,37 @@
 //! Connects containers, disconnects them, and takes away what nobody needs any more.
 //!
-//! `<run>/network/<bridge>/<container id>` says that the container is, or is about to be, a port of that bridge, and
-//! with which ports published. The file is written before the kernel is changed and removed afterwards, so whatever is
-//! in the kernel can be found and undone whoever was killed when. A member counts only while its container's directory
-//! and its veth interface exist.
+//! Who is connected is in member files ([`member`]); a member counts only while its container's directory and its veth
+//! interface exist.
 //!
 //! One lock, `<run>/network/.lock`: shared while a container is plugged into a bridge that is there, or pulled out;
 //! exclusive while bridges come and go or members are judged. So containers don't wait for each other, and nobody who
 //! is being connected is taken for dead.
 
-use std::fs::{self, DirEntry};
-use std::io::{ErrorKind, Write};
+use std::fs;
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::firewall::{Firewall, NetworkRule, PortRule, Rules};
 use super::link::{self, Link};
+use super::member::{self, Member, lock_path};
 use super::netlink::Socket;
 use super::{
-    Attachment, Error, KernelContext, PublishedPort, Result, Setup, Subnet, address, definition, port,
+    Attachment, Error, KernelContext, PublishedPort, Result, Setup, Subnet, address, definition,
+    port,
 };
 use crate::store::{self, Context, Durability, Lock, Store, make_dir};
-
-/// What a member file holds.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Member {
-    pub(super) attachment: Attachment,
-    #[serde(default)]
-    pub(super) ports: Vec<PublishedPort>,
-}
 
 /// The name of the host's end of a container's veth pair on a network: always the same one.
 pub(super) fn host_interface(id: &str, network_id: &str) -> String {
     let digest = Sha256::digest(format!("{id} {network_id}"));
-    let number = digest.iter().take(6).fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+    let number = digest
+        .iter()
+        .take(6)
+        .fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
     // 15 bytes is what the kernel takes, and `veth…` is what network managers know to leave alone.
     format!("veth{:011x}", number >> 4)
 }
@@ -54,7 +48,7 @@ pub fn connect(store: &Store, id: &str, setup: &Setup, netns: impl AsFd) -> Resu
     if setup.attachments.is_empty() {
         return link::configure_inside(netns, &[]);
     }
-    make_dir(&directory(store))?;
+    make_dir(&member::directory(store))?;
     let mut work = Work::new(store)?;
     let lock = Lock::shared(&lock_path(store))?;
     let bridges = work.find_bridges(&setup.attachments)?;
@@ -64,19 +58,24 @@ pub fn connect(store: &Store, id: &str, setup: &Setup, netns: impl AsFd) -> Resu
             let filtered = connected.and_then(|()| work.add_ports(setup));
             drop(lock);
             match filtered {
-                Ok(true) => Ok(()),
-                // The table is not as we left it: write it anew.
-                Ok(false) => work.exclusively(|work| work.rewrite_rules()),
+                Ok(true) => work.settle(setup),
+                // The table is not as we left it, or a dead container has our ports in it: write it anew.
+                Ok(false) => work.exclusively(|work| {
+                    work.sweep(None)?;
+                    work.rewrite_rules()?;
+                    work.settle(setup)
+                }),
                 Err(error) => Err(error),
             }
         }
         None => {
             drop(lock);
             work.exclusively(|work| {
-                work.sweep()?;
+                work.sweep(None)?;
                 let bridges = work.make_bridges(&setup.attachments)?;
                 work.plug(id, setup, &bridges, netns)?;
                 work.rewrite_rules()?;
+                work.settle(setup)?;
                 switch_forwarding_on(store)
             })
         }
@@ -92,25 +91,23 @@ pub fn connect(store: &Store, id: &str, setup: &Setup, netns: impl AsFd) -> Resu
 /// # Errors
 /// When something can't be removed; the rest is removed all the same.
 pub fn disconnect(store: &Store, id: &str, setup: &Setup) -> Result<()> {
-    if setup.attachments.is_empty() || !directory(store).exists() {
+    if setup.attachments.is_empty() || !member::directory(store).exists() {
         return Ok(());
     }
     let mut work = Work::new(store)?;
     let lock = Lock::shared(&lock_path(store))?;
-    let clean = work.remove_ports(setup);
-    let unplugged = work.unplug(id, setup);
-    let mut needed = clean;
-    for attachment in &setup.attachments {
-        needed &= work.is_needed(&attachment.bridge)?;
+    if work.is_last(id, setup)? {
+        drop(lock);
+        return work.exclusively(|work| work.sweep(Some(id)));
     }
+    let outcome = work.unplug(id, setup);
+    // Whoever was there may have been leaving at the same time.
+    let is_last = work.is_last(id, setup)?;
     drop(lock);
-    if !needed {
-        work.exclusively(|work| {
-            work.sweep()?;
-            if clean { Ok(()) } else { work.rewrite_rules() }
-        })?;
+    if is_last || outcome.is_err() {
+        return work.exclusively(|work| work.sweep(Some(id)));
     }
-    unplugged
+    Ok(())
 }
 
 /// Takes away what no living container needs: interfaces, bridges, rules, and reservations of containers that are
@@ -119,8 +116,8 @@ pub fn disconnect(store: &Store, id: &str, setup: &Setup) -> Result<()> {
 /// # Errors
 /// When something can't be removed.
 pub fn collect(store: &Store) -> Result<()> {
-    if directory(store).exists() {
-        Work::new(store)?.exclusively(Work::sweep)?;
+    if member::directory(store).exists() {
+        Work::new(store)?.exclusively(|work| work.sweep(None))?;
     }
     port::collect(store)?;
     address::collect(store)
@@ -130,7 +127,7 @@ pub fn collect(store: &Store) -> Result<()> {
 pub(super) fn members(store: &Store, bridge: &str) -> Result<Vec<(String, Member)>> {
     let mut work = Work::new(store)?;
     let mut members = Vec::new();
-    for (id, member) in read_members(&directory(store).join(bridge))? {
+    for (id, member) in member::read_all(&member::of_bridge(store, bridge))? {
         if work.is_alive(&id, &member)? {
             members.push((id, member));
         }
@@ -150,7 +147,7 @@ impl<'a> Work<'a> {
         Ok(Work {
             store,
             socket: Socket::open()?,
-            firewall: Firewall::new(store),
+            firewall: Firewall::open(store)?,
         })
     }
 
@@ -160,18 +157,27 @@ impl<'a> Work<'a> {
         body(self)
     }
 
-    /// The bridges of all attachments, if every one is there.
+    /// The bridges of all attachments, if every one is there, and a place for its members too.
     fn find_bridges(&mut self, attachments: &[Attachment]) -> Result<Option<Vec<Link>>> {
-        attachments
-            .iter()
-            .map(|attachment| link::find(&mut self.socket, &attachment.bridge))
-            .collect()
+        let mut bridges = Vec::with_capacity(attachments.len());
+        for attachment in attachments {
+            let bridge = link::find(&mut self.socket, &attachment.bridge)?;
+            let Some(bridge) =
+                bridge.filter(|_| member::of_bridge(self.store, &attachment.bridge).exists())
+            else {
+                return Ok(None);
+            };
+            bridges.push(bridge);
+        }
+        Ok(Some(bridges))
     }
 
     /// The bridges of all attachments, made where they are missing.
     fn make_bridges(&mut self, attachments: &[Attachment]) -> Result<Vec<Link>> {
         let mut bridges = Vec::with_capacity(attachments.len());
         for attachment in attachments {
+            // Before the bridge, because a sweep finds bridges by their directories.
+            make_dir(&member::of_bridge(self.store, &attachment.bridge))?;
             let bridge = match link::find(&mut self.socket, &attachment.bridge)? {
                 Some(bridge) => bridge,
                 None => self.make_bridge(attachment)?,
@@ -185,11 +191,10 @@ impl<'a> Work<'a> {
         let network = definition::find(self.store, &attachment.network)?;
         let ipam = network.bridge()?;
         let routes = link::host_routes(&mut self.socket)?;
-        definition::check_conflict(&network, &routes)?;
+        ipam.check(&[], &routes)?;
         let mtu = link::outward_mtu(&mut self.socket, &routes)?;
-        // Before the bridge, because a sweep finds bridges by their directories.
-        make_dir(&directory(self.store).join(&attachment.bridge))?;
-        link::create_bridge(&mut self.socket, &attachment.bridge, ipam.gateway, ipam.subnet, mtu)
+        let name = &attachment.bridge;
+        link::create_bridge(&mut self.socket, name, ipam.gateway, ipam.subnet, mtu)
     }
 
     /// Makes the container's interfaces and configures them.
@@ -203,10 +208,13 @@ impl<'a> Work<'a> {
         for (position, (attachment, bridge)) in setup.attachments.iter().zip(bridges).enumerate() {
             let member = Member {
                 attachment: attachment.clone(),
-                ports: if position == 0 { setup.ports.clone() } else { Vec::new() },
+                ports: if position == 0 {
+                    setup.ports.clone()
+                } else {
+                    Vec::new()
+                },
             };
-            let path = member_path(self.store, &attachment.bridge, id);
-            store::write_json(&path, &member, Durability::Volatile)?;
+            member::write(self.store, id, &member)?;
             let made = link::create_pair(&mut self.socket, attachment, *bridge, netns);
             if is_exists(&made) {
                 // Left by a start of this very container that was killed; the name is nobody else's.
@@ -216,38 +224,70 @@ impl<'a> Work<'a> {
                 made?;
             }
         }
-        link::configure_inside(netns, &setup.attachments)
+        link::configure_inside(netns, &setup.attachments)?;
+        setup.attachments.iter().try_for_each(|attachment| {
+            link::wait_until_operational(&mut self.socket, &attachment.host_interface)
+        })
     }
 
-    /// Removes the container's interfaces and member files.
+    /// Removes the container's interfaces, rules and member files.
     fn unplug(&mut self, id: &str, setup: &Setup) -> Result<()> {
-        let mut outcome = Ok(());
+        let rules = port_rules(setup.attachments.first(), &setup.ports);
+        let (firewall, socket) = (&self.firewall, &mut self.socket);
+        // Both mostly wait for the kernel to wait for others, which can be done at the same time.
+        let (filtered, deleted) = at_once(
+            || {
+                if rules.is_empty() {
+                    Ok(())
+                } else {
+                    firewall.remove_ports(&rules)
+                }
+            },
+            || {
+                let interfaces = setup
+                    .attachments
+                    .iter()
+                    .map(|attachment| &attachment.host_interface);
+                interfaces
+                    .map(|name| link::delete(socket, name))
+                    .fold(Ok(()), Result::and)
+            },
+        );
+        // What could not be removed keeps its file, so that it is found again.
+        deleted.and(filtered)?;
         for attachment in &setup.attachments {
-            let deleted = link::delete(&mut self.socket, &attachment.host_interface);
-            if deleted.is_ok() {
-                remove_member(&member_path(self.store, &attachment.bridge, id))?;
-            }
-            outcome = outcome.and(deleted);
+            member::remove(&member::of_bridge(self.store, &attachment.bridge).join(id))?;
         }
-        outcome
+        Ok(())
     }
 
     /// Adds the rules of published ports to those that are there; `false` when they could not be added.
     fn add_ports(&mut self, setup: &Setup) -> Result<bool> {
         let rules = port_rules(setup.attachments.first(), &setup.ports);
-        Ok(self.firewall.is_present() && (rules.is_empty() || self.firewall.add_ports(&rules).is_ok()))
+        Ok(self.firewall.is_present()
+            && (rules.is_empty() || self.firewall.add_ports(&rules).is_ok()))
     }
 
-    /// Removes the rules of published ports; `false` when they could not be removed one by one.
-    fn remove_ports(&mut self, setup: &Setup) -> bool {
-        let rules = port_rules(setup.attachments.first(), &setup.ports);
-        rules.is_empty() || self.firewall.remove_ports(&rules).is_ok()
+    /// Makes the ports' rules take effect on what is under way.
+    fn settle(&self, setup: &Setup) -> Result<()> {
+        self.firewall
+            .settle(&port_rules(setup.attachments.first(), &setup.ports))
     }
 
-    /// Whether a living container is a member of the bridge. Stops at the first.
-    fn is_needed(&mut self, bridge: &str) -> Result<bool> {
-        for (id, member) in read_members(&directory(self.store).join(bridge))? {
-            if self.is_alive(&id, &member)? {
+    /// Whether one of the container's bridges has no other member that lives.
+    fn is_last(&mut self, id: &str, setup: &Setup) -> Result<bool> {
+        for attachment in &setup.attachments {
+            let mut needed = false;
+            for (other, member) in
+                member::read_all(&member::of_bridge(self.store, &attachment.bridge))?
+            {
+                // Stops at the first.
+                if other != id && self.is_alive(&other, &member)? {
+                    needed = true;
+                    break;
+                }
+            }
+            if !needed {
                 return Ok(true);
             }
         }
@@ -259,50 +299,97 @@ impl<'a> Work<'a> {
             && link::find(&mut self.socket, &member.attachment.host_interface)?.is_some())
     }
 
-    /// Removes members that are dead, bridges without members, and their rules. Only under the exclusive lock.
-    fn sweep(&mut self) -> Result<()> {
-        let mut changed = false;
-        for bridge in entries(&directory(self.store))? {
-            if !bridge.path().is_dir() {
-                continue;
-            }
+    /// Removes members that are dead, and `leaving` with them, bridges without members, and their rules. Only under
+    /// the exclusive lock.
+    fn sweep(&mut self, leaving: Option<&str>) -> Result<()> {
+        let mut dead: Vec<PathBuf> = Vec::new();
+        let (mut interfaces, mut bridges) = (Vec::new(), Vec::new());
+        let mut rules = Rules::default();
+        for bridge in member::bridges(self.store)? {
+            let mut interfaces_here = Vec::new();
             let mut needed = false;
-            for (id, member) in read_members(&bridge.path())? {
-                if self.is_alive(&id, &member)? {
+            for (id, member) in member::read_all(&bridge)? {
+                if leaving != Some(&id) && self.is_alive(&id, &member)? {
                     needed = true;
-                    continue;
+                    rules.add(&member);
+                } else {
+                    dead.push(bridge.join(id));
+                    interfaces_here.push(member.attachment.host_interface);
                 }
-                link::delete(&mut self.socket, &member.attachment.host_interface)?;
-                remove_member(&bridge.path().join(id))?;
-                changed = true;
             }
-            if !needed {
-                link::delete(&mut self.socket, &bridge.file_name().to_string_lossy())?;
-                fs::remove_dir_all(bridge.path()).context("remove", &bridge.path())?;
-                changed = true;
+            if needed {
+                interfaces.append(&mut interfaces_here);
+            } else {
+                bridges.push(bridge);
             }
         }
-        if changed { self.rewrite_rules() } else { Ok(()) }
+        if dead.is_empty() && bridges.is_empty() {
+            return Ok(());
+        }
+        let (firewall, socket) = (&self.firewall, &mut self.socket);
+        let (filtered, deleted) = at_once(
+            || apply(firewall, &rules),
+            || {
+                let ports = interfaces.iter().map(|name| link::delete(socket, name));
+                let outcome = ports.fold(Ok(()), Result::and);
+                let names = bridges.iter().filter_map(|path| path.file_name());
+                names
+                    .map(|name| link::delete_bridge(socket, &name.to_string_lossy()))
+                    .fold(outcome, Result::and)
+            },
+        );
+        deleted.and(filtered)?;
+        for path in dead {
+            member::remove(&path)?;
+        }
+        for bridge in bridges {
+            fs::remove_dir_all(&bridge).context("remove", &bridge)?;
+        }
+        Ok(())
     }
 
-    /// Replaces all rules by those that the member files ask for; none at all when there are no members.
+    /// Replaces all rules by those that living members ask for. Only under the exclusive lock.
     fn rewrite_rules(&mut self) -> Result<()> {
         let mut rules = Rules::default();
-        for bridge in entries(&directory(self.store))? {
-            if !bridge.path().is_dir() {
-                continue;
-            }
-            for (_, member) in read_members(&bridge.path())? {
-                rules.add_network(network_rule(&member.attachment));
-                rules.ports.extend(port_rules(Some(&member.attachment), &member.ports));
+        for bridge in member::bridges(self.store)? {
+            for (id, member) in member::read_all(&bridge)? {
+                if self.is_alive(&id, &member)? {
+                    rules.add(&member);
+                }
             }
         }
-        if rules.networks.is_empty() {
-            self.firewall.clear()
-        } else {
-            self.firewall.replace(&rules)
-        }
+        apply(&self.firewall, &rules)
     }
+}
+
+/// Makes the rules be these; none at all when there are no networks.
+fn apply(firewall: &Firewall, rules: &Rules) -> Result<()> {
+    if rules.networks.is_empty() {
+        firewall.clear()
+    } else {
+        firewall.replace(rules)
+    }
+}
+
+impl Rules {
+    /// Adds what a member needs.
+    fn add(&mut self, member: &Member) {
+        self.add_network(network_rule(&member.attachment));
+        self.ports
+            .extend(port_rules(Some(&member.attachment), &member.ports));
+    }
+}
+
+/// Runs both at the same time, the first in a thread of its own.
+fn at_once<A: Send, B>(first: impl FnOnce() -> A + Send, second: impl FnOnce() -> B) -> (A, B) {
+    std::thread::scope(|scope| {
+        let first = scope.spawn(first);
+        let second = second();
+        let first = first
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (first, second)
+    })
 }
 
 fn network_rule(attachment: &Attachment) -> NetworkRule {
@@ -349,54 +436,16 @@ fn switch_forwarding_on(store: &Store) -> Result<()> {
         .open(path)
         .and_then(|mut file| file.write_all(b"1"))
         .kernel("switch on", "IP forwarding")?;
-    let record = directory(store).join(".forwarding");
-    Ok(store::write_atomic(&record, b"switched on\n", Durability::Volatile)?)
+    let record = member::directory(store).join(".forwarding");
+    Ok(store::write_atomic(
+        &record,
+        b"switched on\n",
+        Durability::Volatile,
+    )?)
 }
 
 fn is_exists(outcome: &Result<()>) -> bool {
     matches!(outcome, Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(libc::EEXIST))
-}
-
-fn directory(store: &Store) -> PathBuf {
-    store.run().join("network")
-}
-
-fn lock_path(store: &Store) -> PathBuf {
-    directory(store).join(".lock")
-}
-
-fn member_path(store: &Store, bridge: &str, id: &str) -> PathBuf {
-    directory(store).join(bridge).join(id)
-}
-
-fn remove_member(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Ok(Err(error).context("remove", path)?),
-        _ => Ok(()),
-    }
-}
-
-/// All members of a bridge, dead or alive. One that can't be read was never written in full, hence never plugged in.
-fn read_members(directory: &Path) -> Result<Vec<(String, Member)>> {
-    let mut members = Vec::new();
-    for entry in entries(directory)? {
-        let Ok(id) = entry.file_name().into_string() else {
-            continue;
-        };
-        if let Ok(Some(member)) = store::read_json(&entry.path()) {
-            members.push((id, member));
-        }
-    }
-    Ok(members)
-}
-
-fn entries(directory: &Path) -> Result<Vec<DirEntry>> {
-    match fs::read_dir(directory) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        other => Ok(other
-            .and_then(Iterator::collect::<std::io::Result<Vec<_>>>)
-            .context("list", directory)?),
-    }
 }
 
 #[cfg(test)]

@@ -6,15 +6,15 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::link::{self, HostRoutes};
+use super::link;
 use super::netlink::Socket;
-use super::{Error, Result, Subnet, address};
+use super::{Error, Ipam, Result, address};
 use crate::store::{self, Context, Durability, Lock, Store};
 
 /// The network of a container that asks for none.
@@ -43,18 +43,6 @@ impl Driver {
             Driver::Null => "null",
         }
     }
-}
-
-/// The addresses of a bridge network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ipam {
-    /// Where its containers get their addresses from.
-    pub subnet: Subnet,
-    /// The bridge's own address.
-    pub gateway: Ipv4Addr,
-    /// We chose the subnet, and may choose another one while nobody uses it.
-    #[serde(default)]
-    pub automatic: bool,
 }
 
 /// A network.
@@ -142,21 +130,16 @@ pub fn create(store: &Store, options: CreateOptions) -> Result<Network> {
     let routes = link::host_routes(&mut Socket::open()?)?;
     let ipam = match &options.subnet {
         Some(text) => {
-            let ipam = parse_ipam(text, options.gateway)?;
-            match conflict(ipam.subnet, &others, &routes) {
-                None => ipam,
-                Some(with) => {
-                    let subnet = ipam.subnet;
-                    return Err(Error::Overlap { subnet, with });
-                }
-            }
+            let ipam = Ipam::parse(text, options.gateway)?;
+            ipam.check(&others, &routes)?;
+            ipam
         }
         None if options.gateway.is_some() => {
             return Err(Error::Invalid(
                 "a gateway can only be chosen together with a subnet".to_owned(),
             ));
         }
-        None => choose(&options.name, &others, &routes)?,
+        None => Ipam::choose(&options.name, &others, &routes)?,
     };
     let id = new_id()?;
     let network = Network {
@@ -182,10 +165,10 @@ pub fn find(store: &Store, text: &str) -> Result<Network> {
     if is_predefined(text) {
         return predefined(store, text);
     }
-    if is_name(text) {
-        if let Some(network) = read(store, text)? {
-            return Ok(network);
-        }
+    if is_name(text)
+        && let Some(network) = read(store, text)?
+    {
+        return Ok(network);
     }
     let mut found = list(store)?
         .into_iter()
@@ -254,7 +237,7 @@ pub(super) fn move_out_of_the_way(store: &Store, network: Network) -> Result<Net
     let mut socket = Socket::open()?;
     if !address::is_unused(store, &network.name)
         || link::find(&mut socket, &network.interface)?.is_some()
-        || conflict(ipam.subnet, &[], &link::host_routes(&mut socket)?).is_none()
+        || ipam.check(&[], &link::host_routes(&mut socket)?).is_ok()
     {
         return Ok(network);
     }
@@ -263,11 +246,13 @@ pub(super) fn move_out_of_the_way(store: &Store, network: Network) -> Result<Net
         return Err(Error::NotFound(network.name));
     };
     let routes = link::host_routes(&mut socket)?;
-    let ours = network.ipam.filter(|ipam| conflict(ipam.subnet, &[], &routes).is_some());
+    let ours = network
+        .ipam
+        .filter(|ipam| ipam.check(&[], &routes).is_err());
     if ours.is_some() && address::is_unused(store, &network.name) {
         let mut others = stored(store)?;
         others.retain(|other| other.name != network.name);
-        network.ipam = Some(choose(&network.name, &others, &routes)?);
+        network.ipam = Some(Ipam::choose(&network.name, &others, &routes)?);
         write(store, &network)?;
     }
     Ok(network)
@@ -276,7 +261,11 @@ pub(super) fn move_out_of_the_way(store: &Store, network: Network) -> Result<Net
 /// One of the networks that are always there; the default one's addresses are chosen at its first use.
 fn predefined(store: &Store, name: &str) -> Result<Network> {
     if name != DEFAULT_NETWORK {
-        let driver = if name == "host" { Driver::Host } else { Driver::Null };
+        let driver = if name == "host" {
+            Driver::Host
+        } else {
+            Driver::Null
+        };
         return Ok(built_in(name, driver));
     }
     if let Some(network) = read(store, name)? {
@@ -300,7 +289,7 @@ fn predefined(store: &Store, name: &str) -> Result<Network> {
         created: Timestamp::now(),
         driver: Driver::Bridge,
         interface,
-        ipam: Some(choose(name, &stored(store)?, &routes)?),
+        ipam: Some(Ipam::choose(name, &stored(store)?, &routes)?),
         internal: false,
         labels: BTreeMap::new(),
         options: BTreeMap::new(),
@@ -344,80 +333,6 @@ pub(super) fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
-}
-
-fn parse_ipam(text: &str, gateway: Option<IpAddr>) -> Result<Ipam> {
-    let (subnet, typed) =
-        Subnet::parse_with_address(text).map_err(|error| Error::Invalid(error.to_string()))?;
-    if subnet.length() > 30 || subnet.length() < 8 {
-        return Err(Error::Invalid(format!(
-            "invalid subnet {text:?}: the prefix's length has to be from 8 to 30 bits"
-        )));
-    }
-    let gateway = match gateway {
-        Some(IpAddr::V4(gateway)) => gateway,
-        Some(IpAddr::V6(gateway)) => {
-            return Err(Error::Invalid(format!(
-                "gateway {gateway} is not an address of {subnet}"
-            )));
-        }
-        None if typed != subnet.address() => typed,
-        None => subnet.first_host(),
-    };
-    if !subnet.is_host(gateway) {
-        return Err(Error::Invalid(format!(
-            "gateway {gateway} is not a host address of {subnet}"
-        )));
-    }
-    Ok(Ipam {
-        subnet,
-        gateway,
-        automatic: false,
-    })
-}
-
-/// The prefixes that are tried, in docker's order: 172.17–31.0.0/16, then 192.168.0–240.0/20.
-fn pool() -> impl Iterator<Item = Subnet> {
-    let large = (17..=31).map(|second| Subnet::containing(Ipv4Addr::new(172, second, 0, 0), 16));
-    let small = (0..=240u8)
-        .step_by(16)
-        .map(|third| Subnet::containing(Ipv4Addr::new(192, 168, third, 0), 20));
-    large.chain(small)
-}
-
-fn choose(name: &str, others: &[Network], routes: &HostRoutes) -> Result<Ipam> {
-    pool()
-        .find(|subnet| conflict(*subnet, others, routes).is_none())
-        .map(|subnet| Ipam {
-            subnet,
-            gateway: subnet.first_host(),
-            automatic: true,
-        })
-        .ok_or_else(|| Error::PoolExhausted(name.to_owned()))
-}
-
-/// Whatever else has addresses of `subnet`, in words.
-fn conflict(subnet: Subnet, others: &[Network], routes: &HostRoutes) -> Option<String> {
-    let network = others.iter().find_map(|other| {
-        let ipam = other.ipam.filter(|ipam| ipam.subnet.overlaps(subnet))?;
-        Some(format!("network {} ({})", other.name, ipam.subnet))
-    });
-    network.or_else(|| {
-        let prefix = routes
-            .prefixes
-            .iter()
-            .find(|prefix| prefix.overlaps(subnet))?;
-        Some(format!("this host's route to {prefix}"))
-    })
-}
-
-/// Complains when the host has taken `network`'s subnet for something else.
-pub(super) fn check_conflict(network: &Network, routes: &HostRoutes) -> Result<()> {
-    let subnet = network.bridge()?.subnet;
-    match conflict(subnet, &[], routes) {
-        Some(with) => Err(Error::Overlap { subnet, with }),
-        None => Ok(()),
-    }
 }
 
 fn check_name(name: &str) -> Result<()> {
@@ -472,7 +387,10 @@ fn stored(store: &Store) -> Result<Vec<Network>> {
     let mut networks = Vec::new();
     for entry in fs::read_dir(&directory).context("list", &directory)? {
         let path = entry.context("list", &directory)?.path();
-        if path.extension().is_some_and(|extension| extension == "json") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "json")
+        {
             // One that vanished meanwhile is not there.
             networks.extend(store::read_json::<Network>(&path)?);
         }
@@ -483,45 +401,6 @@ fn stored(store: &Store) -> Result<Vec<Network>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn routes(prefixes: &[&str]) -> HostRoutes {
-        HostRoutes {
-            prefixes: prefixes.iter().map(|text| text.parse().unwrap()).collect(),
-            ..HostRoutes::default()
-        }
-    }
-
-    #[test]
-    fn the_pool_is_searched_in_order() {
-        let ipam = choose("x", &[], &routes(&[])).unwrap();
-        assert_eq!(ipam.subnet.to_string(), "172.17.0.0/16");
-        assert_eq!(ipam.gateway, Ipv4Addr::new(172, 17, 0, 1));
-        let ipam = choose("x", &[], &routes(&["172.16.0.0/12", "192.168.1.0/24"])).unwrap();
-        assert_eq!(ipam.subnet.to_string(), "192.168.16.0/20");
-        assert_eq!(pool().count(), 31);
-        let full = choose("x", &[], &routes(&["172.16.0.0/12", "192.168.0.0/16"]));
-        assert!(matches!(full, Err(Error::PoolExhausted(_))));
-    }
-
-    #[test]
-    fn the_bridge_gets_the_address_typed() {
-        for (text, gateway, expected) in [
-            ("10.72.0.0/24", None, Some("10.72.0.1")),
-            ("10.200.0.1/24", None, Some("10.200.0.1")),
-            ("10.200.0.5/24", None, Some("10.200.0.5")),
-            ("10.72.0.0/24", Some("10.72.0.254"), Some("10.72.0.254")),
-            ("10.72.0.0/24", Some("10.72.0.255"), None),
-            ("10.72.0.0/24", Some("10.73.0.1"), None),
-            ("10.72.0.0/24", Some("fd00::1"), None),
-            ("10.72.0.0/31", None, None),
-            ("10.72.0.0/4", None, None),
-            ("nonsense", None, None),
-        ] {
-            let gateway = gateway.map(|text| text.parse().unwrap());
-            let ipam = parse_ipam(text, gateway).ok();
-            assert_eq!(ipam.map(|ipam| ipam.gateway.to_string()).as_deref(), expected, "{text}");
-        }
-    }
 
     #[test]
     fn names_that_could_leave_the_directory_are_refused() {

@@ -9,6 +9,7 @@ use super::{Error, Protocol, Result, Subnet, definition};
 use crate::store::Store;
 
 mod command;
+mod conntrack;
 mod foreign;
 mod iptables;
 mod nftables;
@@ -77,26 +78,28 @@ const CHOICE: &str = "QENGINE_FIREWALL";
 
 impl Firewall {
     /// The rules of `store`; changes nothing yet.
-    pub(super) fn new(store: &Store) -> Firewall {
+    ///
+    /// # Errors
+    /// When the backend chosen is not there.
+    pub(super) fn open(store: &Store) -> Result<Firewall> {
         // Stores don't know of each other, so each has a table of its own.
         let suffix = (!definition::is_main(store)).then(|| short_hash(store));
         let suffix = suffix.as_deref();
-        let table = nftables::Table::new(suffix);
         let choice = std::env::var_os(CHOICE);
-        let use_iptables = match choice.as_ref().and_then(|choice| choice.to_str()) {
-            Some("iptables") => true,
-            Some("nftables") => false,
-            _ => table.is_present().is_err_and(|failure| failure.is_unsupported()),
+        let table = match choice.as_ref().and_then(|choice| choice.to_str()) {
+            Some("iptables") => None,
+            Some("nftables") => Some(nftables::Table::open(suffix)),
+            _ => Some(nftables::Table::open(suffix))
+                .filter(|table| !table.as_ref().is_err_and(Failure::is_unsupported)),
         };
-        let backend = if use_iptables {
-            Backend::Iptables(iptables::Chains::new(suffix))
-        } else {
-            Backend::Nftables {
-                table,
+        let backend = match table {
+            None => Backend::Iptables(iptables::Chains::new(suffix)),
+            Some(table) => Backend::Nftables {
+                table: table.map_err(|source| failed("open the packet filter", source))?,
                 acceptance: foreign::Acceptance::new(suffix),
-            }
+            },
         };
-        Firewall { backend }
+        Ok(Firewall { backend })
     }
 
     /// Whether the rules are there. Where finding out costs more than it is worth, the answer is yes.
@@ -110,9 +113,9 @@ impl Firewall {
     /// Makes the rules be exactly these, whatever was there.
     pub(super) fn replace(&self, rules: &Rules) -> Result<()> {
         match &self.backend {
-            Backend::Nftables { table, acceptance } => {
-                table.replace(rules).and_then(|()| acceptance.replace(rules))
-            }
+            Backend::Nftables { table, acceptance } => table
+                .replace(rules)
+                .and_then(|()| acceptance.replace(table, rules)),
             Backend::Iptables(chains) => chains.replace(rules),
         }
         .map_err(|source| failed("set up the packet filter", source))
@@ -125,6 +128,11 @@ impl Firewall {
             Backend::Iptables(chains) => chains.add_ports(ports),
         }
         .map_err(|source| failed("publish ports", source))
+    }
+
+    /// Makes ports that were just published take effect on connections that began before.
+    pub(super) fn settle(&self, ports: &[PortRule]) -> Result<()> {
+        conntrack::forget(ports).map_err(|source| failed("forget connections", source))
     }
 
     /// Removes ports from rules that are there.
@@ -140,7 +148,7 @@ impl Firewall {
     pub(super) fn clear(&self) -> Result<()> {
         match &self.backend {
             Backend::Nftables { table, acceptance } => {
-                acceptance.clear().and_then(|()| table.clear())
+                acceptance.clear(table).and_then(|()| table.clear())
             }
             Backend::Iptables(chains) => chains.clear(),
         }
@@ -156,5 +164,8 @@ fn short_hash(store: &Store) -> String {
     use sha2::{Digest, Sha256};
     use std::os::unix::ffi::OsStrExt;
     let digest = Sha256::digest(store.root().as_os_str().as_bytes());
-    format!("{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3])
+    format!(
+        "{:02x}{:02x}{:02x}{:02x}",
+        digest[0], digest[1], digest[2], digest[3]
+    )
 }

@@ -140,7 +140,9 @@ fn containers(store: &Store, network: &Network) -> Result<BTreeMap<String, Membe
 /// The id of a container's place on a network: docker makes one up, ours follows from the two.
 pub fn endpoint_id(container: &str, network_id: &str) -> String {
     use sha2::{Digest, Sha256};
-    definition::hex(&Sha256::digest(format!("endpoint {container} {network_id}")))
+    definition::hex(&Sha256::digest(format!(
+        "endpoint {container} {network_id}"
+    )))
 }
 
 /// Containers as a user knows them: by name, or by short id.

@@ -4,22 +4,24 @@
 //! able to configure the host's, or a neighbour's, interfaces by router advertisements (CVE-2020-10749,
 //! CVE-2020-13401), and nothing shall listen on a link-local address that no option speaks of (CVE-2024-32473).
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
+    InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use sha2::{Digest, Sha256};
 
 use super::netlink::{Request, Socket};
 use super::subnet::Subnet;
@@ -32,12 +34,16 @@ pub(super) struct Link {
     pub(super) index: u32,
     /// The largest packet it takes, in bytes.
     pub(super) mtu: Option<u32>,
+    /// Packets pass.
+    pub(super) is_operational: bool,
 }
 
 /// Looks a link up by name.
 pub(super) fn find(socket: &mut Socket, name: &str) -> Result<Option<Link>> {
     let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    message
+        .attributes
+        .push(LinkAttribute::IfName(name.to_owned()));
     find_by(socket, message, name)
 }
 
@@ -46,14 +52,27 @@ fn find_by(socket: &mut Socket, message: LinkMessage, object: &str) -> Result<Op
     let Some(RouteNetlinkMessage::NewLink(link)) = answer else {
         return Ok(None);
     };
-    let mtu = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Mtu(mtu) => Some(*mtu),
-        _ => None,
-    });
+    let attributes = || link.attributes.iter();
     Ok(Some(Link {
         index: link.header.index,
-        mtu,
+        mtu: attributes().find_map(|attribute| match attribute {
+            LinkAttribute::Mtu(mtu) => Some(*mtu),
+            _ => None,
+        }),
+        is_operational: attributes()
+            .any(|attribute| *attribute == LinkAttribute::OperState(State::Up)),
     }))
+}
+
+/// The number of the interface group that a bridge and its ports are in, so that all can be deleted at once.
+fn group(bridge: &str) -> u32 {
+    let digest = Sha256::digest(bridge);
+    let number = digest
+        .iter()
+        .take(3)
+        .fold(0, |sum, byte| sum << 8 | u32::from(*byte));
+    // Far from the small numbers that people choose, and never the default group 0.
+    0x7100_0000 | number
 }
 
 /// Makes a bridge with its address, up, with IPv6 off; `mtu` is that of the way out.
@@ -65,14 +84,19 @@ pub(super) fn create_bridge(
     mtu: Option<u32>,
 ) -> Result<Link> {
     let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    message
+        .attributes
+        .push(LinkAttribute::IfName(name.to_owned()));
+    message.attributes.push(LinkAttribute::Group(group(name)));
     // A fixed address: left to itself a bridge takes that of one of its ports, and changes it as they come and go.
     let mac = MacAddress::from_ipv4(address).octets().to_vec();
     message.attributes.push(LinkAttribute::Address(mac));
     message.attributes.extend(mtu.map(LinkAttribute::Mtu));
     message
         .attributes
-        .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+        .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(
+            InfoKind::Bridge,
+        )]));
     socket.change(vec![Request::new(
         RouteNetlinkMessage::NewLink(message),
         NLM_F_CREATE | NLM_F_EXCL,
@@ -117,6 +141,7 @@ pub(super) fn create_pair(
     pair.attributes = vec![
         LinkAttribute::IfName(name.to_owned()),
         LinkAttribute::Controller(bridge.index),
+        LinkAttribute::Group(group(&attachment.bridge)),
         LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
@@ -155,17 +180,43 @@ fn reflect_if_filtered(name: &str) -> Option<Request<'_>> {
         LinkAttribute::IfName(name.to_owned()),
         LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)])),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(
+                true,
+            )])),
         ]),
     ];
-    let request = Request::new(RouteNetlinkMessage::NewLink(message), 0, "configure port", name);
+    let request = Request::new(
+        RouteNetlinkMessage::NewLink(message),
+        0,
+        "configure port",
+        name,
+    );
     filtered.then_some(request)
+}
+
+/// Waits until packets pass a link that was brought up.
+///
+/// The kernel notices a carrier in its own time; until then the container's first packets would be lost, and their
+/// repetition take a second or more. Being asked, newer kernels look at once; others take milliseconds.
+/// A link that stays down is no failure here: what is wrong with it shows soon enough.
+pub(super) fn wait_until_operational(socket: &mut Socket, name: &str) -> Result<()> {
+    const ATTEMPTS: u32 = 100;
+    const PAUSE: Duration = Duration::from_millis(1);
+    for _ in 0..ATTEMPTS {
+        match find(socket, name)? {
+            Some(link) if !link.is_operational => std::thread::sleep(PAUSE),
+            _ => break,
+        }
+    }
+    Ok(())
 }
 
 /// Deletes a link; fine when there is none such.
 pub(super) fn delete(socket: &mut Socket, name: &str) -> Result<()> {
     let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    message
+        .attributes
+        .push(LinkAttribute::IfName(name.to_owned()));
     let result = socket.change(vec![Request::new(
         RouteNetlinkMessage::DelLink(message),
         0,
@@ -180,26 +231,63 @@ pub(super) fn delete(socket: &mut Socket, name: &str) -> Result<()> {
     }
 }
 
+/// Deletes a bridge and what is left of its ports. All at once, because the kernel waits some ten milliseconds after
+/// each deletion for readers to leave, whatever it deletes.
+pub(super) fn delete_bridge(socket: &mut Socket, name: &str) -> Result<()> {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::Group(group(name)));
+    let request = RouteNetlinkMessage::DelLink(message);
+    // One whose group was changed by hand is left to the second attempt.
+    socket.change(vec![
+        Request::new(request, 0, "delete bridge", name).optional(),
+    ])?;
+    match find(socket, name)? {
+        Some(_) => delete(socket, name),
+        None => Ok(()),
+    }
+}
+
 /// Configures the container's side of `attachments` and its loopback interface, all up afterwards.
 ///
-/// A thread of its own joins the namespace, because the caller must not leave its own; the thread ends with the work.
+/// The calling thread visits the namespace for that: a thread of its own would have to be started and waited for, on
+/// a path that `run` takes.
 pub(super) fn configure_inside(netns: BorrowedFd<'_>, attachments: &[Attachment]) -> Result<()> {
-    std::thread::scope(|scope| {
-        scope
-            .spawn(|| {
-                move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
-                    .kernel("join", "the container's network namespace")?;
-                configure_here(attachments)
-            })
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    let _visit = Visit::to(netns)?;
+    configure_here(attachments)
+}
+
+/// The calling thread is in another network namespace for as long as this lives. Its other threads are not.
+struct Visit {
+    home: File,
+}
+
+impl Visit {
+    fn to(netns: BorrowedFd<'_>) -> Result<Visit> {
+        let home =
+            File::open("/proc/thread-self/ns/net").kernel("open", "our own network namespace")?;
+        move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
+            .kernel("join", "the container's network namespace")?;
+        Ok(Visit { home })
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let back = move_into_link_name_space(self.home.as_fd(), Some(LinkNameSpaceType::Network));
+        if back.is_err() {
+            // Cannot happen to whoever could join the other one; and to go on there, as if at home, would be worse
+            // than the end.
+            std::process::abort();
+        }
+    }
 }
 
 fn configure_here(attachments: &[Attachment]) -> Result<()> {
     let mut socket = Socket::open()?;
     let mut requests = vec![set_up("lo")];
-    let way_out = attachments.iter().position(|attachment| !attachment.internal);
+    let way_out = attachments
+        .iter()
+        .position(|attachment| !attachment.internal);
     for (position, attachment) in attachments.iter().enumerate() {
         let name = attachment.interface.as_str();
         let link = find(&mut socket, name)?
@@ -207,21 +295,31 @@ fn configure_here(attachments: &[Attachment]) -> Result<()> {
             .kernel("find the container's interface", name)?;
         switch_ipv6_off(name)?;
         if let IpAddr::V4(address) = attachment.address {
-            requests.push(add_address(link.index, address, attachment.prefix_length, name));
+            requests.push(add_address(
+                link.index,
+                address,
+                attachment.prefix_length,
+                name,
+            ));
         }
         requests.push(set_up(name));
         if let (true, Some(IpAddr::V4(gateway))) = (way_out == Some(position), attachment.gateway) {
             requests.push(default_route(link.index, gateway, name));
         }
     }
-    socket.change(requests)
+    socket.change(requests)?;
+    attachments
+        .iter()
+        .try_for_each(|attachment| wait_until_operational(&mut socket, &attachment.interface))
 }
 
 fn set_up(name: &str) -> Request<'_> {
     let mut message = LinkMessage::default();
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
-    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    message
+        .attributes
+        .push(LinkAttribute::IfName(name.to_owned()));
     Request::new(RouteNetlinkMessage::SetLink(message), 0, "bring up", name)
 }
 
@@ -314,7 +412,9 @@ pub(super) fn host_routes(socket: &mut Socket) -> Result<HostRoutes> {
         let length = route.header.destination_prefix_length;
         // A VPN that replaces the default route by two halves (0.0.0.0/1, 128.0.0.0/1) means no harm.
         if length > 1 {
-            routes.prefixes.push(Subnet::containing(destination, length));
+            routes
+                .prefixes
+                .push(Subnet::containing(destination, length));
         } else if length == 0 && metric < best {
             best = metric;
             routes.default_interface = interface;

@@ -40,7 +40,10 @@ impl FromStr for MacAddress {
         let mut octets = [0; 6];
         let mut parts = text.split([':', '-']);
         for octet in &mut octets {
-            let part = parts.next().filter(|part| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit())).ok_or_else(fail)?;
+            let part = parts
+                .next()
+                .filter(|part| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit()))
+                .ok_or_else(fail)?;
             *octet = u8::from_str_radix(part, 16).map_err(|_| fail())?;
         }
         // The lowest bit of the first byte marks a group address, which no interface can have.
@@ -85,7 +88,15 @@ mod tests {
 
     #[test]
     fn what_no_interface_can_have_is_refused() {
-        for text in ["", "02:42", "02:42:ac:11:00:02:03", "01:00:5e:00:00:01", "00:00:00:00:00:00", "0x:1:2:3:4:5", "+2:42:ac:11:00:02"] {
+        for text in [
+            "",
+            "02:42",
+            "02:42:ac:11:00:02:03",
+            "01:00:5e:00:00:01",
+            "00:00:00:00:00:00",
+            "0x:1:2:3:4:5",
+            "+2:42:ac:11:00:02",
+        ] {
             assert!(text.parse::<MacAddress>().is_err(), "{text}");
         }
     }

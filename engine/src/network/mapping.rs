@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::{Error, Result};
 
 /// Which kind of port.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// TCP.
@@ -56,7 +58,9 @@ impl FromStr for Protocol {
             "tcp" => Ok(Protocol::Tcp),
             "udp" => Ok(Protocol::Udp),
             "sctp" => Ok(Protocol::Sctp),
-            _ => Err(format!("unknown protocol {text:?}, expected tcp, udp or sctp")),
+            _ => Err(format!(
+                "unknown protocol {text:?}, expected tcp, udp or sctp"
+            )),
         }
     }
 }
@@ -119,11 +123,15 @@ fn parse(text: &str) -> std::result::Result<Vec<PortMapping>, String> {
         protocol,
     };
     let Some(host) = host else {
-        return Ok((first..=last).map(|port| mapping(None, None, port)).collect());
+        return Ok((first..=last)
+            .map(|port| mapping(None, None, port))
+            .collect());
     };
     let (host_first, host_last) = range(host, "host port")?;
     if host_first == 0 && host_last == 0 {
-        return Ok((first..=last).map(|port| mapping(None, None, port)).collect());
+        return Ok((first..=last)
+            .map(|port| mapping(None, None, port))
+            .collect());
     }
     if first == last && host_first != host_last {
         return Ok(vec![mapping(Some(host_first), Some(host_last), first)]);
@@ -192,7 +200,9 @@ fn range(text: &str, what: &str) -> std::result::Result<(u16, u16), String> {
         None => (number(text)?, number(text)?),
     };
     if last < first {
-        return Err(format!("the range of {what}s {text:?} ends before it starts"));
+        return Err(format!(
+            "the range of {what}s {text:?} ends before it starts"
+        ));
     }
     Ok((first, last))
 }
@@ -231,7 +241,10 @@ mod tests {
             ("53:53/udp", one(None, Some(53), 53, Udp)),
             ("9:9/SCTP", one(None, Some(9), 9, Sctp)),
             ("0.0.0.0:110:80", one(None, Some(110), 80, Tcp)),
-            ("127.0.0.1:110:80", one(Some("127.0.0.1"), Some(110), 80, Tcp)),
+            (
+                "127.0.0.1:110:80",
+                one(Some("127.0.0.1"), Some(110), 80, Tcp),
+            ),
             ("127.0.0.1::80", one(Some("127.0.0.1"), None, 80, Tcp)),
             ("127.0.0.1:80", one(Some("127.0.0.1"), None, 80, Tcp)),
             ("[::1]:110:80", one(Some("::1"), Some(110), 80, Tcp)),
@@ -246,20 +259,43 @@ mod tests {
         use Protocol::Udp;
         assert_eq!(
             parsed("7000-7001:80-81/udp"),
-            [one(None, Some(7000), 80, Udp), one(None, Some(7001), 81, Udp)]
+            [
+                one(None, Some(7000), 80, Udp),
+                one(None, Some(7001), 81, Udp)
+            ]
         );
         assert_eq!(parsed("80-82").len(), 3);
         let choice = parsed("8000-8010:80");
         assert_eq!(choice.len(), 1);
-        assert_eq!((choice[0].host_port, choice[0].host_port_last), (Some(8000), Some(8010)));
+        assert_eq!(
+            (choice[0].host_port, choice[0].host_port_last),
+            (Some(8000), Some(8010))
+        );
         assert_eq!(parsed("65535-65535:1").len(), 1);
     }
 
     #[test]
     fn nonsense_is_refused() {
         for text in [
-            "", ":", "a", "80:", "80:a", "70000:80", "80:0", "1-2:1-3", "2-1:80", "1.2.3:80:80", "80/icmp",
-            "[::1:80:80", "::1:80:80", "[1.2.3.4]:80:80", "-1:80", "+1:80", "80:80:80:80", "1-2-3:80", "[::1]x:80",
+            "",
+            ":",
+            "a",
+            "80:",
+            "80:a",
+            "70000:80",
+            "80:0",
+            "1-2:1-3",
+            "2-1:80",
+            "1.2.3:80:80",
+            "80/icmp",
+            "[::1:80:80",
+            "::1:80:80",
+            "[1.2.3.4]:80:80",
+            "-1:80",
+            "+1:80",
+            "80:80:80:80",
+            "1-2-3:80",
+            "[::1]x:80",
         ] {
             assert!(PortMapping::parse(text).is_err(), "{text}");
         }

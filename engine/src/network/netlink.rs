@@ -158,7 +158,9 @@ impl Socket {
                 }
                 match answer.payload {
                     NetlinkPayload::InnerMessage(message) => found.push(message),
-                    NetlinkPayload::Error(error) => return Err(error.to_io()).kernel("list", objects),
+                    NetlinkPayload::Error(error) => {
+                        return Err(error.to_io()).kernel("list", objects);
+                    }
                     NetlinkPayload::Done(_) => return Ok(found),
                     _ => {}
                 }
@@ -182,12 +184,15 @@ impl Socket {
 
     fn send(&self, bytes: &[u8]) -> Result<()> {
         rustix::io::retry_on_intr(|| {
-            self.socket
-                .send(bytes, 0)
-                .map_err(|error| rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO))
+            self.socket.send(bytes, 0).map_err(|error| {
+                rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)
+            })
         })
         .map(drop)
-        .kernel("send to", &format!("netlink socket {}", self.socket.as_raw_fd()))
+        .kernel(
+            "send to",
+            &format!("netlink socket {}", self.socket.as_raw_fd()),
+        )
     }
 
     /// Waits for one datagram and takes it apart.

@@ -116,7 +116,8 @@ fn conflicting_holder(store: &Store, port: &PublishedPort) -> Result<Option<Stri
             continue;
         };
         let same = protocol == port.protocol.name() && number == port.host_port;
-        let overlap = address == port.host_ip || address.is_unspecified() || port.host_ip.is_unspecified();
+        let overlap =
+            address == port.host_ip || address.is_unspecified() || port.host_ip.is_unspecified();
         if !same || !overlap {
             continue;
         }
@@ -168,7 +169,11 @@ pub(super) fn collect(store: &Store) -> Result<()> {
         let path = entry.context("list", &directory)?.path();
         let owner = match reserve::owner(&path) {
             // The lock file is no link.
-            Err(crate::store::Error::File { source, .. }) if source.kind() == ErrorKind::InvalidInput => None,
+            Err(crate::store::Error::File { source, .. })
+                if source.kind() == ErrorKind::InvalidInput =>
+            {
+                None
+            }
             other => other?,
         };
         if let Some(owner) = owner.filter(|owner| !store.container(owner).exists()) {
@@ -184,7 +189,8 @@ mod tests {
 
     fn store() -> (tempfile::TempDir, Store) {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path().join("root"), directory.path().join("run")).unwrap();
+        let store =
+            Store::open(directory.path().join("root"), directory.path().join("run")).unwrap();
         for id in ["aa", "bb"] {
             crate::store::make_dir(&store.container(id)).unwrap();
         }
@@ -197,7 +203,11 @@ mod tests {
 
     /// A port that nobody had a moment ago.
     fn free_port() -> u16 {
-        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+        TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port()
     }
 
     #[test]
@@ -207,7 +217,11 @@ mod tests {
         for (first, second, expected) in [
             (format!("{port}:80"), format!("127.0.0.1:{port}:80"), false),
             (format!("127.0.0.1:{port}:80"), format!("{port}:80"), false),
-            (format!("127.0.0.1:{port}:80"), format!("127.0.0.2:{port}:80"), true),
+            (
+                format!("127.0.0.1:{port}:80"),
+                format!("127.0.0.2:{port}:80"),
+                true,
+            ),
             (format!("{port}:80"), format!("{port}:80/udp"), true),
         ] {
             let taken = take_all(&store, "aa", &mappings(&first)).unwrap();
@@ -241,9 +255,17 @@ mod tests {
         let (_directory, store) = store();
         let (one, other) = (free_port(), free_port());
         let held = take_all(&store, "bb", &mappings(&format!("{other}:80"))).unwrap();
-        let both = [mappings(&format!("{one}:80")), mappings(&format!("{other}:81"))].concat();
+        let both = [
+            mappings(&format!("{one}:80")),
+            mappings(&format!("{other}:81")),
+        ]
+        .concat();
         assert!(take_all(&store, "aa", &both).is_err());
-        assert!(reserve::owner(&store.ports().join(format!("tcp-0.0.0.0-{one}"))).unwrap().is_none());
+        assert!(
+            reserve::owner(&store.ports().join(format!("tcp-0.0.0.0-{one}")))
+                .unwrap()
+                .is_none()
+        );
         give_back(&store, &held[0], "bb").unwrap();
         assert_eq!(take_all(&store, "aa", &both).unwrap().len(), 2);
     }
@@ -263,7 +285,11 @@ mod tests {
         take_all(&store, "aa", &mappings(&format!("{port}:80"))).unwrap();
         fs::remove_dir(store.container("aa")).unwrap();
         collect(&store).unwrap();
-        assert!(reserve::owner(&store.ports().join(format!("tcp-0.0.0.0-{port}"))).unwrap().is_none());
+        assert!(
+            reserve::owner(&store.ports().join(format!("tcp-0.0.0.0-{port}")))
+                .unwrap()
+                .is_none()
+        );
         take_all(&store, "bb", &mappings(&format!("{port}:80"))).unwrap();
     }
 }

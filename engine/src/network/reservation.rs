@@ -44,7 +44,10 @@ pub fn reserve(store: &Store, id: &str, mode: &Mode, ports: &[PortMapping]) -> R
 /// # Errors
 /// When a reservation can't be removed; the others are removed all the same.
 pub fn release(store: &Store, id: &str, setup: &Setup) -> Result<()> {
-    let ports = setup.ports.iter().map(|port| port::give_back(store, port, id));
+    let ports = setup
+        .ports
+        .iter()
+        .map(|port| port::give_back(store, port, id));
     let addresses = setup
         .attachments
         .iter()
@@ -68,7 +71,11 @@ fn reserve_addresses(
         // Looked up again now that nobody can remove it.
         let network = definition::find(store, &network.name)?;
         let ipam = network.bridge()?;
-        if setup.attachments.iter().any(|other| other.network == network.name) {
+        if setup
+            .attachments
+            .iter()
+            .any(|other| other.network == network.name)
+        {
             return Err(Error::Invalid(format!(
                 "network {} is given more than once",
                 network.name

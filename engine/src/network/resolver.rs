@@ -26,7 +26,11 @@ const FALLBACK: [&str; 2] = ["8.8.8.8", "8.8.4.4"];
 /// out.
 #[must_use]
 pub fn host_resolver(_store: &Store) -> HostResolver {
-    let read = |path| fs::read_to_string(path).map(|text| parse(&text)).unwrap_or_default();
+    let read = |path| {
+        fs::read_to_string(path)
+            .map(|text| parse(&text))
+            .unwrap_or_default()
+    };
     let mut resolver = read("/etc/resolv.conf");
     if resolver.servers.is_empty() {
         let behind = read(BEHIND_RESOLVED);
@@ -46,7 +50,12 @@ fn parse(text: &str) -> HostResolver {
     for line in text.lines() {
         let mut words = line.split_whitespace();
         match words.next() {
-            Some("nameserver") => resolver.servers.extend(words.next().filter(|word| is_reachable(word)).map(str::to_owned)),
+            Some("nameserver") => resolver.servers.extend(
+                words
+                    .next()
+                    .filter(|word| is_reachable(word))
+                    .map(str::to_owned),
+            ),
             Some("search" | "domain") => resolver.search = words.map(str::to_owned).collect(),
             Some("options") => resolver.options.extend(words.map(str::to_owned)),
             _ => {}

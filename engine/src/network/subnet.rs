@@ -143,7 +143,15 @@ mod tests {
 
     #[test]
     fn what_is_not_a_prefix_is_refused() {
-        for text in ["", "10.0.0.0", "10.0.0.0/33", "10.0.0/8", "fd00::/64", "10.0.0.0/-1", "a/8"] {
+        for text in [
+            "",
+            "10.0.0.0",
+            "10.0.0.0/33",
+            "10.0.0/8",
+            "fd00::/64",
+            "10.0.0.0/-1",
+            "a/8",
+        ] {
             assert!(text.parse::<Subnet>().is_err(), "{text}");
         }
     }
@@ -170,15 +178,26 @@ mod tests {
             ("172.16.0.0/12", "172.32.0.0/16", false),
             ("0.0.0.0/0", "1.2.3.4/32", true),
         ] {
-            assert_eq!(subnet(one).overlaps(subnet(other)), expected, "{one} {other}");
-            assert_eq!(subnet(other).overlaps(subnet(one)), expected, "{other} {one}");
+            assert_eq!(
+                subnet(one).overlaps(subnet(other)),
+                expected,
+                "{one} {other}"
+            );
+            assert_eq!(
+                subnet(other).overlaps(subnet(one)),
+                expected,
+                "{other} {one}"
+            );
         }
     }
 
     #[test]
     fn hosts_leave_out_both_ends() {
         let hosts: Vec<_> = subnet("10.0.0.0/30").hosts().collect();
-        assert_eq!(hosts, [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)]);
+        assert_eq!(
+            hosts,
+            [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)]
+        );
         assert_eq!(subnet("10.0.0.0/31").hosts().count(), 0);
         assert_eq!(subnet("10.0.0.0/32").hosts().count(), 0);
         assert!(!subnet("10.0.0.0/30").is_host(Ipv4Addr::new(10, 0, 0, 3)));

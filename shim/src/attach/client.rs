@@ -124,7 +124,8 @@ impl Client {
         let Some(missed) = self.missed.take() else {
             return;
         };
-        let note = format!("\nqshim: attached too slow a reader: {missed} bytes are missing here\n");
+        let note =
+            format!("\nqshim: attached too slow a reader: {missed} bytes are missing here\n");
         let packet = [&[Stream::Stderr.packet_prefix()], note.as_bytes()].concat();
         self.queued += packet.len();
         self.backlog.push_back(packet.into());
@@ -288,7 +289,10 @@ mod tests {
         // Takes a little every now and then, for longer than the patience.
         for step in 1..200_u32 {
             let later = now + PATIENCE / 2 * step;
-            got += packets(&theirs).iter().map(|packet| packet.len() - 1).sum::<usize>();
+            got += packets(&theirs)
+                .iter()
+                .map(|packet| packet.len() - 1)
+                .sum::<usize>();
             client.is_congested(later);
             client.flush(later);
         }

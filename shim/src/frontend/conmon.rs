@@ -14,10 +14,12 @@
 //! The first process ends at once, leaving the monitor behind as a daemon, with
 //! two exceptions: `--sync`, conmon's way to stay, and `--no-daemon`, ours.
 //! `--no-daemon` spares the second start for a caller that starts the monitor as
-//! a child it never waits for; it also closes descriptors that the caller left
-//! open by accident, as soon as the runtime runs. conmon keeps those until the
-//! container ends: podman reserves ports that way.
+//! a child it never waits for; it also closes at once the descriptors that the
+//! caller left open by accident (after the runtime's start if LISTEN_FDS or
+//! `--preserve-fds` is for the runtime). conmon keeps those until the container
+//! ends: podman reserves ports that way.
 
+mod check;
 pub(crate) mod flags;
 pub(crate) mod sync;
 
@@ -60,18 +62,18 @@ pub(crate) fn run(mut inherited: Inherited, arguments: Vec<OsString>) -> Result<
     let mut start = inherited
         .take_from_env("_OCI_STARTPIPE")
         .map_err(Error::call("take _OCI_STARTPIPE"))?;
-    if plan.detach != Detach::Done {
-        if let Some(pipe) = &start {
-            wait_for_start(pipe)?;
-        }
+    if plan.detach != Detach::Done
+        && let Some(pipe) = &start
+    {
+        wait_for_start(pipe)?;
     }
     if plan.detach == Detach::Daemon {
         return daemonise(&plan, start, &arguments);
     }
-    if plan.detach != Detach::Done {
-        if let Some(path) = &plan.monitor_pidfile {
-            process::write_pidfile(path, rustix::process::getpid())?;
-        }
+    if plan.detach != Detach::Done
+        && let Some(path) = &plan.monitor_pidfile
+    {
+        process::write_pidfile(path, rustix::process::getpid())?;
     }
     if !plan.is_attached_exec() {
         start = None;

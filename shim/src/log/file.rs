@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use rustix::fs::{Mode, OFlags, ftruncate, open};
 use rustix::io::Errno;
 
-use super::json_file::{self, Pending};
+use super::json_file::{Pending, Trailer};
 use super::k8s_file::Header;
 use super::{Format, Limits, Stream};
 use crate::diag;
@@ -78,10 +78,11 @@ impl LogFile {
                 }
             }
             Format::Json => {
+                let trailer = Trailer::new(stream, now);
                 while !rest.is_empty() {
                     let start = self.out.len();
                     let (pending, out) = (&mut self.pending[stream.index()], &mut self.out);
-                    rest = pending.next(rest, |text| json_file::record(stream, now, text, out));
+                    rest = pending.next(rest, |text| trailer.record(text, out));
                     self.accept(start, now);
                 }
             }
@@ -94,7 +95,7 @@ impl LogFile {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let start = self.out.len();
             let (pending, out) = (&mut self.pending[stream.index()], &mut self.out);
-            pending.finish(|text| json_file::record(stream, now, text, out));
+            pending.finish(|text| Trailer::new(stream, now).record(text, out));
             self.accept(start, now);
         }
         self.flush(now);
@@ -166,7 +167,7 @@ impl LogFile {
                 Header::new(Stream::Stderr, now).record(text.as_bytes(), &mut record);
             }
             Format::Json => {
-                json_file::record(Stream::Stderr, now, text.as_bytes(), &mut record);
+                Trailer::new(Stream::Stderr, now).record(text.as_bytes(), &mut record);
             }
         }
         match self.append(&record) {
@@ -362,7 +363,11 @@ mod tests {
             log.write(Stream::Stdout, line.as_bytes(), UNIX_EPOCH);
         }
         assert_eq!(names(directory.path()), ["log"]);
-        assert!(std::fs::read_to_string(&path).unwrap().ends_with("F third\n"));
+        assert!(
+            std::fs::read_to_string(&path)
+                .unwrap()
+                .ends_with("F third\n")
+        );
     }
 
     #[test]
@@ -397,7 +402,9 @@ mod tests {
         let mut log = LogFile::open(&path, Format::Json, Limits::default()).unwrap();
         log.write(Stream::Stdout, b"before\n", UNIX_EPOCH);
         // Every write to /dev/full fails with ENOSPC.
-        let disk = log.file.replace(File::options().write(true).open("/dev/full").unwrap());
+        let disk = log
+            .file
+            .replace(File::options().write(true).open("/dev/full").unwrap());
         log.write(Stream::Stdout, b"lost\nlost too\n", UNIX_EPOCH);
         log.write(Stream::Stdout, b"lost as well\n", UNIX_EPOCH);
         log.file = disk;

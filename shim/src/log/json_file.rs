@@ -59,21 +59,45 @@ impl Pending {
     }
 }
 
-/// Position of the first newline. Eight bytes at a time: output is logged at
-/// the speed of this loop.
-fn find_newline(data: &[u8]) -> Option<usize> {
-    const LOW: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
+/// Every byte 1, and every byte's highest bit.
+const LOW: u64 = 0x0101_0101_0101_0101;
+const HIGH: u64 = 0x8080_8080_8080_8080;
+
+/// Position of the first byte that `single` picks. `word` says the same for
+/// eight bytes at a time, by the highest bit of each; only its lowest set bit
+/// has to be right. Output is logged at the speed of this loop.
+fn find(data: &[u8], word: impl Fn(u64) -> u64, single: impl Fn(u8) -> bool) -> Option<usize> {
     let (words, tail) = data.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
-        let differs = u64::from_le_bytes(*word) ^ (LOW * b'\n' as u64);
-        let zeros = differs.wrapping_sub(LOW) & !differs & HIGH;
-        if zeros != 0 {
-            return Some(index * 8 + zeros.trailing_zeros() as usize / 8);
+    for (index, bytes) in words.iter().enumerate() {
+        let found = word(u64::from_le_bytes(*bytes)) & HIGH;
+        if found != 0 {
+            return Some(index * 8 + found.trailing_zeros() as usize / 8);
         }
     }
-    let position = tail.iter().position(|&byte| byte == b'\n')?;
+    let position = tail.iter().position(|&byte| single(byte))?;
     Some(words.len() * 8 + position)
+}
+
+/// Marks the bytes of `word` that equal `byte`.
+fn equal(word: u64, byte: u8) -> u64 {
+    let differs = word ^ (LOW * u64::from(byte));
+    differs.wrapping_sub(LOW) & !differs
+}
+
+fn find_newline(data: &[u8]) -> Option<usize> {
+    find(data, |word| equal(word, b'\n'), |byte| byte == b'\n')
+}
+
+/// Position of the first byte that does not stand for itself in a JSON string.
+fn find_special(data: &[u8]) -> Option<usize> {
+    find(
+        data,
+        |word| {
+            let control = word.wrapping_sub(LOW * 0x20) & !word;
+            control | word | equal(word, b'"') | equal(word, b'\\')
+        },
+        |byte| !(0x20..0x80).contains(&byte) || byte == b'"' || byte == b'\\',
+    )
 }
 
 /// Length of `text` without a UTF-8 character that is cut off at its end.
@@ -97,52 +121,85 @@ fn whole_characters(text: &[u8]) -> usize {
     text.len()
 }
 
-/// Appends one record to `out`.
-pub(crate) fn record(stream: Stream, time: SystemTime, text: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(b"{\"log\":\"");
-    escape(text, out);
-    out.extend_from_slice(b"\",\"stream\":\"");
-    out.extend_from_slice(stream.name().as_bytes());
-    out.extend_from_slice(b"\",\"time\":\"");
-    out.extend_from_slice(&timestamp::format(time));
-    out.extend_from_slice(b"Z\"}\n");
+/// What follows the text in each record of one chunk of output.
+#[derive(Debug)]
+pub(crate) struct Trailer {
+    bytes: [u8; TRAILER],
+    length: usize,
+}
+
+/// Bytes after the text at most.
+const TRAILER: usize = 13 + 6 + 10 + timestamp::LENGTH + 4;
+
+impl Trailer {
+    /// The trailer for output that arrived on `stream` at `time`.
+    pub(crate) fn new(stream: Stream, time: SystemTime) -> Self {
+        let mut bytes = [0; TRAILER];
+        let mut length = 0;
+        for part in [
+            b"\",\"stream\":\"",
+            stream.name().as_bytes(),
+            b"\",\"time\":\"",
+            &timestamp::format(time),
+            b"Z\"}\n",
+        ] {
+            bytes[length..length + part.len()].copy_from_slice(part);
+            length += part.len();
+        }
+        Self { bytes, length }
+    }
+
+    /// Appends one record to `out`.
+    pub(crate) fn record(&self, text: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"log\":\"");
+        escape(text, out);
+        out.extend_from_slice(&self.bytes[..self.length]);
+    }
 }
 
 /// Appends `text` as the inside of a JSON string. What is not UTF-8 becomes
 /// U+FFFD, as in docker's logs.
 pub(crate) fn escape(text: &[u8], out: &mut Vec<u8>) {
+    let mut rest = text;
+    while let Some(at) = find_special(rest) {
+        out.extend_from_slice(&rest[..at]);
+        rest = &rest[at..];
+        let byte = rest[0];
+        if byte >= 0x80 {
+            let end = rest.iter().position(u8::is_ascii).unwrap_or(rest.len());
+            repair(&rest[..end], out);
+            rest = &rest[end..];
+        } else {
+            escape_byte(byte, out);
+            rest = &rest[1..];
+        }
+    }
+    out.extend_from_slice(rest);
+}
+
+fn repair(text: &[u8], out: &mut Vec<u8>) {
     for chunk in text.utf8_chunks() {
-        escape_valid(chunk.valid().as_bytes(), out);
+        out.extend_from_slice(chunk.valid().as_bytes());
         if !chunk.invalid().is_empty() {
             out.extend_from_slice("\u{fffd}".as_bytes());
         }
     }
 }
 
-fn escape_valid(text: &[u8], out: &mut Vec<u8>) {
-    let mut rest = text;
-    while let Some(at) = rest
-        .iter()
-        .position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\')
-    {
-        out.extend_from_slice(&rest[..at]);
-        let byte = rest[at];
-        match byte {
-            b'"' => out.extend_from_slice(b"\\\""),
-            b'\\' => out.extend_from_slice(b"\\\\"),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            _ => {
-                let hex = b"0123456789abcdef";
-                out.extend_from_slice(b"\\u00");
-                out.push(hex[usize::from(byte >> 4)]);
-                out.push(hex[usize::from(byte & 15)]);
-            }
+fn escape_byte(byte: u8, out: &mut Vec<u8>) {
+    match byte {
+        b'"' => out.extend_from_slice(b"\\\""),
+        b'\\' => out.extend_from_slice(b"\\\\"),
+        b'\n' => out.extend_from_slice(b"\\n"),
+        b'\r' => out.extend_from_slice(b"\\r"),
+        b'\t' => out.extend_from_slice(b"\\t"),
+        _ => {
+            let hex = b"0123456789abcdef";
+            out.extend_from_slice(b"\\u00");
+            out.push(hex[usize::from(byte >> 4)]);
+            out.push(hex[usize::from(byte & 15)]);
         }
-        rest = &rest[at + 1..];
     }
-    out.extend_from_slice(rest);
 }
 
 #[cfg(test)]
@@ -212,14 +269,25 @@ mod tests {
     }
 
     #[test]
+    fn every_byte_is_escaped_as_json_wants() {
+        for byte in 0..=255_u8 {
+            for at in [0, 3, 7, 8, 12] {
+                let mut text = vec![b'x'; 13];
+                text[at] = byte;
+                let mut out = vec![b'"'];
+                escape(&text, &mut out);
+                out.push(b'"');
+                let back: String = serde_json::from_slice(&out).unwrap();
+                assert_eq!(back, String::from_utf8_lossy(&text), "{byte} at {at}");
+            }
+        }
+    }
+
+    #[test]
     fn records_are_json() {
         let mut out = Vec::new();
-        record(
-            Stream::Stdout,
-            std::time::UNIX_EPOCH,
-            b"a\"b\\c\t\x01\x7f\xff\xc3\xa9\r\n",
-            &mut out,
-        );
+        Trailer::new(Stream::Stdout, std::time::UNIX_EPOCH)
+            .record(b"a\"b\\c\t\x01\x7f\xff\xc3\xa9\r\n", &mut out);
         assert!(out.ends_with(b"\"time\":\"1970-01-01T00:00:00.000000000Z\"}\n"));
         let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(value["log"], "a\"b\\c\t\u{1}\u{7f}\u{fffd}é\r\n");

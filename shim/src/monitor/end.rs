@@ -52,6 +52,7 @@ impl Monitor {
             sync.exited(code, message);
         }
         self.close_finished_clients();
+        unpublished.sync();
         if self.plan.sync_logs {
             self.logs.sync();
         }
@@ -99,7 +100,10 @@ impl Monitor {
                     output.waiting()
                 }
             });
-            let most = self.buffer.len().min(usize::try_from(rest).unwrap_or(usize::MAX));
+            let most = self
+                .buffer
+                .len()
+                .min(usize::try_from(rest).unwrap_or(usize::MAX));
             if most == 0 {
                 return;
             }
@@ -148,9 +152,7 @@ impl Monitor {
                     Err(error) => diag::error!("{}", error.chain()),
                 }
             }
-            while let Ok(Some((pid, status))) =
-                rustix::process::wait(WaitOptions::NOHANG)
-            {
+            while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
                 if running == Some(pid) {
                     running = None;
                     if let Some(ExitStatus(code @ 1..)) = ExitStatus::of(status) {
@@ -162,7 +164,11 @@ impl Monitor {
             if command.is_none() && running.is_none() && clients_done {
                 return;
             }
-            self.rest(if clients_done { command.is_some().then_some(TICK) } else { Some(TICK) });
+            self.rest(if clients_done {
+                command.is_some().then_some(TICK)
+            } else {
+                Some(TICK)
+            });
         }
     }
 

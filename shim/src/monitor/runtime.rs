@@ -9,14 +9,14 @@ use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 use super::{Monitor, Phase};
 use crate::console::ConsoleSocket;
+use crate::diag;
 use crate::error::Error;
 use crate::log::Stream;
 use crate::oom::OomWatch;
-use crate::plan::StdioKind;
+use crate::plan::{Detach, StdioKind};
 use crate::poller::Token;
 use crate::process::{self, ExitStatus};
 use crate::stdio::{self, Chunk};
-use crate::diag;
 
 /// Most bytes of the runtime's stderr held back. More is not an error message
 /// any more, and goes where output goes.
@@ -37,6 +37,9 @@ impl Monitor {
         if !passthrough {
             stdio::disconnect()?;
         }
+        if self.closes_early() {
+            self.inherited.close();
+        }
         diag::debug!("runtime: {words:?}");
         let pid = process::start_runtime(&words, streams, self.plan.replace_listen_pid)?;
         self.phase = Phase::Creating(pid);
@@ -48,7 +51,7 @@ impl Monitor {
         if passthrough {
             stdio::disconnect()?;
         }
-        if self.closes_early() {
+        if self.plan.detach == Detach::NoDaemon {
             self.inherited.close();
         }
         self.oom_score = protect_from_oom();
@@ -98,7 +101,9 @@ impl Monitor {
         let pid = process::read_pidfile(&self.plan.container_pidfile)?;
         if self.console.take().is_some() {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-            return Err(Error::Runtime("the runtime did not set up a terminal".into()));
+            return Err(Error::Runtime(
+                "the runtime did not set up a terminal".into(),
+            ));
         }
         if let Some(sync) = &mut self.sync {
             sync.started(pid.as_raw_nonzero().get());
@@ -188,7 +193,9 @@ fn runtime_log(words: &[std::ffi::OsString]) -> Option<std::path::PathBuf> {
 /// The message of the last error in a runtime's log: JSON lines, or any text.
 fn last_error(text: &str) -> Option<String> {
     let last = text.lines().rev().find(|line| {
-        !line.trim().is_empty() && !line.contains("\"level\":\"debug\"") && !line.contains("\"level\":\"info\"")
+        !line.trim().is_empty()
+            && !line.contains("\"level\":\"debug\"")
+            && !line.contains("\"level\":\"info\"")
     })?;
     let message = serde_json::from_str::<serde_json::Value>(last)
         .ok()
@@ -225,7 +232,10 @@ mod tests {
         let json = "{\"level\":\"error\",\"msg\":\"first\"}\n{\"level\":\"error\",\"msg\":\"no \\\"x\\\"\"}\n\
                     {\"level\":\"debug\",\"msg\":\"done\"}\n";
         assert_eq!(last_error(json).as_deref(), Some("no \"x\""));
-        assert_eq!(last_error("plain words\n\n").as_deref(), Some("plain words"));
+        assert_eq!(
+            last_error("plain words\n\n").as_deref(),
+            Some("plain words")
+        );
         assert_eq!(last_error("\n"), None);
     }
 

@@ -39,9 +39,8 @@ impl Records {
     pub(crate) fn parse(mut data: &[u8]) -> Result<Records, &'static str> {
         let mut records = Records::default();
         while !data.is_empty() {
-            let (key, value, rest) = record(data)?;
-            records.set(key, value)?;
-            data = rest;
+            let record = Record::split_off(&mut data)?;
+            records.set(record.key, record.value)?;
         }
         Ok(records)
     }
@@ -94,25 +93,36 @@ impl Records {
     }
 }
 
-/// Splits the first record off: key, value, the rest.
-fn record(data: &[u8]) -> Result<(&[u8], &[u8], &[u8]), &'static str> {
-    const BAD: &str = "a malformed PAX record";
-    let space = data
-        .iter()
-        .take(MAX_LENGTH_DIGITS + 1)
-        .position(|&byte| byte == b' ')
-        .ok_or(BAD)?;
-    let length = usize::try_from(decimal(&data[..space])?).map_err(|_| BAD)?;
-    if length > data.len() || length < space + 2 {
-        return Err(BAD);
+struct Record<'d> {
+    key: &'d [u8],
+    value: &'d [u8],
+}
+
+impl<'d> Record<'d> {
+    /// Takes the first record off the data.
+    fn split_off(data: &mut &'d [u8]) -> Result<Record<'d>, &'static str> {
+        const BAD: &str = "a malformed PAX record";
+        let space = data
+            .iter()
+            .take(MAX_LENGTH_DIGITS + 1)
+            .position(|&byte| byte == b' ')
+            .ok_or(BAD)?;
+        let length = usize::try_from(decimal(&data[..space])?).map_err(|_| BAD)?;
+        if length > data.len() || length < space + 2 {
+            return Err(BAD);
+        }
+        let (this, rest) = data.split_at(length);
+        *data = rest;
+        let (body, end) = this[space + 1..].split_at(length - space - 2);
+        let equals = body.iter().position(|&byte| byte == b'=').ok_or(BAD)?;
+        if end != b"\n" || equals == 0 || body[..equals].contains(&0) {
+            return Err(BAD);
+        }
+        Ok(Record {
+            key: &body[..equals],
+            value: &body[equals + 1..],
+        })
     }
-    let (this, rest) = data.split_at(length);
-    let (body, end) = this[space + 1..].split_at(length - space - 2);
-    let equals = body.iter().position(|&byte| byte == b'=').ok_or(BAD)?;
-    if end != b"\n" || equals == 0 || body[..equals].contains(&0) {
-        return Err(BAD);
-    }
-    Ok((&body[..equals], &body[equals + 1..], rest))
 }
 
 /// A name; an empty one takes the record back.

@@ -33,9 +33,18 @@ pub(super) struct Node {
 
 /// Opens the root of a tree.
 pub(super) fn open_root(path: &Path) -> Result<Node, Error> {
+    root(rustix::fs::CWD, path)
+}
+
+/// Opens the root of a tree by a descriptor of it.
+pub(super) fn reopen_root(fd: BorrowedFd<'_>) -> Result<Node, Error> {
+    root(fd, Path::new("."))
+}
+
+fn root(at: BorrowedFd<'_>, path: &Path) -> Result<Node, Error> {
     let failed = |error: Errno| Error::read("open", path.as_os_str().as_bytes())(error);
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = openat(rustix::fs::CWD, path, flags, Mode::empty()).map_err(failed)?;
+    let fd = openat(at, path, flags, Mode::empty()).map_err(failed)?;
     let stat = fstat(&fd).map_err(failed)?;
     Ok(Node {
         fd,

@@ -16,7 +16,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::registry::{Fault, Registry};
+use super::fault::Fault;
+use super::registry::Registry;
 use super::{Error, Job, LayerState, LayerTask, Result};
 use crate::image::layers::Slot;
 use crate::image::unpack::{self, PipeWriter};
@@ -221,7 +222,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::image::pull::registry::Part;
+    use crate::image::pull::registry::{Answer, Part};
 
     /// A registry of one blob whose connections break after so many bytes, one entry a connection.
     struct Flaky {
@@ -231,7 +232,7 @@ mod tests {
     }
 
     impl Registry for Flaky {
-        async fn manifest(&self, _: &str) -> std::result::Result<Vec<u8>, Fault> {
+        async fn manifest(&self, _: &str) -> std::result::Result<Answer, Fault> {
             Err(Fault::NotFound)
         }
 

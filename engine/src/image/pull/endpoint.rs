@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use oci_client::Client;
 use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
+use reqwest::{NoProxy, Proxy};
 
 use super::PullOptions;
-use super::registry::{Fault, root_cause};
+use super::fault::Fault;
 
 /// Where administrators put the certificate authorities of single registries: `<directory>/<host>/*.crt`.
 const CERTS_D: [&str; 3] = [
@@ -19,6 +20,8 @@ const CERTS_D: [&str; 3] = [
     "/etc/containers/certs.d",
     "/etc/docker/certs.d",
 ];
+/// Who we say we are.
+const USER_AGENT: &str = concat!("qengine/", env!("CARGO_PKG_VERSION"));
 /// How long a registry has for accepting a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a registry may be silent.
@@ -123,57 +126,92 @@ fn read_authorities(directory: &Path) -> Result<Vec<Vec<u8>>, Error> {
 }
 
 impl Endpoint {
-    /// A client for this way.
-    pub(super) fn client(&self) -> Result<Client, Fault> {
-        // Fails when somebody else has chosen a provider already, and then that one will do.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::try_from(self.config(Vec::new()));
-        if client.is_err() && !self.https {
-            // A machine without any certificate authority can do without for http; https elsewhere then fails.
-            return Client::try_from(self.config(vec![pem(Vec::new())]))
-                .map_err(|error| refused(&error));
+    /// `http` or `https`.
+    pub(super) fn scheme(&self) -> &'static str {
+        match self.https {
+            true => "https",
+            false => "http",
         }
-        client.map_err(|error| refused(&error))
     }
 
-    fn config(&self, only: Vec<Certificate>) -> ClientConfig {
-        let proxy = |names: [&str; 2]| {
-            names
-                .iter()
-                .find_map(|name| std::env::var(name).ok())
-                .filter(|it| !it.is_empty())
+    /// Clients for this way: one that knows registries, one that knows HTTP.
+    pub(super) fn clients(&self) -> Result<(Client, reqwest::Client), Fault> {
+        // Fails when somebody else has chosen a provider already, and then that one will do.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let make = |only: Option<Vec<u8>>| -> Result<(Client, reqwest::Client), Fault> {
+            let http = self.http(only.clone())?;
+            Ok((Client::try_from(self.registry(only))?, http))
         };
-        let no_proxy = proxy(["NO_PROXY", "no_proxy"]);
-        // This machine is never behind a proxy.
-        let no_proxy = no_proxy.unwrap_or_default() + ",localhost,127.0.0.0/8,::1";
+        let clients = make(None);
+        if clients.is_err() && !self.https {
+            // A machine without any certificate authority can do without for http; https elsewhere then fails.
+            return make(Some(Vec::new()));
+        }
+        clients.map_err(|fault| Fault::Certificate(fault.to_string()))
+    }
+
+    fn registry(&self, only: Option<Vec<u8>>) -> ClientConfig {
+        let certificate = |data| Certificate {
+            encoding: CertificateEncoding::Pem,
+            data,
+        };
+        let [https_proxy, http_proxy, no_proxy] = proxies();
         ClientConfig {
             protocol: match self.https {
                 true => ClientProtocol::Https,
                 false => ClientProtocol::Http,
             },
             accept_invalid_certificates: !self.verify,
-            tls_certs_only: only,
-            extra_root_certificates: self.authorities.iter().cloned().map(pem).collect(),
+            tls_certs_only: only.into_iter().map(certificate).collect(),
+            extra_root_certificates: self.authorities.iter().cloned().map(certificate).collect(),
             connect_timeout: Some(CONNECT_TIMEOUT),
             read_timeout: Some(SILENCE),
-            user_agent: concat!("qengine/", env!("CARGO_PKG_VERSION")),
-            https_proxy: proxy(["HTTPS_PROXY", "https_proxy"]),
-            http_proxy: proxy(["HTTP_PROXY", "http_proxy"]),
-            no_proxy: Some(no_proxy),
+            user_agent: USER_AGENT,
+            https_proxy,
+            http_proxy,
+            no_proxy,
             ..ClientConfig::default()
         }
     }
-}
 
-fn pem(data: Vec<u8>) -> Certificate {
-    Certificate {
-        encoding: CertificateEncoding::Pem,
-        data,
+    fn http(&self, only: Option<Vec<u8>>) -> Result<reqwest::Client, Fault> {
+        let mut builder = reqwest::Client::builder()
+            .user_agent(USER_AGENT)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(SILENCE)
+            .no_proxy()
+            .tls_danger_accept_invalid_certs(!self.verify);
+        if let Some(only) = only {
+            builder = builder.tls_certs_only([reqwest::Certificate::from_pem(&only)?]);
+        }
+        for authority in &self.authorities {
+            builder = builder.tls_certs_merge([reqwest::Certificate::from_pem(authority)?]);
+        }
+        let [https, http, none] = proxies();
+        let none = none.and_then(|none| NoProxy::from_string(&none));
+        if let Some(proxy) = https {
+            builder = builder.proxy(Proxy::https(proxy)?.no_proxy(none.clone()));
+        }
+        if let Some(proxy) = http {
+            builder = builder.proxy(Proxy::http(proxy)?.no_proxy(none));
+        }
+        Ok(builder.build()?)
     }
 }
 
-fn refused(error: &(dyn std::error::Error + 'static)) -> Fault {
-    Fault::Certificate(root_cause(error))
+/// Proxies for https and for http by the usual variables, and the hosts that need none.
+fn proxies() -> [Option<String>; 3] {
+    let variable = |names: [&str; 2]| {
+        let mut values = names.iter().filter_map(|name| std::env::var(name).ok());
+        values.find(|value| !value.is_empty())
+    };
+    // This machine is never behind a proxy.
+    let none = variable(["NO_PROXY", "no_proxy"]).unwrap_or_default();
+    [
+        variable(["HTTPS_PROXY", "https_proxy"]),
+        variable(["HTTP_PROXY", "http_proxy"]),
+        Some(none + ",localhost,127.0.0.0/8,::1"),
+    ]
 }
 
 #[cfg(test)]

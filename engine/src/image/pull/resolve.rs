@@ -12,7 +12,8 @@ use oci_client::secrets::RegistryAuth;
 
 use super::blob::pause;
 use super::endpoint::Endpoint;
-use super::registry::{Fault, Oci, Registry};
+use super::fault::Fault;
+use super::registry::{Answer, Oci, Registry};
 use super::{Error, Progress, PullOptions, Resolved, Result};
 use crate::image::Reference;
 
@@ -29,16 +30,18 @@ pub(super) async fn resolve(
     options: &PullOptions,
     progress: &dyn Progress,
 ) -> Result<(Arc<Oci>, Resolved)> {
-    let (registry, bytes) = connect(reference, endpoints, &auth)
+    let (registry, answer) = connect(reference, endpoints, &auth)
         .await
         .map_err(|fault| explain(reference, "manifest", fault))?;
     let source = match reference.digest() {
-        Some(digest) if digest.matches(&bytes) => digest.clone(),
-        Some(_) => return Err(explain(reference, "manifest", wrong_digest(&bytes))),
-        None => Digest::sha256_of(&bytes),
+        Some(digest) if digest.matches(&answer.bytes) => digest.clone(),
+        Some(_) => {
+            return Err(explain(reference, "manifest", wrong_digest(&answer.bytes)));
+        }
+        None => Digest::sha256_of(&answer.bytes),
     };
     let platform = options.platform.clone().unwrap_or_else(Platform::host);
-    let (manifest, manifest_bytes) = find_manifest(&registry, reference, bytes, &platform).await?;
+    let (manifest, manifest_bytes) = find_manifest(&registry, reference, answer, &platform).await?;
     check_types(reference, &manifest)?;
 
     let config_bytes = small_blob(&registry, &manifest.config)
@@ -46,7 +49,7 @@ pub(super) async fn resolve(
         .map_err(|fault| explain(reference, "configuration", fault))?;
     let unusable = |source| Error::Document {
         reference: reference.familiar(),
-        source,
+        source: Box::new(source),
     };
     let config = parse_config(&config_bytes).map_err(unusable)?;
     manifest.check_layers(&config).map_err(unusable)?;
@@ -56,7 +59,7 @@ pub(super) async fn resolve(
         let mismatch = Error::Platform {
             reference: reference.familiar(),
             actual: actual.to_string(),
-            wanted: platform,
+            wanted: platform.to_string(),
         };
         // Somebody who names no platform may know that the image is of another one.
         if options.platform.is_some() || config.os != "linux" {
@@ -73,7 +76,7 @@ async fn connect(
     reference: &Reference,
     endpoints: &[Endpoint],
     auth: &RegistryAuth,
-) -> std::result::Result<(Oci, Vec<u8>), Fault> {
+) -> std::result::Result<(Oci, Answer), Fault> {
     let wanted = match reference.digest() {
         Some(digest) => digest.as_str(),
         None => reference.tag().unwrap_or_default(),
@@ -81,15 +84,20 @@ async fn connect(
     let mut first_fault = None;
     for (number, endpoint) in endpoints.iter().enumerate() {
         let more = number + 1 < endpoints.len();
-        let registry = Oci::new(endpoint.client()?, reference, auth.clone());
         let mut failures = 0;
         let fault = loop {
-            let answer = async {
-                registry.log_in().await?;
-                registry.manifest(wanted).await
+            let attempt = async {
+                let registry = Oci::log_in(endpoint, reference, auth.clone()).await?;
+                let answer = registry.manifest(wanted).await?;
+                Ok((registry, answer))
             };
-            let fault = match answer.await {
-                Ok(bytes) => return Ok((registry, bytes)),
+            let fault = match attempt.await {
+                Ok(connected) => return Ok(connected),
+                Err(Fault::Denied(reason)) if *auth == RegistryAuth::Anonymous => {
+                    let remedy =
+                        "no credentials are known: use --creds, or log in with docker or podman";
+                    return Err(Fault::Denied(format!("{reason} ({remedy})")));
+                }
                 Err(fault) => fault,
             };
             failures += 1;
@@ -119,21 +127,24 @@ async fn connect(
 async fn find_manifest(
     registry: &Oci,
     reference: &Reference,
-    mut bytes: Vec<u8>,
+    answer: Answer,
     platform: &Platform,
 ) -> Result<(Manifest, Vec<u8>)> {
     let unusable = |source| Error::Document {
         reference: reference.familiar(),
-        source,
+        source: Box::new(source),
     };
-    let mut media_type: Option<String> = None;
+    let Answer {
+        mut bytes,
+        content_type: mut media_type,
+    } = answer;
     for _ in 0..=DEEPEST {
         let index = match parse_document(&bytes, media_type.as_deref()).map_err(unusable)? {
             Document::Manifest(manifest) => return Ok((manifest, bytes)),
             Document::Index(index) => index,
         };
         let chosen = choose(&index, platform).map_err(unusable)?;
-        bytes = with_retries(async || registry.manifest(chosen.digest.as_str()).await)
+        bytes = with_retries(async || Ok(registry.manifest(chosen.digest.as_str()).await?.bytes))
             .await
             .map_err(|fault| explain(reference, "manifest", fault))?;
         check(&bytes, chosen).map_err(|fault| explain(reference, "manifest", fault))?;

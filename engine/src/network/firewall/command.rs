@@ -71,6 +71,11 @@ pub(super) fn run(
     let message = String::from_utf8_lossy(&output.stderr);
     Err(Failure::Refused {
         program,
-        message: message.trim().lines().next().unwrap_or("failed without a word").to_owned(),
+        message: message
+            .trim()
+            .lines()
+            .next()
+            .unwrap_or("failed without a word")
+            .to_owned(),
     })
 }

@@ -10,7 +10,8 @@ use std::fmt::Write;
 use std::fs;
 
 use super::command::Failure;
-use super::{Rules, iptables, nftables};
+use super::nftables::Table;
+use super::{Rules, iptables};
 
 /// The chain that accepts.
 #[derive(Debug)]
@@ -21,26 +22,32 @@ pub(super) struct Acceptance {
 impl Acceptance {
     pub(super) fn new(suffix: Option<&str>) -> Acceptance {
         Acceptance {
-            chain: suffix.map_or("QENGINE-ACCEPT".to_owned(), |suffix| format!("QENGINE-ACCEPT-{suffix}")),
+            chain: suffix.map_or("QENGINE-ACCEPT".to_owned(), |suffix| {
+                format!("QENGINE-ACCEPT-{suffix}")
+            }),
         }
     }
 
     /// Makes the chain be what `rules` need, if it is needed at all.
-    pub(super) fn replace(&self, rules: &Rules) -> Result<(), Failure> {
-        let forward = nftables::iptables_chain("FORWARD");
+    pub(super) fn replace(&self, table: &Table, rules: &Rules) -> Result<(), Failure> {
+        let forward = table.iptables_chain("FORWARD");
         if !has_legacy_filter() && forward.is_none_or(|chain| !chain.drops && chain.is_empty) {
             return Ok(());
         }
         let there = iptables::save()?;
-        let needed = there.lines().any(|line| {
-            line.starts_with(":FORWARD DROP ") || line.starts_with("-A FORWARD ")
-        });
-        if needed { iptables::restore(&self.text(rules, &there)) } else { Ok(()) }
+        let needed = there
+            .lines()
+            .any(|line| line.starts_with(":FORWARD DROP ") || line.starts_with("-A FORWARD "));
+        if needed {
+            iptables::restore(&self.text(rules, &there))
+        } else {
+            Ok(())
+        }
     }
 
     /// Removes the chain; fine when it is not there.
-    pub(super) fn clear(&self) -> Result<(), Failure> {
-        if !has_legacy_filter() && nftables::iptables_chain(&self.chain).is_none() {
+    pub(super) fn clear(&self, table: &Table) -> Result<(), Failure> {
+        if !has_legacy_filter() && table.iptables_chain(&self.chain).is_none() {
             return Ok(());
         }
         let there = iptables::save()?;
@@ -48,7 +55,11 @@ impl Acceptance {
         if !there.contains(&format!(":{chain} ")) {
             return Ok(());
         }
-        let jump = if self.is_called(&there) { format!("-D {}\n", self.jump()) } else { String::new() };
+        let jump = if self.is_called(&there) {
+            format!("-D {}\n", self.jump())
+        } else {
+            String::new()
+        };
         iptables::restore(&format!("*filter\n{jump}-F {chain}\n-X {chain}\nCOMMIT\n"))
     }
 

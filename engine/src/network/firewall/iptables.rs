@@ -68,7 +68,11 @@ impl Chains {
             }
             text.push_str("COMMIT\n");
         }
-        if text.is_empty() { Ok(()) } else { restore(&text) }
+        if text.is_empty() {
+            Ok(())
+        } else {
+            restore(&text)
+        }
     }
 
     /// Tables, and our chains in each.
@@ -94,7 +98,10 @@ impl Chains {
                 "nat",
                 format!("PREROUTING ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j {dnat}"),
             ),
-            ("nat", format!("OUTPUT -m addrtype --dst-type LOCAL -j {dnat}")),
+            (
+                "nat",
+                format!("OUTPUT -m addrtype --dst-type LOCAL -j {dnat}"),
+            ),
             ("nat", format!("POSTROUTING -j {masquerade}")),
             ("filter", format!("FORWARD -j {forward}")),
         ]
@@ -129,7 +136,11 @@ impl Chains {
     fn raw_rules(&self, text: &mut String, rules: &Rules) {
         for network in &rules.networks {
             for side in ["-s", "-d"] {
-                let _ = writeln!(text, "-A {} -i {} {side} 127.0.0.0/8 -j DROP", self.raw, network.bridge);
+                let _ = writeln!(
+                    text,
+                    "-A {} -i {} {side} 127.0.0.0/8 -j DROP",
+                    self.raw, network.bridge
+                );
             }
         }
     }
@@ -137,7 +148,11 @@ impl Chains {
     fn nat_rules(&self, text: &mut String, rules: &Rules) {
         let chain = &self.masquerade;
         for to in &rules.networks {
-            let _ = writeln!(text, "-A {chain} -s 127.0.0.0/8 -o {} -j MASQUERADE", to.bridge);
+            let _ = writeln!(
+                text,
+                "-A {chain} -s 127.0.0.0/8 -o {} -j MASQUERADE",
+                to.bridge
+            );
             for from in &rules.networks {
                 let _ = writeln!(
                     text,
@@ -170,8 +185,14 @@ impl Chains {
             }
             let _ = writeln!(text, "-A {chain} -i {bridge} -o {bridge} -j ACCEPT");
         }
-        for bridge in networks().filter(|network| network.internal).map(|network| &network.bridge) {
-            let _ = writeln!(text, "-A {chain} -i {bridge} -j DROP\n-A {chain} -o {bridge} -j DROP");
+        for bridge in networks()
+            .filter(|network| network.internal)
+            .map(|network| &network.bridge)
+        {
+            let _ = writeln!(
+                text,
+                "-A {chain} -i {bridge} -j DROP\n-A {chain} -o {bridge} -j DROP"
+            );
         }
         for bridge in networks().map(|network| &network.bridge) {
             let _ = writeln!(
@@ -194,7 +215,10 @@ impl Chains {
     }
 
     fn port_rule(&self, port: &PortRule) -> String {
-        let host = port.host.map(|host| format!("-d {host}/32 ")).unwrap_or_default();
+        let host = port
+            .host
+            .map(|host| format!("-d {host}/32 "))
+            .unwrap_or_default();
         format!(
             "{} {host}-p {protocol} -m {protocol} --dport {} -j DNAT --to-destination {}:{}",
             self.dnat,

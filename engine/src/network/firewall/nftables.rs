@@ -18,11 +18,13 @@
 
 use super::{Failure, PortRule, Rules};
 
-mod batch;
+pub(super) mod batch;
 mod expression;
 mod layout;
 
-use batch::{Attributes, Batch, FAMILY_INET, FAMILY_IPV4, NLM_F_CREATE, Operation, attribute, query};
+use batch::{
+    Attributes, Batch, Channel, FAMILY_INET, FAMILY_IPV4, NLM_F_CREATE, Operation, attribute,
+};
 
 /// Elements that fit one message's list, whose length is a 16-bit number, many times over.
 const ELEMENTS_A_MESSAGE: usize = 256;
@@ -31,31 +33,43 @@ const ELEMENTS_A_MESSAGE: usize = 256;
 #[derive(Debug)]
 pub(super) struct Table {
     name: String,
+    channel: Channel,
 }
 
 impl Table {
-    pub(super) fn new(suffix: Option<&str>) -> Table {
-        Table {
+    /// Our table; changes nothing yet. Fails where the kernel has no nftables.
+    pub(super) fn open(suffix: Option<&str>) -> Result<Table, Failure> {
+        let table = Table {
             name: suffix.map_or("qengine".to_owned(), |suffix| format!("qengine_{suffix}")),
-        }
+            channel: Channel::open()?,
+        };
+        // Netfilter without nftables shows at the first question only.
+        table.is_present()?;
+        Ok(table)
     }
 
-    /// Whether the table is there. Fails where the kernel has no nftables.
+    /// Whether the table is there.
     pub(super) fn is_present(&self) -> Result<bool, Failure> {
-        query(Operation::GetTable, FAMILY_INET, &self.table()).map(|found| found.is_some())
+        let found = self
+            .channel
+            .query(Operation::GetTable, FAMILY_INET, &self.table())?;
+        Ok(found.is_some())
     }
 
     /// Puts the whole table in the place of what was there.
     pub(super) fn replace(&self, rules: &Rules) -> Result<(), Failure> {
         let mut batch = Batch::new();
-        self.delete_in(&mut batch);
+        // Nothing to delete is worth a question: what is deleted has to be waited for.
+        if self.is_present()? {
+            batch.add(Operation::DeleteTable, 0, &self.table());
+        }
         batch.add(Operation::NewTable, NLM_F_CREATE, &self.table());
         layout::add_sets(&mut batch, &self.name);
         layout::add_chains(&mut batch, &self.name);
         for (set, elements) in layout::elements(rules) {
             self.change(&mut batch, Operation::NewElement, set, &elements);
         }
-        batch.commit()
+        self.channel.commit(batch)
     }
 
     pub(super) fn add_ports(&self, ports: &[PortRule]) -> Result<(), Failure> {
@@ -65,28 +79,49 @@ impl Table {
             let element = layout::mapping(&key, &value);
             self.change(&mut batch, Operation::NewElement, map, &[element]);
         }
-        batch.commit()
+        self.channel.commit(batch)
     }
 
     pub(super) fn remove_ports(&self, ports: &[PortRule]) -> Result<(), Failure> {
         let mut batch = Batch::new();
         for port in ports {
             let (map, key, _) = layout::port(port);
-            self.change(&mut batch, Operation::DeleteElement, map, &[layout::member(&key)]);
+            self.change(
+                &mut batch,
+                Operation::DeleteElement,
+                map,
+                &[layout::member(&key)],
+            );
         }
-        batch.commit()
+        self.channel.commit(batch)
     }
 
     pub(super) fn clear(&self) -> Result<(), Failure> {
+        if !self.is_present()? {
+            return Ok(());
+        }
         let mut batch = Batch::new();
-        self.delete_in(&mut batch);
-        batch.commit()
+        batch.add(Operation::DeleteTable, 0, &self.table());
+        self.channel.commit(batch)
     }
 
-    /// Deletes the table, whether it is there or not: made first, it is.
-    fn delete_in(&self, batch: &mut Batch) {
-        batch.add(Operation::NewTable, NLM_F_CREATE, &self.table());
-        batch.add(Operation::DeleteTable, 0, &self.table());
+    /// What a chain in iptables' own table `filter` is like, if iptables works through nftables and has one.
+    pub(super) fn iptables_chain(&self, chain: &str) -> Option<ForeignChain> {
+        // NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME
+        let attributes = Attributes::new().text(1, "filter").text(3, chain);
+        let found = self
+            .channel
+            .query(Operation::GetChain, FAMILY_IPV4, &attributes)
+            .ok()??;
+        let number = |kind| {
+            let bytes = attribute(&found, kind)?.try_into().ok()?;
+            Some(u32::from_be_bytes(bytes))
+        };
+        Some(ForeignChain {
+            // NFTA_CHAIN_POLICY: NF_DROP is 0. NFTA_CHAIN_USE counts rules.
+            drops: number(5) == Some(0),
+            is_empty: number(6).unwrap_or(0) == 0,
+        })
     }
 
     /// NFTA_TABLE_NAME
@@ -101,7 +136,10 @@ impl Table {
                 .iter()
                 .fold(Attributes::new(), |list, element| list.nested(1, element));
             // NFTA_SET_ELEM_LIST_TABLE, _SET, _ELEMENTS
-            let attributes = Attributes::new().text(1, &self.name).text(2, set).nested(3, &list);
+            let attributes = Attributes::new()
+                .text(1, &self.name)
+                .text(2, set)
+                .nested(3, &list);
             let flags = match operation {
                 Operation::NewElement => NLM_F_CREATE,
                 _ => 0,
@@ -111,23 +149,7 @@ impl Table {
     }
 }
 
-/// What a chain in iptables' own table `filter` is like, if iptables works through nftables and has one.
-pub(super) fn iptables_chain(chain: &str) -> Option<ForeignChain> {
-    // NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME
-    let attributes = Attributes::new().text(1, "filter").text(3, chain);
-    let found = query(Operation::GetChain, FAMILY_IPV4, &attributes).ok()??;
-    let number = |kind| {
-        let bytes = attribute(&found, kind)?.try_into().ok()?;
-        Some(u32::from_be_bytes(bytes))
-    };
-    Some(ForeignChain {
-        // NFTA_CHAIN_POLICY: NF_DROP is 0. NFTA_CHAIN_USE counts rules.
-        drops: number(5) == Some(0),
-        is_empty: number(6).unwrap_or(0) == 0,
-    })
-}
-
-/// See [`iptables_chain`].
+/// See [`Table::iptables_chain`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ForeignChain {
     /// What no rule decides is dropped.

@@ -139,7 +139,10 @@ mod tests {
             pipe.exited(3, None);
         };
         assert_eq!(said(Api::Current, false, whole), "{\"data\": 5}\n");
-        assert_eq!(said(Api::Current, true, whole), "{\"data\": 5}\n{\"data\": 3}\n");
+        assert_eq!(
+            said(Api::Current, true, whole),
+            "{\"data\": 5}\n{\"data\": 3}\n"
+        );
         assert_eq!(said(Api::Legacy, true, whole), "{\"exit_code\": 3}\n");
         assert_eq!(said(Api::Legacy, false, whole), "{\"pid\": 5}\n");
     }

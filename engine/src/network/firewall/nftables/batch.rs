@@ -18,6 +18,7 @@ pub(super) const NLM_F_APPEND: u16 = 0x800;
 const NLA_F_NESTED: u16 = 0x8000;
 
 const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
@@ -25,7 +26,7 @@ const NFNL_SUBSYS_NFTABLES: u16 = 10;
 /// `NFPROTO_INET`, the family of our table.
 pub(super) const FAMILY_INET: u8 = 1;
 /// `NFPROTO_IPV4`, the family of what iptables-nft makes.
-pub(super) const FAMILY_IPV4: u8 = 2;
+pub(in super::super) const FAMILY_IPV4: u8 = 2;
 
 /// What a message does (`enum nf_tables_msg_types`).
 #[derive(Debug, Clone, Copy)]
@@ -61,19 +62,24 @@ impl Operation {
 
 /// A list of attributes, each with its length, its type and its value, padded to four bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Attributes(Vec<u8>);
+pub(in super::super) struct Attributes(Vec<u8>);
 
 impl Attributes {
-    pub(super) fn new() -> Attributes {
+    pub(in super::super) fn new() -> Attributes {
         Attributes::default()
     }
 
     /// One list after the other.
     pub(super) fn concatenate(lists: &[Attributes]) -> Attributes {
-        Attributes(lists.iter().flat_map(|list| list.0.iter().copied()).collect())
+        Attributes(
+            lists
+                .iter()
+                .flat_map(|list| list.0.iter().copied())
+                .collect(),
+        )
     }
 
-    pub(super) fn bytes(mut self, kind: u16, value: &[u8]) -> Attributes {
+    pub(in super::super) fn bytes(mut self, kind: u16, value: &[u8]) -> Attributes {
         // No value here comes near 64 KiB: element lists, the only long ones, are cut in pieces.
         let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
         self.0.extend(length.to_ne_bytes());
@@ -113,7 +119,14 @@ impl Batch {
     pub(super) fn new() -> Batch {
         let mut bytes = Vec::with_capacity(4096);
         // The subsystem goes where other messages have their resource id.
-        append(&mut bytes, NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, 0, 0, NFNL_SUBSYS_NFTABLES);
+        append(
+            &mut bytes,
+            NFNL_MSG_BATCH_BEGIN,
+            NLM_F_REQUEST,
+            0,
+            0,
+            NFNL_SUBSYS_NFTABLES,
+        );
         Batch {
             bytes,
             operations: Vec::new(),
@@ -136,27 +149,73 @@ impl Batch {
         set_length(&mut self.bytes, start);
     }
 
-    /// Sends all messages and returns what the kernel says to the first it refuses.
-    pub(super) fn commit(mut self) -> Result<(), Failure> {
-        append(&mut self.bytes, NFNL_MSG_BATCH_END, NLM_F_REQUEST, 0, 0, NFNL_SUBSYS_NFTABLES);
-        let socket = open()?;
+    /// What the message of this number does.
+    fn operation(&self, sequence: u32) -> &'static str {
+        let index = usize::try_from(sequence)
+            .ok()
+            .and_then(|number| number.checked_sub(1));
+        index
+            .and_then(|index| self.operations.get(index))
+            .map_or("begin a batch", |operation| operation.name())
+    }
+}
+
+/// A socket of the netfilter kind.
+///
+/// Closing it after something was deleted waits until the kernel has really freed it, some ten milliseconds. So one
+/// is opened for all a command has to say, and left to the end.
+pub(in super::super) struct Channel(Socket);
+
+impl std::fmt::Debug for Channel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Channel").finish_non_exhaustive()
+    }
+}
+
+impl Channel {
+    /// Opens one in the calling thread's network namespace.
+    pub(in super::super) fn open() -> Result<Channel, Failure> {
+        let open = || -> io::Result<Socket> {
+            let mut socket = Socket::new(NETLINK_NETFILTER)?;
+            socket.bind_auto()?;
+            socket.connect(&SocketAddr::new(0, 0))?;
+            socket.set_cap_ack(true)?;
+            Ok(socket)
+        };
+        open().map(Channel).map_err(|source| Failure::Kernel {
+            operation: "open a netfilter socket",
+            source,
+        })
+    }
+
+    /// Sends all messages of a batch and returns what the kernel says to the first it refuses.
+    pub(super) fn commit(&self, mut batch: Batch) -> Result<(), Failure> {
+        append(
+            &mut batch.bytes,
+            NFNL_MSG_BATCH_END,
+            NLM_F_REQUEST,
+            0,
+            0,
+            NFNL_SUBSYS_NFTABLES,
+        );
         let fail = |operation, source| Failure::Kernel { operation, source };
-        send(&socket, &self.bytes).map_err(|source| fail("send a batch", source))?;
+        self.send(&batch.bytes)
+            .map_err(|source| fail("send a batch", source))?;
         // The kernel answers while it takes the message, so whatever it has to say is here by now.
         let mut answered = false;
         let mut refusal = None;
-        while let Some(answer) = receive(&socket).map_err(|source| fail("read the answer", source))? {
+        while let Some(answer) = self
+            .receive()
+            .map_err(|source| fail("read the answer", source))?
+        {
             for (kind, sequence, payload) in messages(&answer) {
                 let Some(code) = error_code(kind, payload) else {
                     continue;
                 };
                 answered = true;
                 if code != 0 && refusal.is_none() {
-                    let operation = usize::try_from(sequence)
-                        .ok()
-                        .and_then(|number| self.operations.get(number.checked_sub(1)?))
-                        .map_or("begin a batch", |operation| operation.name());
-                    refusal = Some(fail(operation, io::Error::from_raw_os_error(code)));
+                    let error = io::Error::from_raw_os_error(code);
+                    refusal = Some(fail(batch.operation(sequence), error));
                 }
             }
         }
@@ -166,39 +225,105 @@ impl Batch {
             None => Err(fail("read the answer", io::ErrorKind::UnexpectedEof.into())),
         }
     }
-}
 
-/// Asks for one object; the bytes of its attributes, or `None` when there is none such.
-pub(super) fn query(
-    operation: Operation,
-    family: u8,
-    attributes: &Attributes,
-) -> Result<Option<Vec<u8>>, Failure> {
-    let fail = |source| Failure::Kernel {
-        operation: operation.name(),
-        source,
-    };
-    let mut bytes = Vec::new();
-    let kind = NFNL_SUBSYS_NFTABLES << 8 | operation as u16;
-    let start = append(&mut bytes, kind, NLM_F_REQUEST, 1, family, 0);
-    bytes.extend(&attributes.0);
-    set_length(&mut bytes, start);
-    let socket = open()?;
-    send(&socket, &bytes).map_err(fail)?;
-    while let Some(answer) = receive(&socket).map_err(fail)? {
-        for (kind, _, payload) in messages(&answer) {
-            match error_code(kind, payload) {
-                Some(libc::ENOENT) => return Ok(None),
-                Some(code) => return Err(fail(io::Error::from_raw_os_error(code))),
-                None => return Ok(Some(payload.get(4..).unwrap_or_default().to_vec())),
+    /// Asks for one object; the bytes of its attributes, or `None` when there is none such.
+    pub(super) fn query(
+        &self,
+        operation: Operation,
+        family: u8,
+        attributes: &Attributes,
+    ) -> Result<Option<Vec<u8>>, Failure> {
+        let fail = |source| Failure::Kernel {
+            operation: operation.name(),
+            source,
+        };
+        let mut bytes = Vec::new();
+        let kind = NFNL_SUBSYS_NFTABLES << 8 | operation as u16;
+        let start = append(&mut bytes, kind, NLM_F_REQUEST, 1, family, 0);
+        bytes.extend(&attributes.0);
+        set_length(&mut bytes, start);
+        self.send(&bytes).map_err(fail)?;
+        while let Some(answer) = self.receive().map_err(fail)? {
+            if let Some((kind, _, payload)) = messages(&answer).next() {
+                return match error_code(kind, payload) {
+                    Some(libc::ENOENT) => Ok(None),
+                    Some(code) => Err(fail(io::Error::from_raw_os_error(code))),
+                    None => Ok(Some(payload.get(4..).unwrap_or_default().to_vec())),
+                };
+            }
+        }
+        Err(fail(io::ErrorKind::UnexpectedEof.into()))
+    }
+
+    /// Asks for all objects of a kind; the bytes of each one's attributes.
+    pub(in super::super) fn list(&self, kind: u16, family: u8) -> Result<Vec<Vec<u8>>, Failure> {
+        const NLM_F_DUMP: u16 = 0x300;
+        let fail = |source| Failure::Kernel {
+            operation: "list connections",
+            source,
+        };
+        let mut bytes = Vec::new();
+        append(&mut bytes, kind, NLM_F_REQUEST | NLM_F_DUMP, 1, family, 0);
+        self.send(&bytes).map_err(fail)?;
+        let mut found = Vec::new();
+        // Each reading makes the kernel prepare the next part, so that there is one until all is said.
+        while let Some(answer) = self.receive().map_err(fail)? {
+            for (kind, _, payload) in messages(&answer) {
+                match error_code(kind, payload) {
+                    Some(code) => return Err(fail(io::Error::from_raw_os_error(code))),
+                    None if kind == NLMSG_DONE => return Ok(found),
+                    None => found.push(payload.get(4..).unwrap_or_default().to_vec()),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Sends one message that is its own transaction. What the kernel says to it is not asked for.
+    pub(in super::super) fn tell(
+        &self,
+        kind: u16,
+        family: u8,
+        attributes: &Attributes,
+    ) -> Result<(), Failure> {
+        let mut bytes = Vec::new();
+        let start = append(&mut bytes, kind, NLM_F_REQUEST, 0, family, 0);
+        bytes.extend(&attributes.0);
+        set_length(&mut bytes, start);
+        self.send(&bytes).map_err(|source| Failure::Kernel {
+            operation: "change connections",
+            source,
+        })?;
+        // Only refusals are answered: it was gone already.
+        while let Ok(Some(_)) = self.receive() {}
+        Ok(())
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        loop {
+            match self.0.send(bytes, 0) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other.map(drop),
             }
         }
     }
-    Err(fail(io::ErrorKind::UnexpectedEof.into()))
+
+    /// One datagram, or `None` when no more is waiting.
+    fn receive(&self) -> io::Result<Option<Vec<u8>>> {
+        let mut buffer = Vec::with_capacity(32 * 1024);
+        loop {
+            match self.0.recv(&mut buffer, libc::MSG_DONTWAIT) {
+                Ok(_) => return Ok(Some(buffer)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
 
 /// The value of one attribute in a list of them.
-pub(super) fn attribute(mut list: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(in super::super) fn attribute(mut list: &[u8], wanted: u16) -> Option<&[u8]> {
     while let Some((length, kind)) = word(list, 0).zip(word(list, 2)) {
         let length = usize::from(length);
         if kind & !NLA_F_NESTED == wanted {
@@ -243,47 +368,13 @@ fn set_length(bytes: &mut [u8], start: usize) {
     bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
 }
 
-fn open() -> Result<Socket, Failure> {
-    let open = || -> io::Result<Socket> {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        socket.set_cap_ack(true)?;
-        Ok(socket)
-    };
-    open().map_err(|source| Failure::Kernel {
-        operation: "open a netfilter socket",
-        source,
-    })
-}
-
-fn send(socket: &Socket, bytes: &[u8]) -> io::Result<()> {
-    loop {
-        match socket.send(bytes, 0) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            other => return other.map(drop),
-        }
-    }
-}
-
-/// One datagram, or `None` when no more is waiting.
-fn receive(socket: &Socket) -> io::Result<Option<Vec<u8>>> {
-    let mut buffer = Vec::with_capacity(32 * 1024);
-    loop {
-        match socket.recv(&mut buffer, libc::MSG_DONTWAIT) {
-            Ok(_) => return Ok(Some(buffer)),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) => return Err(error),
-        }
-    }
-}
-
 /// Type, sequence number and payload of each message in a datagram.
 fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::try_from(long(bytes, 0)?).ok()?;
-        let message = bytes.get(..length).filter(|message| message.len() >= HEADER)?;
+        let message = bytes
+            .get(..length)
+            .filter(|message| message.len() >= HEADER)?;
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some((word(message, 4)?, long(message, 8)?, &message[HEADER..]))
     })
@@ -302,10 +393,16 @@ mod tests {
     #[test]
     fn attributes_are_padded_and_found_again() {
         let inner = Attributes::new().number(1, 0x0102_0304);
-        let list = Attributes::new().text(1, "ab").nested(2, &inner).bytes(3, &[7]);
+        let list = Attributes::new()
+            .text(1, "ab")
+            .nested(2, &inner)
+            .bytes(3, &[7]);
         assert_eq!(list.0.len(), 8 + 12 + 8);
         assert_eq!(attribute(&list.0, 1), Some(&b"ab\0"[..]));
-        assert_eq!(attribute(attribute(&list.0, 2).unwrap(), 1), Some(&[1, 2, 3, 4][..]));
+        assert_eq!(
+            attribute(attribute(&list.0, 2).unwrap(), 1),
+            Some(&[1, 2, 3, 4][..])
+        );
         assert_eq!(attribute(&list.0, 3), Some(&[7][..]));
         assert_eq!(attribute(&list.0, 4), None);
         assert_eq!(attribute(&[1, 0, 9, 0], 4), None);
@@ -315,7 +412,15 @@ mod tests {
     fn every_message_has_its_length() {
         let mut batch = Batch::new();
         batch.add(Operation::NewTable, 0, &Attributes::new().text(1, "x"));
-        let found: Vec<_> = messages(&batch.bytes).map(|(kind, sequence, payload)| (kind, sequence, payload.len())).collect();
-        assert_eq!(found, [(NFNL_MSG_BATCH_BEGIN, 0, 4), (NFNL_SUBSYS_NFTABLES << 8, 1, 4 + 8)]);
+        let found: Vec<_> = messages(&batch.bytes)
+            .map(|(kind, sequence, payload)| (kind, sequence, payload.len()))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (NFNL_MSG_BATCH_BEGIN, 0, 4),
+                (NFNL_SUBSYS_NFTABLES << 8, 1, 4 + 8)
+            ]
+        );
     }
 }

@@ -113,9 +113,10 @@ impl Expression {
                 let data = list().text(1, set).number(2, FIRST);
                 ("lookup", data.number(5, u32::from(!is)))
             }
-            Expression::Map(map) => {
-                ("lookup", list().text(1, map).number(2, FIRST).number(3, FIRST))
-            }
+            Expression::Map(map) => (
+                "lookup",
+                list().text(1, map).number(2, FIRST).number(3, FIRST),
+            ),
             Expression::Connection(key, _) => ("ct", list().number(1, FIRST).number(2, key as u32)),
             Expression::ToThisHost => {
                 // Type of the destination address: NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR.
@@ -147,7 +148,10 @@ impl Expression {
         };
         match self {
             Expression::Connection(_, bits) => {
-                let mask = Attributes::new().number(1, FIRST).number(2, FIRST).number(3, 4);
+                let mask = Attributes::new()
+                    .number(1, FIRST)
+                    .number(2, FIRST)
+                    .number(3, 4);
                 let mask = mask
                     .nested(4, &value(&bits.to_ne_bytes()))
                     .nested(5, &value(&[0; 4]));

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use super::super::{NetworkRule, PortRule, Rules};
 use super::batch::{Attributes, Batch, NLM_F_APPEND, NLM_F_CREATE, Operation};
 use super::expression::{
-    Connection, Expression, FIRST, Field, KNOWN, Meta, SECOND_NAME, SECOND_WORD, THIRD_WORD, TRANSLATED,
-    Verdict, value,
+    Connection, Expression, FIRST, Field, KNOWN, Meta, SECOND_NAME, SECOND_WORD, THIRD_WORD,
+    TRANSLATED, Verdict, value,
 };
 
 /// Types of keys and data as `nft` numbers them, to know how to print them; and their lengths in registers.
@@ -101,8 +101,15 @@ pub(super) fn add_sets(batch: &mut Batch, table: &str) {
             .number(4, kind(set.key))
             .number(5, length(set.key))
             .number(10, id);
+        if let [Kind::Interface] = set.key {
+            // NFTA_SET_USERDATA. Only `nft` reads it: the key is a text, not a number to be turned around.
+            let [a, b, c, d] = 1u32.to_ne_bytes();
+            attributes = attributes.bytes(13, &[0, 4, a, b, c, d]);
+        }
         if !set.data.is_empty() {
-            attributes = attributes.number(6, kind(set.data)).number(7, length(set.data));
+            attributes = attributes
+                .number(6, kind(set.data))
+                .number(7, length(set.data));
         }
         batch.add(Operation::NewSet, NLM_F_CREATE, &attributes);
     }
@@ -188,8 +195,18 @@ fn chains() -> [(&'static str, Option<Hook>, Vec<Rule>); 6] {
             Some(("filter", 0, -300)),
             vec![
                 // iifname @bridges ip saddr 127.0.0.0/8 drop, and the same with daddr
-                rule(&[&from("bridges", true), &is_ipv4, &loopback(Field::SOURCE_FIRST, true), &[verdict(Drop)]]),
-                rule(&[&from("bridges", true), &is_ipv4, &loopback(Field::DESTINATION_FIRST, true), &[verdict(Drop)]]),
+                rule(&[
+                    &from("bridges", true),
+                    &is_ipv4,
+                    &loopback(Field::SOURCE_FIRST, true),
+                    &[verdict(Drop)],
+                ]),
+                rule(&[
+                    &from("bridges", true),
+                    &is_ipv4,
+                    &loopback(Field::DESTINATION_FIRST, true),
+                    &[verdict(Drop)],
+                ]),
             ],
         ),
         (
@@ -206,18 +223,28 @@ fn chains() -> [(&'static str, Option<Hook>, Vec<Rule>); 6] {
             "output",
             Some(("nat", 3, -100)),
             // fib daddr type local jump published
-            vec![rule(&[&[Expression::ToThisHost, verdict(Jump("published"))]])],
+            vec![rule(&[&[
+                Expression::ToThisHost,
+                verdict(Jump("published")),
+            ]])],
         ),
         ("forward", Some(("filter", 2, 0)), {
             let known = [Expression::Connection(Connection::State, KNOWN)];
             let same = [
                 Expression::Meta(Meta::InputName, FIRST),
                 Expression::Meta(Meta::OutputName, SECOND_NAME),
-                Expression::InSet { set: "same", is: true },
+                Expression::InSet {
+                    set: "same",
+                    is: true,
+                },
             ];
             vec![
                 // iifname != @bridges oifname != @bridges accept
-                rule(&[&from("bridges", false), &to("bridges", false), &[verdict(Accept)]]),
+                rule(&[
+                    &from("bridges", false),
+                    &to("bridges", false),
+                    &[verdict(Accept)],
+                ]),
                 // ct state established,related accept
                 rule(&[&known, &[verdict(Accept)]]),
                 // iifname . oifname @same accept
@@ -269,19 +296,38 @@ fn byte(value: u8, is: bool) -> Expression {
 /// The elements that `rules` stand for, by set.
 pub(super) fn elements(rules: &Rules) -> Vec<(&'static str, Vec<Attributes>)> {
     let of = |wanted: fn(&NetworkRule) -> bool, element: fn(&NetworkRule) -> Vec<Attributes>| {
-        rules.networks.iter().filter(|network| wanted(network)).flat_map(element).collect::<Vec<_>>()
+        rules
+            .networks
+            .iter()
+            .filter(|network| wanted(network))
+            .flat_map(element)
+            .collect::<Vec<_>>()
     };
     let name = |network: &NetworkRule| vec![member(&interface(&network.bridge))];
     let subnet = |network: &NetworkRule| interval(network);
     let ports = |wanted: &str| {
-        let ports = rules.ports.iter().map(port).filter(|(map, ..)| *map == wanted);
-        ports.map(|(_, key, value)| mapping(&key, &value)).collect::<Vec<_>>()
+        let ports = rules
+            .ports
+            .iter()
+            .map(port)
+            .filter(|(map, ..)| *map == wanted);
+        ports
+            .map(|(_, key, value)| mapping(&key, &value))
+            .collect::<Vec<_>>()
     };
     let mut sets = vec![
         ("bridges", of(|_| true, name)),
-        ("same", of(|_| true, |network| {
-            vec![member(&[interface(&network.bridge), interface(&network.bridge)].concat())]
-        })),
+        (
+            "same",
+            of(
+                |_| true,
+                |network| {
+                    vec![member(
+                        &[interface(&network.bridge), interface(&network.bridge)].concat(),
+                    )]
+                },
+            ),
+        ),
         ("internal", of(|network| network.internal, name)),
         ("subnets", of(|_| true, subnet)),
         ("outward", of(|network| !network.internal, subnet)),
@@ -301,7 +347,11 @@ pub(super) fn port(port: &PortRule) -> (&'static str, Vec<u8>, Vec<u8>) {
     let key = [[port.protocol.number(), 0, 0, 0], word(port.host_port)].concat();
     let value = [port.target.octets(), word(port.target_port)].concat();
     match port.host {
-        Some(host) => ("ports_of_address", [&host.octets()[..], &key].concat(), value),
+        Some(host) => (
+            "ports_of_address",
+            [&host.octets()[..], &key].concat(),
+            value,
+        ),
         None => ("ports", key, value),
     }
 }
@@ -360,7 +410,10 @@ mod tests {
 
     #[test]
     fn every_set_that_a_rule_names_is_there() {
-        let rules = chains().into_iter().flat_map(|(_, _, rules)| rules).flatten();
+        let rules = chains()
+            .into_iter()
+            .flat_map(|(_, _, rules)| rules)
+            .flatten();
         for expression in rules {
             if let Expression::InSet { set: name, .. } | Expression::Map(name) = expression {
                 assert!(SETS.iter().any(|set| set.name == name), "{name}");

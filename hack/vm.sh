@@ -1,0 +1,32 @@
+#!/bin/sh
+# Runs a command in a virtual machine with pure cgroup v2, all capabilities and AppArmor, on the
+# host's own files, read-only but for the target directory, with a /tmp of its own:
+# vm.sh COMMAND [ARGUMENT…]
+# The processor is emulated, 15 to 20 times slower than the host, unless KVM=1 says that KVM works.
+set -eu
+cd "$(dirname "$0")/.."
+kernel=$(ls -1 /boot/vmlinuz-*-amd64 2>/dev/null | tail -n 1)
+[ -n "$kernel" ] && command -v vng >/dev/null || { echo "vm.sh: run hack/deps.sh vm first" >&2; exit 1; }
+mkdir -p "${CARGO_TARGET_DIR:-target}"
+target=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)
+shared=$(mktemp -d -p "$target" vm.XXXXXX)
+trap 'rm -rf "$shared"' EXIT
+
+# The exit code comes back through a file: the console has no other way out.
+{
+    echo "cd '$PWD'"
+    echo "export PATH='$PATH' QSTACK_VM=1 CARGO_TARGET_DIR='$target'"
+    [ -z "${QSTACK_BIN:-}" ] || echo "export QSTACK_BIN='$QSTACK_BIN'"
+    # The target directory may itself be below /tmp.
+    echo "mkdir /run/target && mount --bind '$target' /run/target && mount -t tmpfs tmpfs /tmp"
+    echo "mkdir -p '$target' && mount --bind /run/target '$target' && ip link set lo up"
+    printf '"%s" ' "$@"
+    echo "; echo \$? > '$shared/code'"
+} > "$shared/script"
+
+kvm=--disable-kvm
+[ -z "${KVM:-}" ] || kvm=
+# shellcheck disable=SC2086 # no word where there is none
+vng -r "$kernel" $kvm --cpus 2 -m 4G --user root -a apparmor=1 -a security=apparmor \
+    --rwdir="$target" -- "sh $shared/script" < /dev/null
+exit "$(cat "$shared/code" 2>/dev/null || echo 125)"

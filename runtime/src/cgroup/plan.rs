@@ -1,0 +1,435 @@
+//! From a container's `cgroupsPath` and `resources` to directories and values, before anything is touched.
+//!
+//! Pure, but for one read of `/proc/self/cgroup` when the path is relative to the caller's own cgroup. Paths follow runc:
+//! an absolute `cgroupsPath` is below each hierarchy's mount point; a relative one, and the container's id when there is
+//! none, is below the caller's own cgroup on v1, and beside it on v2, where a cgroup with processes of its own cannot hand
+//! out controllers to children. See config-linux.md, "Cgroups Path".
+
+use std::path::{Path, PathBuf};
+
+use super::device::{Exceptions, Rules};
+use super::hierarchy::{Hierarchies, Hierarchy};
+use super::setting::Setting;
+use super::{Error, Node, Record, Result, v1, v2};
+use crate::spec::resources::Resources;
+
+/// What will be done: the cgroup's directories and the values written there.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(super) targets: Vec<Target>,
+    /// Whether the path was given, so that it has to be had.
+    pub(super) explicit: bool,
+    pub(super) owner: Option<u32>,
+    warnings: Vec<String>,
+}
+
+/// The cgroup's directory in one hierarchy.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    /// Its keys in state.json.
+    pub(super) keys: Vec<String>,
+    pub(super) mount_point: PathBuf,
+    pub(super) directory: PathBuf,
+    pub(super) v2: bool,
+    pub(super) settings: Vec<Setting>,
+    pub(super) devices: Devices,
+}
+
+/// What is done about devices in a hierarchy.
+#[derive(Debug, Clone)]
+pub(super) enum Devices {
+    /// Nothing: another hierarchy's business, or everything is allowed.
+    Nothing,
+    /// v1: the `devices` controller's lists.
+    Lists(Exceptions),
+    /// v2: a program.
+    Program(Rules),
+    /// v2: everything is allowed, so a program that is there already has to go.
+    NoProgram,
+}
+
+impl Target {
+    /// The place of a cgroup that exists, for a change of its limits.
+    pub(super) fn of(node: &Node) -> Self {
+        Self {
+            keys: node.keys.clone(),
+            mount_point: PathBuf::new(),
+            directory: node.directory.clone(),
+            v2: node.is_v2(),
+            settings: Vec::new(),
+            devices: Devices::Nothing,
+        }
+    }
+
+    /// Whether this hierarchy has a v1 controller.
+    pub(super) fn has(&self, controller: &str) -> bool {
+        self.keys.iter().any(|key| key == controller)
+    }
+
+    /// Whether the container needs something of this hierarchy that rootless containers cannot do without.
+    pub(super) fn limited_by(&self) -> Option<&str> {
+        self.settings.first().map(|setting| &*setting.controller)
+    }
+}
+
+impl Plan {
+    /// Works out paths and values; changes nothing.
+    pub(crate) fn new(
+        hierarchies: &Hierarchies,
+        container_id: &str,
+        cgroups_path: Option<&str>,
+        resources: Option<&Resources>,
+        systemd: bool,
+    ) -> Result<Self> {
+        let given = cgroups_path.filter(|path| !path.is_empty());
+        let mut warnings = Vec::new();
+        let path = if systemd {
+            let path = systemd_path(given, container_id)?;
+            warnings.push(format!(
+                "systemd is not asked to make the cgroup; it is made at {path} directly"
+            ));
+            path
+        } else {
+            clean(given.unwrap_or(container_id))
+        };
+        let mut targets = Vec::with_capacity(hierarchies.list().len());
+        for hierarchy in hierarchies.list() {
+            targets.push(Target {
+                keys: hierarchy.keys().into_iter().map(str::to_owned).collect(),
+                mount_point: hierarchy.mount_point.clone(),
+                directory: directory(hierarchies, hierarchy, &path)?,
+                v2: hierarchy.is_v2(),
+                settings: Vec::new(),
+                devices: Devices::Nothing,
+            });
+        }
+        let nothing = Resources::default();
+        let resources = resources.unwrap_or(&nothing);
+        if hierarchies.is_pure_v2() {
+            warnings.extend(v2::warnings(resources));
+        }
+        distribute(&mut targets, hierarchies.is_pure_v2(), resources)?;
+        devices(&mut targets, resources)?;
+        Ok(Self {
+            targets,
+            explicit: given.is_some(),
+            owner: None,
+            warnings,
+        })
+    }
+
+    /// Where the cgroup will be, for state.json to say so before it is made. What [`Plan::create`] gives in the end may lack
+    /// some of it in a rootless container.
+    pub(crate) fn record(&self) -> Record {
+        let pairs = self.targets.iter().flat_map(|target| {
+            target
+                .keys
+                .iter()
+                .map(|key| (key.clone(), target.directory.clone()))
+        });
+        Record {
+            paths: pairs.collect(),
+        }
+    }
+
+    /// Things the user should be told; the caller logs them.
+    pub(crate) fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Gives the cgroup to this user, who is to manage it from within (v2 only: the container has its own cgroup
+    /// namespace and `/sys/fs/cgroup` mounted writable; config-linux.md, "Cgroup ownership").
+    pub(crate) fn set_owner(&mut self, uid: u32) {
+        self.owner = Some(uid);
+    }
+}
+
+/// Hands each setting to the hierarchy that has its controller.
+pub(super) fn distribute(
+    targets: &mut [Target],
+    pure_v2: bool,
+    resources: &Resources,
+) -> Result<()> {
+    if pure_v2 {
+        if let [target] = targets {
+            target.settings = v2::settings(resources)?;
+        }
+        return Ok(());
+    }
+    let mut missing: Vec<String> = Vec::new();
+    for setting in v1::settings(resources)? {
+        match targets
+            .iter_mut()
+            .find(|target| target.has(&setting.controller))
+        {
+            Some(target) => target.settings.push(setting),
+            None if missing.iter().any(|name| *name == setting.controller) => {}
+            None => missing.push(setting.controller.into_owned()),
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    // A hybrid host may have left a controller to the v2 tree.
+    let Some(unified) = targets.iter_mut().find(|target| target.v2) else {
+        return Err(Error::NoController {
+            controller: missing.swap_remove(0),
+        });
+    };
+    for setting in v2::settings(resources)? {
+        let name = if setting.controller == "io" {
+            "blkio"
+        } else {
+            &*setting.controller
+        };
+        if missing.iter().any(|missing| missing == name) {
+            unified.settings.push(setting);
+        }
+    }
+    match missing
+        .into_iter()
+        .find(|name| ["net_cls", "net_prio"].contains(&name.as_str()))
+    {
+        Some(controller) => Err(Error::NoController { controller }),
+        None => Ok(()),
+    }
+}
+
+/// Devices must be restricted somewhere, or the container is refused.
+fn devices(targets: &mut [Target], resources: &Resources) -> Result<()> {
+    let rules = Rules::new(&resources.devices)?;
+    if let Some(target) = targets.iter_mut().find(|target| target.has("devices")) {
+        target.devices = Devices::Lists(rules.exceptions()?);
+    } else if let Some(target) = targets.iter_mut().find(|target| target.v2) {
+        target.devices = match rules.allows_everything() {
+            true => Devices::NoProgram,
+            false => Devices::Program(rules),
+        };
+    } else {
+        return Err(Error::NoController {
+            controller: "devices".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// The cgroup's directory in a hierarchy.
+fn directory(hierarchies: &Hierarchies, hierarchy: &Hierarchy, path: &str) -> Result<PathBuf> {
+    if let Some(inner) = path.strip_prefix('/') {
+        return Ok(hierarchy.mount_point.join(inner));
+    }
+    let own = Path::new(hierarchies.own_path(hierarchy)?);
+    let own = if hierarchies.is_pure_v2() {
+        own.parent().unwrap_or(own)
+    } else {
+        own
+    };
+    // A path out of the namespace's root ("/../x") cannot be reached through this mount.
+    let own = clean(&own.to_string_lossy());
+    Ok(hierarchy
+        .mount_point
+        .join(own.trim_start_matches('/'))
+        .join(path))
+}
+
+/// Removes `.`, `..` and doubled slashes without looking at the file system; `..` does not lead above the start.
+fn clean(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    let root = if path.starts_with('/') { "/" } else { "" };
+    format!("{root}{}", parts.join("/"))
+}
+
+/// Where systemd would put the scope of `slice:prefix:name`: each dash in a slice's name is a level.
+fn systemd_path(given: Option<&str>, container_id: &str) -> Result<String> {
+    let (slice, prefix, name) = match given {
+        None => ("", "qrun", container_id),
+        Some(path) => {
+            let malformed = || Error::SystemdPath(path.to_owned());
+            let (slice, rest) = path.split_once(':').ok_or_else(malformed)?;
+            let (prefix, name) = rest.split_once(':').ok_or_else(malformed)?;
+            if name.contains(':') {
+                return Err(malformed());
+            }
+            (slice, prefix, name)
+        }
+    };
+    let slice = if slice.is_empty() {
+        "system.slice"
+    } else {
+        slice
+    };
+    let unit = match (name.ends_with(".slice"), prefix) {
+        (true, _) => name.to_owned(),
+        (false, "") => format!("{name}.scope"),
+        (false, prefix) => format!("{prefix}-{name}.scope"),
+    };
+    Ok(clean(&format!("{}/{unit}", slice_path(slice)?)))
+}
+
+fn slice_path(slice: &str) -> Result<String> {
+    let malformed = || Error::SystemdPath(slice.to_owned());
+    if slice == "-.slice" {
+        return Ok("/".to_owned());
+    }
+    let name = slice.strip_suffix(".slice").ok_or_else(malformed)?;
+    if name.contains('/') || name.split('-').any(str::is_empty) {
+        return Err(malformed());
+    }
+    let mut path = String::new();
+    let ends = name
+        .match_indices('-')
+        .map(|(at, _)| at)
+        .chain(std::iter::once(name.len()));
+    for end in ends {
+        path.push('/');
+        path.push_str(&name[..end]);
+        path.push_str(".slice");
+    }
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hierarchy(name: &str, data: Option<&str>, own: &str) -> Hierarchy {
+        Hierarchy {
+            name: name.to_owned(),
+            links: Vec::new(),
+            mount_data: data.map(str::to_owned),
+            mount_point: Path::new("/sys/fs/cgroup").join(name),
+            own_path: own.to_owned(),
+        }
+    }
+
+    fn hybrid() -> Hierarchies {
+        let list = vec![
+            hierarchy("memory", Some("memory"), "/own/group"),
+            hierarchy("devices", Some("devices"), "/"),
+            hierarchy("unified", None, "/"),
+        ];
+        Hierarchies::fixed(list, "")
+    }
+
+    fn unified() -> Hierarchies {
+        Hierarchies::fixed(
+            vec![hierarchy("", None, "")],
+            "0::/user.slice/session.scope\n",
+        )
+    }
+
+    fn directories(hierarchies: &Hierarchies, path: Option<&str>, systemd: bool) -> Vec<String> {
+        let plan = Plan::new(hierarchies, "id1", path, None, systemd).unwrap();
+        plan.targets
+            .iter()
+            .map(|target| target.directory.to_string_lossy().into_owned())
+            .collect()
+    }
+
+    #[test]
+    fn directories_of_a_path() {
+        for (path, systemd, memory, alone) in [
+            (None, false, "/memory/own/group/id1", "/user.slice/id1"),
+            (Some(""), false, "/memory/own/group/id1", "/user.slice/id1"),
+            (
+                Some("a/b"),
+                false,
+                "/memory/own/group/a/b",
+                "/user.slice/a/b",
+            ),
+            (Some("/a/b"), false, "/memory/a/b", "/a/b"),
+            (Some("/../../a/./b//"), false, "/memory/a/b", "/a/b"),
+            (
+                Some("../../a"),
+                false,
+                "/memory/own/group/a",
+                "/user.slice/a",
+            ),
+            (
+                None,
+                true,
+                "/memory/system.slice/qrun-id1.scope",
+                "/system.slice/qrun-id1.scope",
+            ),
+            (
+                Some("user-1000.slice:docker:abc"),
+                true,
+                "/memory/user.slice/user-1000.slice/docker-abc.scope",
+                "/user.slice/user-1000.slice/docker-abc.scope",
+            ),
+            (
+                Some("-.slice::x.slice"),
+                true,
+                "/memory/x.slice",
+                "/x.slice",
+            ),
+        ] {
+            let expected = format!("/sys/fs/cgroup{memory}");
+            assert_eq!(
+                directories(&hybrid(), path, systemd)[0],
+                expected,
+                "{path:?}"
+            );
+            let expected = format!("/sys/fs/cgroup{alone}");
+            assert_eq!(
+                directories(&unified(), path, systemd)[0],
+                expected,
+                "{path:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn bad_systemd_paths() {
+        for path in [
+            "/a/b",
+            "a:b",
+            "a.slice:b:c:d",
+            "a--b.slice:x:y",
+            "noslice:x:y",
+        ] {
+            assert!(
+                Plan::new(&unified(), "id", Some(path), None, true).is_err(),
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn settings_go_where_their_controller_is() {
+        let json = r#"{"memory":{"limit":100000},"hugepageLimits":[{"pageSize":"2MB","limit":0}]}"#;
+        let resources: Resources = serde_json::from_str(json).unwrap();
+        let plan = Plan::new(&hybrid(), "id", None, Some(&resources), false).unwrap();
+        let files: Vec<Vec<_>> = plan
+            .targets
+            .iter()
+            .map(|target| {
+                target
+                    .settings
+                    .iter()
+                    .map(|setting| &*setting.file)
+                    .collect()
+            })
+            .collect();
+        assert_eq!(files[0], ["memory.limit_in_bytes"]);
+        assert_eq!(files[2], ["hugetlb.2MB.max", "hugetlb.2MB.rsvd.max"]);
+        assert!(matches!(plan.targets[1].devices, Devices::Lists(_)));
+    }
+
+    #[test]
+    fn no_hierarchy_for_a_limit() {
+        let resources: Resources = serde_json::from_str(r#"{"network":{"classID":7}}"#).unwrap();
+        let error = Plan::new(&hybrid(), "id", None, Some(&resources), false).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot set net_cls limit: no mounted cgroup hierarchy has this controller"
+        );
+    }
+}

@@ -1,0 +1,103 @@
+//! `delete`: removes what is left of a container.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Signal;
+
+use super::Request;
+use crate::container::{Container, Status};
+use crate::hook::{self, Point};
+use crate::namespace::Kind;
+use crate::state;
+
+/// How long a killed process may take to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs the command.
+pub(super) fn delete(request: &Request<'_>) -> Result<u8> {
+    let id = request.parsed.id();
+    let force = request.parsed.is_on("force");
+    let directory = match request.store.open(id) {
+        Err(state::Error::NotExist) if force => return Ok(0),
+        other => other?,
+    };
+    // A create or start that is under way is waited for.
+    directory.lock()?;
+    drop(directory);
+    let container = match Container::load(&request.store, id) {
+        Err(error @ (state::Error::NotExist | state::Error::Json { .. })) => {
+            // Killed before it had written its state: then there is nothing but the directory.
+            if let Ok(directory) = request.store.open(id) {
+                directory.remove()?;
+            }
+            if force {
+                return Ok(0);
+            }
+            return Err(error.into());
+        }
+        other => other?,
+    };
+    container.directory.lock()?;
+    match container.status() {
+        Status::Stopped => {}
+        Status::Created => kill(&container)?,
+        _ if force => kill(&container)?,
+        status => bail!("cannot delete container {id} that is not stopped: {}", status.name()),
+    }
+    destroy(container)?;
+    Ok(0)
+}
+
+/// Kills the init process and waits for its end.
+fn kill(container: &Container) -> Result<()> {
+    let Some(pidfd) = container.pidfd() else { return wait_without_pidfd(container) };
+    container.signal(libc::SIGKILL)?;
+    if container.status() == Status::Paused {
+        container.cgroup.thaw()?;
+    }
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            bail!("container init still running");
+        }
+        let left = Timespec::try_from(left)?;
+        // An interrupted wait is followed by another one.
+        if poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)).is_ok_and(|ready| ready > 0) {
+            return Ok(());
+        }
+    }
+}
+
+/// The same on kernels without pidfds.
+fn wait_without_pidfd(container: &Container) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while container.signal(libc::SIGKILL)? {
+        if Instant::now() > deadline {
+            bail!("container init still running");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// Removes everything of a container whose init process has ended.
+pub(super) fn destroy(container: Container) -> Result<()> {
+    let Container { directory, record, cgroup } = container;
+    // With a pid namespace of its own all its processes have ended with the first one.
+    if record.namespaces & Kind::Pid.flag() == 0 {
+        cgroup.kill_all(Signal::KILL)?;
+    }
+    if cgroup.remove().is_err() {
+        // Somebody else's processes may have been put there; and the namespace may have been a joined one.
+        cgroup.kill_all(Signal::KILL)?;
+        cgroup.remove()?;
+    }
+    if let Some(hooks) = &record.hooks {
+        hook::run_all(Point::Poststop, &hooks.poststop, &record, None);
+    }
+    directory.remove()?;
+    Ok(())
+}

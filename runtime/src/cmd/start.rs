@@ -1,0 +1,63 @@
+//! `start`: lets the process of a created container execute its program.
+
+use std::fs::File;
+use std::io::Read;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
+
+use super::Request;
+use crate::container::{Container, Status};
+use crate::failure::During;
+use crate::hook::{self, Point};
+use crate::setup;
+use crate::setup::handshake::Fault;
+use crate::state::START_FIFO;
+
+/// Runs the command.
+pub(super) fn start(request: &Request<'_>) -> Result<u8> {
+    let container = Container::load(&request.store, request.parsed.id())?;
+    container.directory.lock()?;
+    match container.status() {
+        Status::Created => {}
+        Status::Stopped => bail!("cannot start a container that has stopped"),
+        Status::Running => bail!("cannot start an already running container"),
+        status => bail!("cannot start a container in the {} state", status.name()),
+    }
+    release(&container)?;
+    if let Some(hooks) = &container.record.hooks {
+        hook::run_all(Point::Poststart, &hooks.poststart, &container.record, Some(container.record.pid));
+    }
+    Ok(0)
+}
+
+/// Gives the word and waits until the program has been executed.
+///
+/// The waiting process holds both ends of the fifo and loses them by exec. What it finds to say before that, it writes.
+fn release(container: &Container) -> Result<()> {
+    let path = container.directory.path().join(START_FIFO);
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let answer = openat(container.directory.fd(), START_FIFO, flags, Mode::empty()).during("open", &path)?;
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let word = openat(container.directory.fd(), START_FIFO, flags, Mode::empty()).during("open", &path)?;
+    // From here on it counts as started.
+    container.directory.remove_file(START_FIFO)?;
+    rustix::io::write(&word, &[0]).during("write", &path)?;
+    drop(word);
+    loop {
+        // Not for reading: the word itself may still be in there.
+        match poll(&mut [PollFd::new(&answer, PollFlags::empty())], None) {
+            Err(Errno::INTR) => {}
+            other => break other.map(drop).during("poll", &path)?,
+        }
+    }
+    let mut said = Vec::new();
+    File::from(answer).read_to_end(&mut said).during("read", &path)?;
+    match Fault::decode(&said) {
+        Some(fault) => Err(setup::Error::Init(fault)).context("unable to start container process"),
+        None if said == [0] => bail!("cannot start a container that has stopped"),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,60 @@
+//! `qrun`: a low-level OCI runtime with runc's command line.
+//!
+//! It turns a bundle (a directory with `config.json` and a root file system) into processes, and knows nothing of images,
+//! networks or logs. A command goes through three steps: typed flags ([`cli`], [`cmd`]), a plan that is complete and
+//! checked ([`plan`]), and effects ([`setup`], [`rootfs`], [`cgroup`], …). `docs/architecture.md` has the drawing.
+
+mod capability;
+mod cgroup;
+mod cli;
+mod clock;
+mod cmd;
+mod console;
+mod container;
+mod failure;
+mod help;
+mod hook;
+mod logging;
+mod namespace;
+mod plan;
+mod procfs;
+mod rootfs;
+mod seccomp;
+mod seccomp_agent;
+mod self_image;
+mod setup;
+mod spec;
+mod state;
+mod supervise;
+mod sys;
+
+use std::process::ExitCode;
+
+/// Tests run in threads, for which the bump allocator is not made.
+#[cfg(not(test))]
+#[global_allocator]
+static ALLOCATOR: sys::alloc::BumpAllocator = sys::alloc::BumpAllocator::new();
+
+fn main() -> ExitCode {
+    let arguments = match cli::arguments(std::env::args_os().skip(1)) {
+        Ok(arguments) => arguments,
+        Err(error) => return report(&error.into(), 1),
+    };
+    let (global, rest) = match cli::parse_global(&arguments) {
+        Ok(parsed) => parsed,
+        Err(error) => return report(&error.into(), 1),
+    };
+    if let Err(error) = logging::start(&global) {
+        return report(&error.into(), 1);
+    }
+    match cmd::run(&global, rest) {
+        Ok(code) => ExitCode::from(code),
+        Err(failed) => report(&failed.error, failed.code),
+    }
+}
+
+/// Tells of a failure on standard error and in the log, and gives the exit code for it.
+fn report(error: &anyhow::Error, code: u8) -> ExitCode {
+    logging::fatal(&failure::chain(error.as_ref()));
+    ExitCode::from(code)
+}

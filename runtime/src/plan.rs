@@ -1,0 +1,186 @@
+//! The plan: everything a create, run or exec will do, worked out and checked before anything is done.
+//!
+//! Made from a [`Spec`] and what the command line adds. Pure data: no descriptor, no process, nothing looked up outside
+//! of the bundle. [`crate::setup`] carries it out.
+
+use std::path::{Path, PathBuf};
+
+use crate::failure::{CallFailed, During};
+use crate::namespace::Namespaces;
+use crate::spec::Spec;
+use crate::spec::linux::{Device, Linux};
+use crate::spec::process::Process;
+
+pub(crate) mod mount;
+pub(crate) mod process;
+mod validate;
+
+use mount::MountStep;
+use process::ProcessPlan;
+
+/// What is wrong with a bundle. The texts are runc's where runc has one.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The bundle cannot be entered or read.
+    #[error(transparent)]
+    Call(#[from] CallFailed),
+    /// No config.json.
+    #[error("JSON specification file {0} not found")]
+    ConfigMissing(String),
+    /// config.json is not JSON, or a member has the wrong type.
+    #[error("cannot parse {path}")]
+    Json {
+        /// The file.
+        path: String,
+        /// What serde has to say.
+        source: serde_json::Error,
+    },
+    /// A rule of the specification is broken.
+    #[error("{0}")]
+    Invalid(String),
+    /// Something that the specification has and this runtime has not.
+    #[error("{0} is not supported")]
+    Unsupported(String),
+}
+
+impl Error {
+    /// A broken rule.
+    pub(crate) fn invalid(what: impl Into<String>) -> Self {
+        Self::Invalid(what.into())
+    }
+}
+
+/// What the command line adds to the bundle.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Extra {
+    /// Whether the root is moved instead of pivoted.
+    pub(crate) no_pivot: bool,
+    /// Whether the caller's session keyring is kept.
+    pub(crate) no_new_keyring: bool,
+    /// Descriptors after stdio that the process inherits.
+    pub(crate) preserve_fds: u32,
+    /// How many of those are sockets of systemd's socket activation.
+    pub(crate) listen_fds: u32,
+    /// Host directory of the readiness socket to bind into the container.
+    pub(crate) notify_directory: Option<PathBuf>,
+}
+
+/// What a create does.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Container id.
+    pub(crate) id: String,
+    /// The bundle, absolute.
+    pub(crate) bundle: PathBuf,
+    /// Namespaces to make and join.
+    pub(crate) namespaces: Namespaces,
+    /// The file system tree.
+    pub(crate) root: RootPlan,
+    /// The process.
+    pub(crate) process: ProcessPlan,
+    /// Host name to set.
+    pub(crate) hostname: Option<String>,
+    /// NIS domain name to set.
+    pub(crate) domainname: Option<String>,
+    /// Kernel parameters to set: path below `/proc/sys`, value.
+    pub(crate) sysctl: Vec<(String, String)>,
+    /// What the command line adds.
+    pub(crate) extra: Extra,
+}
+
+/// The file system tree of a container.
+#[derive(Debug)]
+pub(crate) struct RootPlan {
+    /// The root file system, absolute.
+    pub(crate) path: PathBuf,
+    /// `MS_*` propagation flags given to the whole tree at first.
+    pub(crate) propagation: u64,
+    /// Whether the root is read-only in the end.
+    pub(crate) readonly: bool,
+    /// Whether the root is moved instead of pivoted.
+    pub(crate) no_pivot: bool,
+    /// Mounts in order.
+    pub(crate) mounts: Vec<MountStep>,
+    /// Whether `/dev` gets device files and links; not when it is a bind mount.
+    pub(crate) populate_dev: bool,
+    /// Device files beyond the default ones.
+    pub(crate) devices: Vec<Device>,
+    /// Whether device files are bound from the host, for lack of the right to make them.
+    pub(crate) bind_devices: bool,
+    /// Paths hidden from the container.
+    pub(crate) masked: Vec<String>,
+    /// Paths the container may only read.
+    pub(crate) readonly_paths: Vec<String>,
+}
+
+/// Reads `config.json` of the bundle that is the current directory.
+pub(crate) fn load_spec() -> Result<Spec, Error> {
+    const NAME: &str = "config.json";
+    let text = match std::fs::read(NAME) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Error::ConfigMissing(NAME.into())),
+        other => other.during("open", NAME)?,
+    };
+    serde_json::from_slice(&text).map_err(|source| Error::Json { path: NAME.into(), source })
+}
+
+impl Plan {
+    /// Checks a spec and turns it into a plan. `bundle` is absolute.
+    pub(crate) fn new(spec: &Spec, bundle: &Path, id: &str, extra: Extra) -> Result<Self, Error> {
+        let process = validate::process(spec.process.as_ref())?;
+        let root = spec.root.as_ref().ok_or_else(|| Error::invalid("root must be specified"))?;
+        let no_linux = Linux::default();
+        let linux = spec.linux.as_ref().unwrap_or(&no_linux);
+        validate::spec(spec, linux)?;
+        let namespaces = Namespaces::new(linux)?;
+        validate::namespaces(spec, linux, &namespaces)?;
+        let root_path = bundle.join(&root.path);
+        let mut process_plan = ProcessPlan::new(process)?;
+        process_plan.personality = linux.personality.as_ref().map(process::personality).transpose()?;
+        add_notify_and_listen(&mut process_plan, &extra)?;
+        let mut mounts = mount::steps(&spec.mounts, bundle, &linux.mount_label)?;
+        if let Some(directory) = &extra.notify_directory {
+            mounts.push(MountStep::bind(directory, process::NOTIFY_DIRECTORY));
+        }
+        let populate_dev = !mounts.iter().any(|step| step.is_bind() && step.destination.trim_end_matches('/') == "/dev");
+        Ok(Self {
+            id: id.to_owned(),
+            bundle: bundle.to_owned(),
+            root: RootPlan {
+                path: root_path,
+                propagation: mount::root_propagation(&linux.rootfs_propagation)?,
+                readonly: root.readonly,
+                no_pivot: extra.no_pivot,
+                mounts,
+                populate_dev,
+                devices: linux.devices.clone(),
+                bind_devices: namespaces.has_user(),
+                masked: linux.masked_paths.clone(),
+                readonly_paths: linux.readonly_paths.clone(),
+            },
+            namespaces,
+            process: process_plan,
+            hostname: Some(spec.hostname.clone()).filter(|name| !name.is_empty()),
+            domainname: Some(spec.domainname.clone()).filter(|name| !name.is_empty()),
+            sysctl: linux.sysctl.iter().map(|(name, value)| (validate::sysctl_path(name), value.clone())).collect(),
+            extra,
+        })
+    }
+}
+
+/// Tells the process about sockets it inherits and about where to report that it is ready.
+fn add_notify_and_listen(process: &mut ProcessPlan, extra: &Extra) -> Result<(), Error> {
+    if extra.listen_fds > 0 {
+        process.set_variable(&format!("LISTEN_FDS={}", extra.listen_fds))?;
+        process.set_variable("LISTEN_PID=1")?;
+    }
+    if extra.notify_directory.is_some() {
+        process.set_variable(&format!("NOTIFY_SOCKET={}/notify.sock", process::NOTIFY_DIRECTORY))?;
+    }
+    Ok(())
+}
+
+/// Checks a process that joins a container.
+pub(crate) fn exec_process(process: &Process) -> Result<ProcessPlan, Error> {
+    ProcessPlan::new(validate::process(Some(process))?)
+}

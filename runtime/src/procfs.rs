@@ -1,0 +1,65 @@
+//! Writes below a `/proc` that is known to be one.
+//!
+//! A container can arrange for something else to lie at a path below its `/proc` (CVE-2019-19921, CVE-2025-52881). So the
+//! handle is taken from the host's `/proc` before any namespace is entered, its type is checked, and paths are resolved
+//! beneath it without crossing a mount.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{CWD, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstatfs, openat, openat2};
+use rustix::io::Errno;
+
+/// The host's `/proc`.
+#[derive(Debug)]
+pub(crate) struct HostProc(OwnedFd);
+
+impl HostProc {
+    /// Opens and checks it.
+    pub(crate) fn open() -> Result<Self, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Self::check(openat(CWD, c"/proc", flags, Mode::empty())?)
+    }
+
+    /// Takes a directory for `/proc` if it is one.
+    pub(crate) fn check(directory: OwnedFd) -> Result<Self, Errno> {
+        if is_procfs(&directory)? { Ok(Self(directory)) } else { Err(Errno::XDEV) }
+    }
+
+    /// Writes a file below it in one call.
+    pub(crate) fn write(&self, path: &str, value: &[u8]) -> Result<(), Errno> {
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+        let file = match openat2(&self.0, path, flags, Mode::empty(), resolve) {
+            // Before Linux 5.6 the type of what was opened is the only check there is.
+            Err(Errno::NOSYS) => openat(&self.0, path, flags, Mode::empty())?,
+            other => other?,
+        };
+        if !is_procfs(&file)? {
+            return Err(Errno::XDEV);
+        }
+        let written = rustix::io::write(&file, value)?;
+        if written == value.len() { Ok(()) } else { Err(Errno::IO) }
+    }
+}
+
+/// Whether a file is on procfs.
+fn is_procfs(file: &OwnedFd) -> Result<bool, Errno> {
+    Ok(fstatfs(file)?.f_type == PROC_SUPER_MAGIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_procfs_is_written() {
+        let tmp = openat(CWD, c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        assert_eq!(HostProc::check(tmp).err(), Some(Errno::XDEV));
+        let proc = HostProc::open().unwrap();
+        // Its own score, written as it is.
+        let score = std::fs::read("/proc/self/oom_score_adj").unwrap();
+        proc.write("thread-self/oom_score_adj", &score).unwrap();
+        assert!(proc.write("../etc/passwd", b"").is_err());
+        assert!(proc.write("self/root/etc/passwd", b"").is_err());
+    }
+}

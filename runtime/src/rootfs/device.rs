@@ -1,0 +1,143 @@
+//! `/dev`: the default device files and links, and the devices of the spec.
+//!
+//! Governing text: runtime-spec config-linux.md, "Devices" and "Default Devices", and runtime-linux.md, "Dev symbolic
+//! links". Where device files cannot be made (in a user namespace) those of the host are bound.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chmodat, chownat, makedev, mknodat, openat, statat, symlinkat, unlinkat,
+};
+use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+
+use super::mount::fd_path;
+use super::path::{Missing, Root};
+use crate::plan::RootPlan;
+use crate::setup::handshake::{At, Fault, Step};
+use crate::spec::linux::Device;
+use crate::sys::mount::mount;
+
+/// Device files every container has: name, major and minor number.
+const DEFAULT: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// Links every container has: name and target.
+const LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// Fills `/dev`.
+pub(crate) fn populate(root: &Root, plan: &RootPlan) -> Result<(), Fault> {
+    let dev = root.ensure("/dev", Missing::Directory).at(Step::Device, "mkdir", "/dev")?;
+    for (name, major, minor) in DEFAULT {
+        let own = plan.devices.iter().any(|device| device.path.strip_prefix("/dev/") == Some(name));
+        if own {
+            continue;
+        }
+        let number = makedev(major, minor);
+        let made = if plan.bind_devices { Err(Errno::PERM) } else { make(&dev, name, FileType::CharacterDevice, number) };
+        match made {
+            Ok(()) => {}
+            Err(Errno::PERM) => bind(root, &format!("/dev/{name}"))?,
+            Err(errno) => return Err(errno).at(Step::Device, "mknod", &format!("/dev/{name}")),
+        }
+    }
+    for device in &plan.devices {
+        make_listed(root, device, plan.bind_devices)?;
+    }
+    for (name, target) in LINKS {
+        link(&dev, name, target)?;
+    }
+    if rustix::fs::access(c"/proc/kcore", rustix::fs::Access::EXISTS).is_ok() {
+        link(&dev, "core", "/proc/kcore")?;
+    }
+    Ok(())
+}
+
+/// Makes a device file that everybody may use; one that is there already is taken as it is.
+fn make(directory: impl AsFd, name: &str, kind: FileType, number: u64) -> Result<(), Errno> {
+    let directory = directory.as_fd();
+    match mknodat(directory, name, kind, Mode::from_raw_mode(0o666), number) {
+        Err(Errno::EXIST) => {
+            let there = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let same = FileType::from_raw_mode(there.st_mode) == kind && there.st_rdev == number;
+            if same { Ok(()) } else { Err(Errno::EXIST) }
+        }
+        other => other,
+    }
+}
+
+/// Makes a device of the spec, with its owner and permissions.
+fn make_listed(root: &Root, device: &Device, bind_devices: bool) -> Result<(), Fault> {
+    let path = device.path.as_str();
+    let kind = match device.kind.as_str() {
+        "c" | "u" => FileType::CharacterDevice,
+        "b" => FileType::BlockDevice,
+        "p" => FileType::Fifo,
+        _ => return Err(Errno::INVAL).at(Step::Device, "mknod", path),
+    };
+    if bind_devices && kind != FileType::Fifo {
+        return bind(root, path);
+    }
+    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let directory = root.ensure(parent, Missing::Directory).at(Step::Device, "mkdir", parent)?;
+    let part = |number: i64| u32::try_from(number).map_err(|_| Errno::INVAL);
+    let number = part(device.major)
+        .and_then(|major| Ok(makedev(major, part(device.minor)?)))
+        .at(Step::Device, "mknod", path)?;
+    let number = if kind == FileType::Fifo { 0 } else { number };
+    match make(&directory, name, kind, number) {
+        Ok(()) => {}
+        Err(Errno::PERM) => return bind(root, path),
+        Err(errno) => return Err(errno).at(Step::Device, "mknod", path),
+    }
+    let mode = Mode::from_raw_mode(device.file_mode.unwrap_or(0o666) & 0o7777);
+    chmodat(&directory, name, mode, AtFlags::empty()).at(Step::Device, "chmod", path)?;
+    let (user, group) = (device.uid.unwrap_or(0), device.gid.unwrap_or(0));
+    if (user, group) != (0, 0) {
+        let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+        chownat(&directory, name, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW).at(Step::Device, "chown", path)?;
+    }
+    Ok(())
+}
+
+/// Binds a device file of the host.
+fn bind(root: &Root, path: &str) -> Result<(), Fault> {
+    let target = root.ensure(path, Missing::File).at(Step::Device, "create", path)?;
+    bind_file(CWD, path, &target).at(Step::Device, "bind", path)
+}
+
+/// Binds the file at a path of the host on an opened file.
+fn bind_file(from: impl AsFd, path: &str, target: &OwnedFd) -> Result<(), Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE;
+    match open_tree(from.as_fd(), path, flags) {
+        Err(Errno::NOSYS) => {
+            let source = openat(from.as_fd(), path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+            mount(Some(&fd_path(&source)), &fd_path(target), None, libc::MS_BIND, None)
+        }
+        Ok(tree) => {
+            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+            move_mount(&tree, c"", target, c"", flags)
+        }
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Makes a link in `/dev`; one that is there already is left alone, but `ptmx` must lead to the container's own devpts.
+fn link(dev: &OwnedFd, name: &str, target: &str) -> Result<(), Fault> {
+    if name == "ptmx" {
+        match unlinkat(dev, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno).at(Step::Device, "unlink", "/dev/ptmx"),
+        }
+    }
+    match symlinkat(target, dev, name) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno).at(Step::Device, "symlink", name),
+    }
+}

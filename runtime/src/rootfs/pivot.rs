@@ -1,0 +1,41 @@
+//! Changing the root.
+
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{chdir, chroot, fchdir, pivot_root};
+
+use super::path::Root;
+use crate::plan::RootPlan;
+use crate::setup::handshake::{At, Fault, Step};
+use crate::sys::mount::mount;
+
+/// Makes the container's root the root, and lets go of the host's.
+pub(crate) fn change_root(root: &Root, plan: &RootPlan) -> Result<(), Fault> {
+    fchdir(root.fd()).at(Step::Pivot, "fchdir", "")?;
+    if plan.no_pivot {
+        return move_root();
+    }
+    // The old root ends up on top of the new one, at "/", and "." leads to it: no directory is needed to put it.
+    pivot_root(c".", c".").at(Step::Pivot, "pivot_root", "")?;
+    if plan.propagation & (libc::MS_SHARED | libc::MS_UNBINDABLE) != 0 {
+        // So that unmounting it here does not unmount anything on the host.
+        mount(None, c".", None, libc::MS_SLAVE | libc::MS_REC, None).at(Step::Pivot, "mount", "")?;
+    }
+    unmount(c".", UnmountFlags::DETACH).at(Step::Pivot, "umount2", "")?;
+    chdir(c"/").at(Step::Pivot, "chdir", "")
+}
+
+/// For a root on the initial ramdisk, which cannot be pivoted: the mount is moved on top of it. Weaker, because what was
+/// there before stays underneath.
+fn move_root() -> Result<(), Fault> {
+    // Without them in the way a process with CAP_SYS_ADMIN finds no host /proc or /sys to mount from.
+    for path in [c"/sys", c"/proc"] {
+        match unmount(path, UnmountFlags::DETACH) {
+            Ok(()) | Err(Errno::INVAL | Errno::NOENT | Errno::PERM) => {}
+            Err(errno) => return Err(errno).at(Step::Pivot, "umount2", ""),
+        }
+    }
+    mount(Some(c"."), c"/", None, libc::MS_MOVE, None).at(Step::Pivot, "mount", "")?;
+    chroot(c".").at(Step::Pivot, "chroot", "")?;
+    chdir(c"/").at(Step::Pivot, "chdir", "")
+}

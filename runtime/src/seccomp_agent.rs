@@ -1,0 +1,93 @@
+//! Hands the listener of a filter with `SCMP_ACT_NOTIFY` to the agent that answers its questions.
+//!
+//! Governing text: runtime-spec config-linux.md, "Seccomp", `listenerPath` and "The Container Process State".
+
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::console::{connect_socket, send_descriptor};
+use crate::failure::{CallFailed, During};
+use crate::spec::seccomp::Seccomp;
+use crate::state::Record;
+
+/// Why the agent did not get it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// Nobody named.
+    #[error("seccomp listenerPath is not set, but the profile uses SCMP_ACT_NOTIFY")]
+    NoPath,
+    /// A system call failed.
+    #[error("unable to hand the seccomp listener over")]
+    Call(#[from] CallFailed),
+}
+
+/// What the agent is told.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ProcessState<'a> {
+    oci_version: &'a str,
+    fds: [&'static str; 1],
+    pid: i32,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    metadata: &'a str,
+    state: ContainerState<'a>,
+}
+
+/// The container's state in it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerState<'a> {
+    oci_version: &'a str,
+    id: &'a str,
+    status: &'static str,
+    pid: i32,
+    bundle: &'a Path,
+    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    annotations: &'a std::collections::BTreeMap<String, String>,
+}
+
+/// Sends the listener of process `pid` to the agent.
+pub(crate) fn hand_over(
+    profile: Option<&Seccomp>,
+    listener: BorrowedFd<'_>,
+    record: &Record,
+    pid: i32,
+) -> Result<(), Error> {
+    let profile = profile.ok_or(Error::NoPath)?;
+    let path = profile.listener_path.as_deref().filter(|path| !path.is_empty()).ok_or(Error::NoPath)?;
+    let text = describe(profile.listener_metadata.as_deref().unwrap_or(""), record, pid);
+    let socket = connect_socket(Path::new(path))?;
+    send_descriptor(&socket, &text, listener).during("sendmsg", path)?;
+    Ok(())
+}
+
+/// The message.
+fn describe(metadata: &str, record: &Record, pid: i32) -> Vec<u8> {
+    let state = ContainerState {
+        oci_version: &record.oci_version,
+        id: &record.id,
+        status: if pid == record.pid { "creating" } else { "running" },
+        pid: record.pid,
+        bundle: &record.bundle,
+        annotations: &record.annotations,
+    };
+    let state = ProcessState { oci_version: &record.oci_version, fds: ["seccompFd"], pid, metadata, state };
+    // Strings and numbers serialise without fail.
+    serde_json::to_vec(&state).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn message() {
+        let record = Record { oci_version: "1.0.2".into(), id: "c".into(), pid: 7, bundle: "/b".into(), ..Record::default() };
+        assert_eq!(
+            String::from_utf8(describe("m", &record, 7)).unwrap(),
+            r#"{"ociVersion":"1.0.2","fds":["seccompFd"],"pid":7,"metadata":"m","state":{"ociVersion":"1.0.2","id":"c","status":"creating","pid":7,"bundle":"/b"}}"#
+        );
+    }
+}

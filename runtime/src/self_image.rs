@@ -1,0 +1,92 @@
+//! Protects this program's own file from containers (CVE-2019-5736).
+//!
+//! A process that is about to enter a container runs from our file on the host, and a container that is root can find
+//! ways to open `/proc/PID/exe` of it, wait for it to end, and write to the file. So commands that enter a container first
+//! execute themselves again from a copy that cannot be written to: a detached, read-only bind mount of the file, or, on
+//! kernels before 5.12 and without the right to mount, a sealed copy in memory. Costs about a tenth of a millisecond.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags, fcntl_add_seals, fcntl_get_seals, memfd_create, openat};
+use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use crate::failure::{CallFailed, During};
+use crate::sys::mount::{ATTR_NOSUID, ATTR_RDONLY, MountAttr, mount_setattr};
+use crate::sys::process::fexecve;
+
+const OWN_FILE: &str = "/proc/self/exe";
+
+/// The seals of a copy in memory.
+const SEALS: SealFlags = SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
+
+/// Makes sure that this process runs from a file that cannot be written to; returns only when it does.
+pub(crate) fn protect() -> Result<(), CallFailed> {
+    if is_protected().during("open", OWN_FILE)? {
+        return Ok(());
+    }
+    let copy = match read_only_mount() {
+        Ok(copy) => copy,
+        Err(_) => sealed_copy()?,
+    };
+    let strings = |strings: Vec<Vec<u8>>| -> Result<Vec<CString>, CallFailed> {
+        strings.into_iter().map(|string| CString::new(string).map_err(|_| Errno::INVAL).during("execveat", OWN_FILE)).collect()
+    };
+    let arguments = strings(std::env::args_os().map(OsStringExt::into_vec).collect())?;
+    let environment = std::env::vars_os().map(|(name, value)| [name.into_vec(), b"=".to_vec(), value.into_vec()].concat());
+    let environment = strings(environment.collect())?;
+    crate::sys::signal::reset_pipe();
+    Err(fexecve(&copy, &arguments, &environment)).during("execveat", OWN_FILE)
+}
+
+/// Whether the file this process runs from is on a read-only mount or sealed.
+fn is_protected() -> Result<bool, Errno> {
+    let own = openat(CWD, OWN_FILE, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    if rustix::fs::fstatvfs(&own)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Ok(true);
+    }
+    if rustix::fs::fstat(&own)?.st_nlink != 0 {
+        return Ok(false);
+    }
+    // Without a name: perhaps in memory.
+    let own = openat(CWD, OWN_FILE, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(fcntl_get_seals(&own).is_ok_and(|seals| seals.contains(SEALS)))
+}
+
+/// The file on a read-only mount of its own, which is in no mount namespace.
+fn read_only_mount() -> Result<OwnedFd, Errno> {
+    let own = openat(CWD, OWN_FILE, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = open_tree(&own, c"", flags)?;
+    let attr = MountAttr { attr_set: ATTR_RDONLY | ATTR_NOSUID, ..MountAttr::default() };
+    mount_setattr(&tree, false, &attr)?;
+    Ok(tree)
+}
+
+/// A copy of the file in memory that nobody can change.
+fn sealed_copy() -> Result<OwnedFd, CallFailed> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let copy = memfd_create(c"qrun", flags).during("memfd_create", "qrun")?;
+    let mut copy = File::from(copy);
+    let mut own = File::open(OWN_FILE).during("open", OWN_FILE)?;
+    std::io::copy(&mut own, &mut copy).during("write", "qrun")?;
+    fcntl_add_seals(&copy, SEALS).during("fcntl", "qrun")?;
+    Ok(copy.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_in_memory_cannot_be_written() {
+        let copy = sealed_copy().unwrap();
+        assert!(fcntl_get_seals(&copy).unwrap().contains(SEALS));
+        let own = std::fs::metadata(OWN_FILE).unwrap().len();
+        assert_eq!(u64::try_from(rustix::fs::fstat(&copy).unwrap().st_size).unwrap(), own);
+        assert!(rustix::io::write(&copy, b"x").is_err());
+    }
+}

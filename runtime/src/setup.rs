@@ -1,0 +1,50 @@
+//! Carrying a plan out: the parent's half, the container's half, and what they say to each other.
+//!
+//! [`parent`] makes what must be made outside and forks; [`init`] runs in the new process up to exec. [`join`] is the
+//! second process of a container, which `exec` starts. [`handshake`] has the drawing and the messages.
+
+pub(crate) mod finish;
+pub(crate) mod handshake;
+pub(crate) mod init;
+pub(crate) mod join;
+pub(crate) mod parent;
+
+use crate::failure::CallFailed;
+
+/// Why a process could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] crate::state::Error),
+    /// The cgroup.
+    #[error("unable to apply cgroup configuration")]
+    Cgroup(#[from] crate::cgroup::Error),
+    /// The system call filter.
+    #[error("unable to compile the seccomp profile")]
+    Seccomp(#[from] crate::seccomp::Error),
+    /// A hook outside.
+    #[error(transparent)]
+    Hook(#[from] crate::hook::Error),
+    /// The id mappings.
+    #[error("unable to map ids")]
+    Map(#[from] crate::namespace::MapError),
+    /// A system call outside.
+    #[error(transparent)]
+    Call(#[from] CallFailed),
+    /// The terminal or its socket.
+    #[error(transparent)]
+    Console(#[from] crate::console::Error),
+    /// The agent that wants the seccomp listener.
+    #[error(transparent)]
+    Agent(#[from] crate::seccomp_agent::Error),
+    /// Something inside.
+    #[error("error during container init")]
+    Init(#[source] handshake::Fault),
+    /// The process inside ended without a word: killed, most likely.
+    #[error("container init ended unexpectedly")]
+    Died,
+    /// Message that does not fit the state of things.
+    #[error("unexpected message from container init")]
+    Protocol,
+}

@@ -1,0 +1,310 @@
+//! The container's half: what the new process does from its birth to exec.
+//!
+//! [`set_up`] is the list of steps. Order matters nearly everywhere; where it is not obvious the reason stands beside it.
+//! Governing text: runtime-spec runtime.md "Lifecycle" and config.md.
+
+use std::convert::Infallible;
+use std::os::fd::{OwnedFd, RawFd};
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::process::{chdir, umask};
+
+use super::finish::{self, Identity, Prepared};
+use super::parent::joined_early;
+use super::handshake::{At, Fault, InitEnd, Step, ToInit};
+use crate::cgroup::Hierarchies;
+use crate::console;
+use crate::hook::{self, Point};
+use crate::namespace::Kind;
+use crate::plan::Plan;
+use crate::procfs::HostProc;
+use crate::rootfs::mount::CgroupView;
+use crate::rootfs::path::Root;
+use crate::rootfs::{self, Sources, device, mask, mount, pivot};
+use crate::seccomp::Program;
+use crate::spec::Hooks;
+use crate::state::Record;
+use crate::sys;
+
+/// Everything the new process needs; made by the parent before the fork.
+pub(crate) struct Context<'a> {
+    /// What to do.
+    pub(crate) plan: &'a Plan,
+    /// The host's cgroup hierarchies, for the container's cgroup mount.
+    pub(crate) hierarchies: &'a Hierarchies,
+    /// The system call filter.
+    pub(crate) seccomp: Option<&'a Program>,
+    /// Hooks.
+    pub(crate) hooks: &'a Hooks,
+    /// State as hooks inside get it.
+    pub(crate) record: &'a Record,
+    /// Where to wait for `start`; `None` to go on at once.
+    pub(crate) start_fifo: Option<&'a OwnedFd>,
+    /// Where the terminal's master end goes.
+    pub(crate) console_socket: Option<&'a OwnedFd>,
+    /// Namespaces to join here: all but those an intermediate process has joined.
+    pub(crate) joins: &'a [(Kind, OwnedFd)],
+    /// Whether the parent says when the process is in its cgroup.
+    pub(crate) waits_for_cgroup: bool,
+    /// If not: the cgroup's directories by controller.
+    pub(crate) cgroup_paths: Vec<(String, String)>,
+    /// The parent's lock on the container's state, which this process must not go on holding.
+    pub(crate) locked_directory: RawFd,
+}
+
+/// Runs the new process; returns the exit code when it could not be set up.
+pub(crate) fn run(context: &Context<'_>, channel: InitEnd) -> i32 {
+    sys::process::close_copy(context.locked_directory);
+    match set_up(context, channel) {
+        Ok(never) => match never {},
+        Err((fault, channel)) => {
+            // The parent may be gone already; then nobody wants to know.
+            if let Some(channel) = channel {
+                let _ = channel.send_fault(&fault);
+            }
+            1
+        }
+    }
+}
+
+/// All steps up to exec. A fault comes with the conversation it can be told in, or without when that is over.
+fn set_up(context: &Context<'_>, channel: InitEnd) -> Result<Infallible, (Fault, Option<InitEnd>)> {
+    let prepared = match prepare(context, &channel) {
+        Ok(prepared) => prepared,
+        Err(fault) => return Err((fault, Some(channel))),
+    };
+    if let Err(errno) = channel.expect(&ToInit::Go) {
+        let fault = Fault { step: Step::Handshake, call: "recvmsg".into(), subject: String::new(), errno: errno.raw_os_error() };
+        return Err((fault, None));
+    }
+    match context.start_fifo {
+        None => Err((start(context, prepared), Some(channel))),
+        Some(fifo) => {
+            drop(channel);
+            Err((wait_and_start(context, prepared, fifo), None))
+        }
+    }
+}
+
+/// Everything up to the moment the parent is told that the container is ready.
+fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> {
+    let plan = context.plan;
+    finish::reset_signals()?;
+    // A session of its own: no terminal of the caller's, and its signals do not reach it.
+    rustix::process::setsid().map(drop).or_else(ignore_leader).at(Step::Descriptors, "setsid", "")?;
+    let host_proc = HostProc::open().at(Step::PrepareRoot, "open", "/proc")?;
+    // Before the mappings of a user namespace are there, because then the caller's rights on paths are gone.
+    let sources = if plan.namespaces.has_user() { rootfs::open_sources(&plan.root)? } else { Sources::new() };
+    enter_namespaces(context, channel, &host_proc)?;
+    if !plan.extra.no_new_keyring {
+        finish::join_keyring(&plan.id)?;
+    }
+    if plan.namespaces.makes(Kind::Network) {
+        sys::net::set_loopback_up().at(Step::Network, "ioctl", "lo")?;
+    }
+    // So that modes given to mkdir and mknod are what they say.
+    umask(Mode::empty());
+    let mut gate = CgroupGate { context, channel, passed: None };
+    let root = build_root(context, &mut gate, sources)?;
+    if !(context.hooks.prestart.is_empty() && context.hooks.create_runtime.is_empty()) {
+        channel.send_run_hooks().at(Step::Handshake, "sendmsg", "")?;
+        channel.expect(&ToInit::HooksDone).at(Step::Handshake, "recvmsg", "")?;
+    }
+    hook::run(Point::CreateContainer, &context.hooks.create_container, context.record, Some(own_pid()))
+        .map_err(hook_fault)?;
+    pivot::change_root(&root, &plan.root)?;
+    make_working_directory(&plan.process.cwd)?;
+    if let Some(socket) = context.console_socket {
+        console::attach_new(socket, plan.process.console_size, plan.root.populate_dev)?;
+    }
+    set_names(plan)?;
+    set_sysctls(plan, &host_proc)?;
+    mask::make_read_only(&root, &plan.root)?;
+    mask::mask(&root, &plan.root)?;
+    finish::reopen_null()?;
+    if plan.root.readonly {
+        mask::make_root_read_only()?;
+    }
+    // After the last step that may need the root's mount writable, and before the first that gives rights away.
+    drop(root);
+    let identity = Identity { process: &plan.process, host_proc, seccomp: context.seccomp, keep_fds: keep_fds(plan) };
+    let prepared = finish::become_process(identity, channel)?;
+    channel.send_ready().at(Step::Handshake, "sendmsg", "")?;
+    Ok(prepared)
+}
+
+/// How many descriptors after stdio the program inherits.
+fn keep_fds(plan: &Plan) -> u32 {
+    plan.extra.preserve_fds + plan.extra.listen_fds
+}
+
+/// A process that leads a group already, as one run by hand in tests, cannot make a session and needs none.
+fn ignore_leader(errno: Errno) -> Result<(), Errno> {
+    if errno == Errno::PERM { Ok(()) } else { Err(errno) }
+}
+
+/// Its own process id as its pid namespace has it.
+fn own_pid() -> i32 {
+    rustix::process::getpid().as_raw_nonzero().get()
+}
+
+/// A hook that failed inside, as a fault.
+fn hook_fault(error: hook::Error) -> Fault {
+    Fault { step: Step::Hook, call: String::new(), subject: crate::failure::chain(&error), errno: 0 }
+}
+
+/// Joins and makes the namespaces the process was not born into, and becomes root of a user namespace.
+fn enter_namespaces(context: &Context<'_>, channel: &InitEnd, host_proc: &HostProc) -> Result<(), Fault> {
+    for (kind, fd) in context.joins.iter().filter(|namespace| !joined_early(namespace)) {
+        sys::process::setns(fd, kind.flag()).at(Step::Namespace, "setns", kind.name())?;
+    }
+    let namespaces = &context.plan.namespaces;
+    if namespaces.makes(Kind::Time) {
+        make_time_namespace(&namespaces.time_offsets, host_proc)?;
+    }
+    if namespaces.makes(Kind::User) {
+        channel.expect(&ToInit::Mapped).at(Step::Handshake, "recvmsg", "")?;
+    }
+    if namespaces.has_user() {
+        finish::become_namespace_root()?;
+    }
+    Ok(())
+}
+
+/// Makes a time namespace. Its offsets can be set until the first process enters, which is this one, at once.
+fn make_time_namespace(offsets: &str, host_proc: &HostProc) -> Result<(), Fault> {
+    sys::process::unshare(sys::process::CLONE_NEWTIME).at(Step::Unshare, "unshare", "time")?;
+    if !offsets.is_empty() {
+        host_proc.write("self/timens_offsets", offsets.as_bytes()).at(Step::Unshare, "write timens_offsets", "time")?;
+    }
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let made = openat(CWD, c"/proc/self/ns/time_for_children", flags, Mode::empty()).at(Step::Unshare, "open", "time")?;
+    sys::process::setns(&made, sys::process::CLONE_NEWTIME).at(Step::Unshare, "setns", "time")
+}
+
+/// The point at which the process must be in its cgroup: passed once, by whoever needs it first.
+struct CgroupGate<'a> {
+    context: &'a Context<'a>,
+    channel: &'a InitEnd,
+    passed: Option<Vec<(String, String)>>,
+}
+
+impl CgroupGate<'_> {
+    /// Waits for the parent's word if it has to be waited for, then makes the cgroup namespace.
+    fn pass(&mut self) -> Result<Vec<(String, String)>, Fault> {
+        if let Some(paths) = &self.passed {
+            return Ok(paths.clone());
+        }
+        let paths = if self.context.waits_for_cgroup {
+            match self.channel.receive().at(Step::Handshake, "recvmsg", "")? {
+                ToInit::Joined(paths) => paths,
+                _ => return Err(Errno::PROTO).at(Step::Handshake, "recvmsg", ""),
+            }
+        } else {
+            self.context.cgroup_paths.clone()
+        };
+        if self.context.plan.namespaces.makes(Kind::Cgroup) {
+            sys::process::unshare(Kind::Cgroup.flag()).at(Step::Unshare, "unshare", "cgroup")?;
+        }
+        self.passed = Some(paths.clone());
+        Ok(paths)
+    }
+}
+
+/// Puts the tree together: root, mounts, device files.
+fn build_root(context: &Context<'_>, gate: &mut CgroupGate<'_>, sources: Sources) -> Result<Root, Fault> {
+    let plan = &context.plan.root;
+    let root = rootfs::prepare(plan)?;
+    let own_namespace = context.plan.namespaces.contains(Kind::Cgroup);
+    let mut pass = || gate.pass();
+    let mut view = CgroupView { hierarchies: context.hierarchies, own_namespace, join: &mut pass };
+    mount::mount_all(&root, &plan.mounts, sources, &mut view)?;
+    if plan.populate_dev {
+        device::populate(&root, plan)?;
+    }
+    gate.pass()?;
+    mount::finish(&root, &plan.mounts)?;
+    Ok(root)
+}
+
+/// Makes the working directory if the rootfs lacks it, as runc does. Within the new root, so no link leads out.
+fn make_working_directory(cwd: &str) -> Result<(), Fault> {
+    match chdir(cwd) {
+        Err(Errno::NOENT) => std::fs::create_dir_all(cwd)
+            .map_err(|error| Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO)))
+            .at(Step::WorkingDirectory, "mkdir", cwd),
+        // Others are found, and told, when the process goes there.
+        _ => Ok(()),
+    }
+}
+
+/// Sets host and domain name.
+fn set_names(plan: &Plan) -> Result<(), Fault> {
+    if let Some(name) = &plan.hostname {
+        rustix::system::sethostname(name.as_bytes()).at(Step::Hostname, "sethostname", name)?;
+    }
+    if let Some(name) = &plan.domainname {
+        rustix::system::setdomainname(name.as_bytes()).at(Step::Hostname, "setdomainname", name)?;
+    }
+    Ok(())
+}
+
+/// Sets kernel parameters: through the host's `/proc`, which the container cannot have tampered with. The kernel shows
+/// everyone the parameters of their own namespaces there. Where the host's is read-only, as in a container, the
+/// container's own is taken after a check.
+fn set_sysctls(plan: &Plan, host_proc: &HostProc) -> Result<(), Fault> {
+    for (name, value) in &plan.sysctl {
+        let path = format!("sys/{name}");
+        let written = match host_proc.write(&path, value.as_bytes()) {
+            Err(Errno::ROFS | Errno::XDEV | Errno::ACCESS) => write_to_own_proc(&path, value),
+            other => other,
+        };
+        written.at(Step::Sysctl, "write", &format!("{name}={value}"))?;
+    }
+    Ok(())
+}
+
+/// Writes below the container's `/proc`, if it is one.
+fn write_to_own_proc(path: &str, value: &str) -> Result<(), Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    HostProc::check(openat(CWD, c"/proc", flags, Mode::empty())?)?.write(path, value.as_bytes())
+}
+
+/// Waits for `start`, then takes the last steps. Returns only when something fails, after having told `start`.
+fn wait_and_start(context: &Context<'_>, prepared: Prepared, fifo: &OwnedFd) -> Fault {
+    // While it waits, the process holds nothing of the host but the fifo; the lock of the state directory goes too.
+    let number = i32::try_from(3 + keep_fds(context.plan)).unwrap_or(3);
+    log::set_max_level(log::LevelFilter::Off);
+    let kept = match sys::process::keep_only(fifo, number).at(Step::Start, "dup3", "exec.fifo") {
+        Ok(kept) => kept,
+        Err(fault) => return fault,
+    };
+    let fault = match wait_for_word(&kept) {
+        Ok(()) => start(context, prepared),
+        Err(fault) => fault,
+    };
+    // Nobody may be there to read it any more.
+    let _ = rustix::io::write(&kept, &fault.encode());
+    fault
+}
+
+/// Blocks until `start` writes to the fifo.
+fn wait_for_word(fifo: &OwnedFd) -> Result<(), Fault> {
+    let mut byte = [0];
+    loop {
+        match rustix::io::read(fifo, &mut byte) {
+            Err(Errno::INTR) => {}
+            other => return other.map(drop).at(Step::Start, "read", "exec.fifo"),
+        }
+    }
+}
+
+/// The last steps: hooks, filter, exec. Returns only when they fail.
+fn start(context: &Context<'_>, prepared: Prepared) -> Fault {
+    let hooks = &context.hooks.start_container;
+    match hook::run(Point::StartContainer, hooks, context.record, Some(own_pid())) {
+        Err(error) => hook_fault(error),
+        Ok(()) => finish::execute(prepared, &context.plan.process, context.seccomp),
+    }
+}

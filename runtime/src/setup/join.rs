@@ -1,0 +1,251 @@
+//! A further process in a running container: what `exec` does.
+//!
+//! The parent enters the pid namespace for its children ([`crate::sys::process::setns`]) and forks; the child enters
+//! the rest through one pidfd of the init process, which cannot come to mean another process in between. On cgroup v2 the
+//! child is born into the container's cgroup; on v1 the parent puts it there while it joins.
+
+use std::fmt::Write as _;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+
+use super::Error;
+use super::finish::{self, Identity, Prepared};
+use super::handshake::{self, At, Fault, FromInit, InitEnd, ParentEnd, Step, ToInit};
+use super::parent::{self, Report};
+use crate::cgroup::Cgroup;
+use crate::console;
+use crate::container::Container;
+use crate::failure::During;
+use crate::namespace::Kind;
+use crate::plan::process::ProcessPlan;
+use crate::procfs::HostProc;
+use crate::seccomp::{self, Program};
+use crate::seccomp_agent;
+use crate::spec::seccomp::Seccomp;
+use crate::sys::process::{Child, clone_process, setns};
+
+/// What is to be executed, and where.
+#[derive(Debug)]
+pub(crate) struct Request<'a> {
+    /// The container.
+    pub(crate) container: &'a Container,
+    /// The process.
+    pub(crate) process: &'a ProcessPlan,
+    /// The container's system call filter.
+    pub(crate) seccomp: Option<&'a Seccomp>,
+    /// Cgroup to run it in instead of the container's own.
+    pub(crate) cgroup: Option<&'a Cgroup>,
+    /// Where the terminal's master end goes.
+    pub(crate) console_socket: Option<&'a OwnedFd>,
+    /// Whether it gets the container's session keyring.
+    pub(crate) keyring: bool,
+    /// How many descriptors after stdio it inherits.
+    pub(crate) keep_fds: u32,
+    /// Who is told which process it is.
+    pub(crate) report: Report,
+}
+
+/// What the child needs.
+struct Context<'a> {
+    request: &'a Request<'a>,
+    /// Init of the container.
+    pidfd: &'a OwnedFd,
+    /// Its namespaces one by one, for kernels where a pidfd does not do (before 5.8).
+    files: Vec<(Kind, PathBuf)>,
+    seccomp: Option<Program>,
+    waits_for_cgroup: bool,
+}
+
+/// Starts the process; it has executed its program when this returns.
+pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
+    let container = request.container;
+    let pidfd = container.pidfd().ok_or(Error::Died)?;
+    let cgroup = request.cgroup.unwrap_or(&container.cgroup);
+    let born_inside = cgroup.clone_into();
+    let mut context = Context {
+        request,
+        pidfd: &pidfd,
+        files: namespace_files(container),
+        seccomp: request.seccomp.map(seccomp::compile).transpose()?,
+        waits_for_cgroup: born_inside.is_none(),
+    };
+    if container.record.namespaces & Kind::Pid.flag() != 0 {
+        enter_pid_namespace(&context)?;
+    }
+    let ends = || handshake::pair().during("socketpair", "exec");
+    let (child, channel) = match clone_process(0, born_inside, ends()?, |channel| run(&context, &channel)) {
+        // The container's cgroup has children and takes no processes of its own any more.
+        Err(Errno::BUSY) => {
+            context.waits_for_cgroup = true;
+            clone_process(0, None, ends()?, |channel| run(&context, &channel))
+        }
+        other => other,
+    }
+    .during("clone3", "exec")?;
+    match attend(&context, cgroup, &child, &channel) {
+        Ok(()) => Ok(child),
+        Err(error) => {
+            parent::end(&child);
+            Err(error)
+        }
+    }
+}
+
+/// The parent's side of the conversation.
+fn attend(context: &Context<'_>, cgroup: &Cgroup, child: &Child, channel: &ParentEnd) -> Result<(), Error> {
+    let request = context.request;
+    let record = &request.container.record;
+    if context.waits_for_cgroup {
+        if let Err(error) = cgroup.join(child.pid) {
+            join_cgroup_of_init(record.pid, child).map_err(|()| error)?;
+        }
+        channel.send(&ToInit::Joined(Vec::new())).during("sendmsg", "exec")?;
+    }
+    let in_user_namespace = record.namespaces & Kind::User.flag() != 0;
+    parent::set_oom_score_adj(child.pid, request.process.oom_score_adj, in_user_namespace)?;
+    loop {
+        match channel.receive().during("recvmsg", "exec")? {
+            Some(FromInit::Ready) => break,
+            Some(FromInit::Listener(listener)) => {
+                let pid = child.pid.as_raw_nonzero().get();
+                seccomp_agent::hand_over(request.seccomp, listener.as_fd(), record, pid)?;
+                channel.send(&ToInit::ListenerTaken).during("sendmsg", "exec")?;
+            }
+            Some(FromInit::Failed(fault)) => return Err(Error::Init(fault)),
+            Some(_) => return Err(Error::Protocol),
+            None => return Err(Error::Died),
+        }
+    }
+    parent::report(&request.report, child)?;
+    channel.send(&ToInit::Go).during("sendmsg", "exec")?;
+    // The end of the conversation means that the program has been executed.
+    match channel.receive().during("recvmsg", "exec")? {
+        None => Ok(()),
+        Some(FromInit::Failed(fault)) => Err(Error::Init(fault)),
+        Some(_) => Err(Error::Protocol),
+    }
+}
+
+/// The files of the namespaces of a container's init.
+fn namespace_files(container: &Container) -> Vec<(Kind, PathBuf)> {
+    let name = |kind: Kind| match kind {
+        Kind::Network => "net",
+        Kind::Mount => "mnt",
+        other => other.name(),
+    };
+    let record = &container.record;
+    let own = Kind::ALL.into_iter().filter(|kind| record.namespaces & kind.flag() != 0);
+    own.map(|kind| (kind, PathBuf::from(format!("/proc/{}/ns/{}", record.pid, name(kind))))).collect()
+}
+
+/// Makes the children of this process be born in the container's pid namespace.
+fn enter_pid_namespace(context: &Context<'_>) -> Result<(), Error> {
+    match setns(context.pidfd, Kind::Pid.flag()) {
+        Err(Errno::INVAL) => {
+            let path = context.files.iter().find(|(kind, _)| *kind == Kind::Pid).map(|(_, path)| path.as_path());
+            let path = path.unwrap_or(Path::new("/proc/self/ns/pid"));
+            let file = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).during("open", path)?;
+            setns(&file, Kind::Pid.flag()).during("setns", path)?;
+        }
+        other => other.during("setns", "pid")?,
+    }
+    Ok(())
+}
+
+/// Puts the child where the init process is, when the container's cgroup takes no process: on cgroup v2 a container that
+/// manages cgroups itself has moved its processes down.
+fn join_cgroup_of_init(init: i32, child: &Child) -> Result<(), ()> {
+    let text = std::fs::read_to_string(format!("/proc/{init}/cgroup")).map_err(drop)?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::")).ok_or(())?;
+    let procs = Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/')).join("cgroup.procs");
+    std::fs::write(procs, child.pid.as_raw_nonzero().to_string()).map_err(drop)
+}
+
+/// The child; returns its exit code when it could not be set up.
+fn run(context: &Context<'_>, channel: &InitEnd) -> i32 {
+    let prepared = prepare(context, channel);
+    let fault = match prepared {
+        Ok(prepared) => {
+            // Without the parent's word nobody wants the process any more.
+            if channel.expect(&ToInit::Go).is_err() {
+                return 255;
+            }
+            finish::execute(prepared, context.request.process, context.seccomp.as_ref())
+        }
+        Err(fault) => fault,
+    };
+    // The parent may be gone already; then nobody wants to know.
+    let _ = channel.send_fault(&fault);
+    255
+}
+
+/// Everything up to the moment the parent is told that the process is ready.
+fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> {
+    let request = context.request;
+    finish::reset_signals()?;
+    // In the container's pid namespace already, where processes might look into this one.
+    crate::sys::process::set_not_dumpable().at(Step::User, "prctl", "")?;
+    let host_proc = HostProc::open().at(Step::PrepareRoot, "open", "/proc")?;
+    rustix::process::setsid().map(drop).at(Step::Descriptors, "setsid", "")?;
+    if context.waits_for_cgroup {
+        match channel.receive().at(Step::Handshake, "recvmsg", "")? {
+            ToInit::Joined(_) => {}
+            _ => return Err(Errno::PROTO).at(Step::Handshake, "recvmsg", ""),
+        }
+    }
+    enter_namespaces(context)?;
+    if request.keyring {
+        finish::join_keyring(&request.container.record.id)?;
+    }
+    if let Some(socket) = request.console_socket {
+        console::attach_new(socket, request.process.console_size, false)?;
+    }
+    finish::reopen_null()?;
+    let identity =
+        Identity { process: request.process, host_proc, seccomp: context.seccomp.as_ref(), keep_fds: request.keep_fds };
+    let prepared = finish::become_process(identity, channel)?;
+    channel.send_ready().at(Step::Handshake, "sendmsg", "")?;
+    Ok(prepared)
+}
+
+/// Joins every namespace of the container but the pid namespace, in which this process was born.
+fn enter_namespaces(context: &Context<'_>) -> Result<(), Fault> {
+    let flags = context.request.container.record.namespaces;
+    let rest = flags & !Kind::Pid.flag();
+    if rest != 0 {
+        match setns(context.pidfd, rest) {
+            Err(Errno::INVAL) => enter_one_by_one(context)?,
+            other => other.at(Step::Namespace, "setns", &names(rest))?,
+        }
+    }
+    if flags & Kind::User.flag() != 0 {
+        finish::become_namespace_root()?;
+    }
+    Ok(())
+}
+
+/// The same by the files of the namespaces.
+fn enter_one_by_one(context: &Context<'_>) -> Result<(), Fault> {
+    let mut open = Vec::new();
+    for (kind, path) in context.files.iter().filter(|(kind, _)| *kind != Kind::Pid) {
+        let file = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        open.push((*kind, file.at(Step::Namespace, "open", kind.name())?));
+    }
+    for (kind, file) in &open {
+        setns(file, kind.flag()).at(Step::Namespace, "setns", kind.name())?;
+    }
+    Ok(())
+}
+
+/// The names of namespaces by their flags, for errors.
+fn names(flags: u64) -> String {
+    let mut names = String::new();
+    for kind in Kind::ALL.into_iter().filter(|kind| flags & kind.flag() != 0) {
+        // Writing to a string does not fail.
+        let _ = write!(names, "{}{}", if names.is_empty() { "" } else { "," }, kind.name());
+    }
+    names
+}

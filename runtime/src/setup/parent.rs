@@ -1,0 +1,388 @@
+//! The parent's half of creating a container.
+//!
+//! [`create`] is the list of steps. What can fail without leaving a trace comes first; from the moment the state
+//! directory exists every failure is undone step by step, in reverse ([`Made::undo`]).
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, openat};
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, waitpid};
+
+use super::Error;
+use super::handshake::{self, At, Fault, FromInit, InitEnd, ParentEnd, Step, ToInit};
+use super::init::{self, Context};
+use crate::cgroup::{self, Cgroup, Hierarchies};
+use crate::clock;
+use crate::failure::{CallFailed, During};
+use crate::hook::{self, Point};
+use crate::namespace::{self, Kind};
+use crate::plan::Plan;
+use crate::plan::mount::Kind as MountKind;
+use crate::seccomp::{self, Program};
+use crate::seccomp_agent;
+use crate::spec::{Hooks, Spec, linux::Linux};
+use crate::state::{self, Directory, Record, START_FIFO, Store};
+use crate::sys::process::{CLONE_PARENT, Child, clone_process};
+use crate::sys::signal::pidfd_send_signal;
+
+/// What is to be created, and for whom.
+#[derive(Debug)]
+pub(crate) struct Request<'a> {
+    /// Where state is kept.
+    pub(crate) store: &'a Store,
+    /// The plan.
+    pub(crate) plan: &'a Plan,
+    /// The spec it was made from.
+    pub(crate) spec: &'a Spec,
+    /// Whether cgroup paths are systemd's.
+    pub(crate) systemd_cgroup: bool,
+    /// Whether the process waits for `start`.
+    pub(crate) wait_for_start: bool,
+    /// Where the terminal's master end goes.
+    pub(crate) console_socket: Option<&'a OwnedFd>,
+    /// Where the process id goes, and a pidfd.
+    pub(crate) report: Report,
+}
+
+/// Who is told which process it is.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    /// A file for its id.
+    pub(crate) pid_file: Option<PathBuf>,
+    /// A socket for a pidfd.
+    pub(crate) pidfd_socket: Option<PathBuf>,
+}
+
+/// A container that has been created, its process about to execute or waiting for `start`.
+#[derive(Debug)]
+pub(crate) struct Created {
+    /// Its directory, locked.
+    pub(crate) directory: Directory,
+    /// Its state.
+    pub(crate) record: Record,
+    /// Its process.
+    pub(crate) child: Child,
+    /// The conversation; it ends when the process executes.
+    pub(crate) channel: ParentEnd,
+}
+
+/// What exists so far, to be undone when something fails.
+struct Made {
+    directory: Directory,
+    cgroup: Option<Cgroup>,
+    child: Option<Child>,
+}
+
+impl Made {
+    /// Takes everything back. Failures are logged: the one that led here is what the user is told.
+    fn undo(self) {
+        if let Some(child) = &self.child {
+            end(child);
+        }
+        if let Some(cgroup) = &self.cgroup {
+            // Hooks may have left something there.
+            let removed = cgroup.kill_all(rustix::process::Signal::KILL).and_then(|()| cgroup.remove());
+            if let Err(error) = removed {
+                log::warn!("cannot remove the cgroup: {}", crate::failure::chain(&error));
+            }
+        }
+        if let Err(error) = self.directory.remove() {
+            log::warn!("cannot remove the state directory: {error}");
+        }
+    }
+}
+
+/// Kills a child and waits for its end.
+pub(crate) fn end(child: &Child) {
+    let killed = match &child.pidfd {
+        Some(pidfd) => pidfd_send_signal(pidfd, libc::SIGKILL),
+        None => crate::sys::signal::kill(child.pid, libc::SIGKILL),
+    };
+    // It may have ended by itself; either way it is a child of ours until it is waited for.
+    if let Err(errno) = killed {
+        log::debug!("kill {}: {errno}", child.pid.as_raw_nonzero());
+    }
+    wait_for(child.pid);
+}
+
+/// Waits for the end of a child.
+fn wait_for(pid: Pid) {
+    // ECHILD: it has been waited for already.
+    let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
+}
+
+/// What was worked out before anything was made.
+struct Prepared {
+    hierarchies: Hierarchies,
+    cgroup: Option<cgroup::Plan>,
+    seccomp: Option<Program>,
+    hooks: Hooks,
+    joins: Vec<(Kind, OwnedFd)>,
+}
+
+/// Creates a container.
+pub(crate) fn create(request: &Request<'_>) -> Result<Created, Error> {
+    let prepared = prepare(request)?;
+    let directory = request.store.create(&request.plan.id)?;
+    let mut made = Made { directory, cgroup: None, child: None };
+    match carry_out(request, prepared, &mut made) {
+        Ok((record, channel, child)) => Ok(Created { directory: made.directory, record, child, channel }),
+        Err(error) => {
+            made.undo();
+            Err(error)
+        }
+    }
+}
+
+/// Works out what can be worked out before anything is made.
+fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
+    let no_linux = Linux::default();
+    let linux = request.spec.linux.as_ref().unwrap_or(&no_linux);
+    let hierarchies = Hierarchies::detect()?;
+    let path = Some(linux.cgroups_path.as_str()).filter(|path| !path.is_empty());
+    let cgroup = cgroup::Plan::new(&hierarchies, &request.plan.id, path, linux.resources.as_ref(), request.systemd_cgroup)?;
+    for warning in cgroup.warnings() {
+        log::warn!("{warning}");
+    }
+    let mut joins = Vec::new();
+    for (kind, path) in request.plan.namespaces.joined() {
+        let fd = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).during("open", path)?;
+        joins.push((kind, fd));
+    }
+    Ok(Prepared {
+        hierarchies,
+        cgroup: Some(cgroup),
+        seccomp: linux.seccomp.as_ref().map(seccomp::compile).transpose()?,
+        hooks: request.spec.hooks.clone().unwrap_or_default(),
+        joins,
+    })
+}
+
+/// Makes everything. What exists is noted in `made` at once.
+fn carry_out(
+    request: &Request<'_>,
+    mut prepared: Prepared,
+    made: &mut Made,
+) -> Result<(Record, ParentEnd, Child), Error> {
+    let plan = request.plan;
+    let mut record = first_record(request, &prepared);
+    let fifo = if request.wait_for_start { Some(make_fifo(&made.directory)?) } else { None };
+    let Some(cgroup_plan) = prepared.cgroup.take() else { return Err(Error::Protocol) };
+    let mut cgroup_plan = Some(cgroup_plan);
+    if prepared.hierarchies.is_pure_v2() {
+        // The child is born into it, so it comes first; and the record before it, for whoever has to clear up after us.
+        made.directory.write(&record)?;
+        made.cgroup = cgroup_plan.take().map(cgroup::Plan::create).transpose()?;
+    }
+    let born_inside = made.cgroup.as_ref().is_some_and(|cgroup| cgroup.clone_into().is_some());
+    let needs_cgroup = plan.namespaces.makes(Kind::Cgroup)
+        || plan.root.mounts.iter().any(|step| step.kind == MountKind::Cgroup);
+    let context = Context {
+        plan,
+        hierarchies: &prepared.hierarchies,
+        seccomp: prepared.seccomp.as_ref(),
+        hooks: &prepared.hooks,
+        record: &record,
+        start_fifo: fifo.as_ref(),
+        console_socket: request.console_socket,
+        joins: &prepared.joins,
+        waits_for_cgroup: needs_cgroup && !born_inside,
+        cgroup_paths: paths_of(&record.cgroup),
+        locked_directory: made.directory.fd().as_raw_fd(),
+    };
+    let (child, channel) = spawn(&context, made.cgroup.as_ref().and_then(Cgroup::clone_into))?;
+    let pid = child.pid;
+    let waits_for_cgroup = context.waits_for_cgroup;
+    made.child = Some(child);
+    record.pid = pid.as_raw_nonzero().get();
+    record.start_time = state::start_time(pid).ok_or(Error::Died)?.0;
+    made.directory.write(&record)?;
+    if plan.namespaces.makes(Kind::User) {
+        namespace::write_id_maps(pid, &plan.namespaces)?;
+        channel.send(&ToInit::Mapped).during("sendmsg", "init")?;
+    }
+    if let Some(cgroup_plan) = cgroup_plan {
+        made.cgroup = Some(cgroup_plan.create()?);
+    }
+    if let Some(cgroup) = made.cgroup.as_ref().filter(|_| !born_inside) {
+        cgroup.join(pid)?;
+    }
+    if waits_for_cgroup {
+        channel.send(&ToInit::Joined(paths_of(&record.cgroup))).during("sendmsg", "init")?;
+    }
+    set_oom_score_adj(pid, plan.process.oom_score_adj, plan.namespaces.has_user())?;
+    converse(request, &prepared, &record, &channel)?;
+    let Some(child) = made.child.as_ref() else { return Err(Error::Protocol) };
+    report(&request.report, child)?;
+    channel.send(&ToInit::Go).during("sendmsg", "init")?;
+    made.child.take().map(|child| (record, channel, child)).ok_or(Error::Protocol)
+}
+
+/// The state as it is before there is a process.
+fn first_record(request: &Request<'_>, prepared: &Prepared) -> Record {
+    let hooks = &prepared.hooks;
+    let later = Hooks { poststart: hooks.poststart.clone(), poststop: hooks.poststop.clone(), ..Hooks::default() };
+    Record {
+        oci_version: request.spec.oci_version.clone(),
+        id: request.plan.id.clone(),
+        pid: 0,
+        start_time: 0,
+        bundle: request.plan.bundle.clone(),
+        rootfs: request.plan.root.path.clone(),
+        created: clock::now_with_nanoseconds(),
+        annotations: request.spec.annotations.clone(),
+        cgroup: prepared.cgroup.as_ref().map(cgroup::Plan::record).unwrap_or_default(),
+        namespaces: request.plan.namespaces.all_flags(),
+        hooks: Some(later).filter(|hooks| *hooks != Hooks::default()),
+        owner: rustix::process::getuid().as_raw(),
+        notify_socket: request.plan.extra.notify_directory.as_ref().map(|_| String::new()),
+    }
+}
+
+/// A cgroup's directories by controller, as messages carry them.
+fn paths_of(record: &cgroup::Record) -> Vec<(String, String)> {
+    let pairs = record.paths.iter();
+    pairs.map(|(name, path)| (name.clone(), path.to_string_lossy().into_owned())).collect()
+}
+
+/// Makes the fifo on which the process will wait, and opens both of its ends: so neither side ever blocks in open.
+fn make_fifo(directory: &Directory) -> Result<OwnedFd, CallFailed> {
+    let path = directory.path().join(START_FIFO);
+    mknodat(directory.fd(), START_FIFO, FileType::Fifo, Mode::from_raw_mode(0o600), 0).during("mkfifo", &path)?;
+    openat(directory.fd(), START_FIFO, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).during("open", &path)
+}
+
+/// Starts the new process. With a pid or user namespace to join an intermediate process does that first, because one only
+/// enters a pid namespace by being born there, and only root of a user namespace makes others that belong to it.
+fn spawn(context: &Context<'_>, cgroup: Option<std::os::fd::BorrowedFd<'_>>) -> Result<(Child, ParentEnd), Error> {
+    let flags = context.plan.namespaces.clone_flags();
+    let ends = handshake::pair().during("socketpair", "init")?;
+    if !context.joins.iter().any(joined_early) {
+        let child = clone_process(flags, cgroup, ends, |channel| init::run(context, channel));
+        return Ok(child.during("clone3", "init")?);
+    }
+    let (between, channel) =
+        clone_process(0, cgroup, ends, |channel| join_and_spawn(context, flags, &channel)).during("clone3", "init")?;
+    let said = channel.receive().during("recvmsg", "init");
+    wait_for(between.pid);
+    match said? {
+        Some(FromInit::Forked(pid)) => {
+            let pid = Pid::from_raw(pid).ok_or(Error::Protocol)?;
+            let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok();
+            Ok((Child { pid, pidfd }, channel))
+        }
+        Some(FromInit::Failed(fault)) => Err(Error::Init(fault)),
+        _ => Err(Error::Died),
+    }
+}
+
+/// Whether a namespace has to be joined by an intermediate process.
+pub(super) fn joined_early((kind, _): &(Kind, OwnedFd)) -> bool {
+    matches!(kind, Kind::User | Kind::Pid)
+}
+
+/// The intermediate process; returns its exit code.
+fn join_and_spawn(context: &Context<'_>, flags: u64, channel: &InitEnd) -> i32 {
+    match try_join_and_spawn(context, flags, channel) {
+        Ok(()) => 0,
+        Err(fault) => {
+            // The parent may be gone already; then nobody wants to know.
+            let _ = channel.send_fault(&fault);
+            1
+        }
+    }
+}
+
+/// Joins, makes the real child, whose parent is ours, and reports it.
+fn try_join_and_spawn(context: &Context<'_>, flags: u64, channel: &InitEnd) -> Result<(), Fault> {
+    for (kind, fd) in context.joins.iter().filter(|namespace| joined_early(namespace)) {
+        crate::sys::process::setns(fd, kind.flag()).at(Step::Namespace, "setns", kind.name())?;
+    }
+    let own = channel.duplicate().at(Step::Handshake, "dup", "")?;
+    // The child begins when this process is gone, so that the report comes before anything the child says.
+    let (held, release) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at(Step::Handshake, "pipe2", "")?;
+    let ends = (release, (own, held));
+    let (child, _release) = clone_process(flags | CLONE_PARENT, None, ends, |(own, held)| {
+        let _ = rustix::io::retry_on_intr(|| rustix::io::read(&held, &mut [0]));
+        init::run(context, own)
+    })
+    .at(Step::Namespace, "clone3", "init")?;
+    channel.send_forked(child.pid.as_raw_nonzero().get()).at(Step::Handshake, "sendmsg", "")
+}
+
+/// Runs hooks and passes descriptors on until the process is ready.
+fn converse(
+    request: &Request<'_>,
+    prepared: &Prepared,
+    record: &Record,
+    channel: &ParentEnd,
+) -> Result<(), Error> {
+    loop {
+        match channel.receive().during("recvmsg", "init")? {
+            Some(FromInit::Ready) => return Ok(()),
+            Some(FromInit::RunHooks) => {
+                hook::run(Point::Prestart, &prepared.hooks.prestart, record, Some(record.pid))?;
+                hook::run(Point::CreateRuntime, &prepared.hooks.create_runtime, record, Some(record.pid))?;
+                channel.send(&ToInit::HooksDone).during("sendmsg", "init")?;
+            }
+            Some(FromInit::Listener(listener)) => {
+                let profile = request.spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref());
+                seccomp_agent::hand_over(profile, listener.as_fd(), record, record.pid)?;
+                channel.send(&ToInit::ListenerTaken).during("sendmsg", "init")?;
+            }
+            Some(FromInit::Failed(fault)) => return Err(Error::Init(fault)),
+            Some(FromInit::Forked(_)) => return Err(Error::Protocol),
+            None => return Err(Error::Died),
+        }
+    }
+}
+
+/// Adjusts how gladly the OOM killer takes a process, from outside, where `/proc` is trusted.
+pub(crate) fn set_oom_score_adj(pid: Pid, score: Option<i32>, in_user_namespace: bool) -> Result<(), CallFailed> {
+    let Some(score) = score else { return Ok(()) };
+    let path = format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero());
+    match std::fs::write(&path, score.to_string()) {
+        // Lowering it takes a privilege that callers in user namespaces do not have; runc goes on without.
+        Err(error)
+            if error.kind() == std::io::ErrorKind::PermissionDenied
+                && (in_user_namespace || !rustix::process::geteuid().is_root()) =>
+        {
+            log::debug!("cannot set oom_score_adj to {score}: {error}");
+            Ok(())
+        }
+        other => other.during("write", &path),
+    }
+}
+
+/// Tells whoever wants to know which process it is.
+pub(crate) fn report(report: &Report, child: &Child) -> Result<(), Error> {
+    if let Some(path) = &report.pid_file {
+        write_pid_file(path, child.pid)?;
+    }
+    if let Some(path) = &report.pidfd_socket {
+        let socket = crate::console::connect_socket(path)?;
+        let pidfd = child.pidfd.as_ref().ok_or(Errno::NOSYS).during("pidfd_open", path)?;
+        crate::console::send_descriptor(&socket, b"pidfd", pidfd).during("sendmsg", path)?;
+    }
+    Ok(())
+}
+
+/// Writes a pid file, so that whoever waits for it finds it complete: in a hidden file beside it first.
+fn write_pid_file(path: &Path, pid: Pid) -> Result<(), CallFailed> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let hidden = path.with_file_name(format!(".{name}"));
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::SYNC | OFlags::CLOEXEC;
+    let file = openat(CWD, &hidden, flags - OFlags::SYNC, Mode::from_raw_mode(0o666)).during("open", &hidden)?;
+    let written = File::from(file).write_all(pid.as_raw_nonzero().to_string().as_bytes());
+    let renamed = written.and_then(|()| std::fs::rename(&hidden, path));
+    if renamed.is_err() {
+        // The failure is told; the half file must not stay.
+        let _ = std::fs::remove_file(&hidden);
+    }
+    renamed.during("write", path)
+}
+

@@ -1,0 +1,131 @@
+//! What a test needs of the machine, and the harness that skips it, visibly, where that is missing.
+
+use std::path::Path;
+
+use libtest_mimic::{Arguments, Trial};
+
+use crate::programs::on_path;
+
+/// One thing a test cannot run without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// The right to do what a container runtime does.
+    Root,
+    /// A host with controllers on cgroup v1.
+    Cgroup1,
+    /// A host with all controllers on cgroup v2.
+    Cgroup2,
+    /// The machine itself, not the virtual machine: disk space, time, or a server.
+    Host,
+    /// A program of the machine.
+    Program(&'static str),
+}
+
+impl Need {
+    /// Why the need is not met here; `None` when it is.
+    #[must_use]
+    pub fn missing(self) -> Option<String> {
+        let v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        match self {
+            Self::Root if !nix::unistd::Uid::effective().is_root() => Some("not root".into()),
+            Self::Cgroup1 if v2 => Some("no controllers on cgroup v1".into()),
+            Self::Cgroup2 if !v2 => Some("no controllers on cgroup v2".into()),
+            Self::Host if in_vm() => Some("not in the virtual machine".into()),
+            Self::Program(name) if on_path(name).is_none() => Some(format!("no program {name}")),
+            _ => None,
+        }
+    }
+}
+
+/// Says whether this is the virtual machine of `hack/vm.sh`.
+#[must_use]
+pub fn in_vm() -> bool {
+    std::env::var_os("QSTACK_VM").is_some()
+}
+
+/// A test: a name, what it needs, and what it does.
+#[derive(Debug)]
+pub struct Test {
+    /// `module::what_holds`.
+    pub name: String,
+    /// All of these, or it is skipped.
+    pub needs: &'static [Need],
+    /// Panics when what it tests does not hold.
+    pub body: Body,
+}
+
+/// What a test does.
+pub enum Body {
+    /// A function of its own.
+    Function(fn()),
+    /// One line of a table; see [`crate::case`].
+    Case(crate::case::Case),
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Body")
+    }
+}
+
+impl Test {
+    /// Why this test is skipped here; `None` when it is not.
+    fn skipped(&self) -> Option<String> {
+        self.needs.iter().find_map(|need| need.missing())
+    }
+}
+
+/// Makes the tests of one module: `tests!("module", [needs], function, …)`.
+#[macro_export]
+macro_rules! tests {
+    ($module:literal, $needs:expr, [$($function:ident),* $(,)?]) => {
+        vec![$($crate::needs::Test {
+            name: concat!($module, "::", stringify!($function)).to_owned(),
+            needs: $needs,
+            body: $crate::needs::Body::Function($function),
+        }),*]
+    };
+}
+
+/// Runs `tests` as the command line (cargo's, nextest's) says, and in the virtual machine only those
+/// whose names begin like one of `machine`. `--skips` as the only argument prints what would be
+/// skipped, with the reason.
+///
+/// A skipped test shows as ignored, so that nextest counts it.
+#[must_use]
+pub fn main(mut tests: Vec<Test>, machine: &[&str]) -> std::process::ExitCode {
+    if in_vm() {
+        tests.retain(|test| machine.iter().any(|prefix| test.name.starts_with(prefix)));
+    }
+    if std::env::args().nth(1).as_deref() == Some("--skips") {
+        return print_skips(&tests);
+    }
+    let trials = tests.into_iter().map(|test| {
+        let skipped = test.skipped().is_some();
+        let body = test.body;
+        Trial::test(test.name, move || on_own_thread(body)).with_ignored_flag(skipped)
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+}
+
+/// Runs a test on a thread that ends with it: a test may move its thread into another namespace.
+fn on_own_thread(body: Body) -> Result<(), libtest_mimic::Failed> {
+    let thread = std::thread::spawn(move || match body {
+        Body::Function(function) => function(),
+        Body::Case(case) => case.run(),
+    });
+    match thread.join() {
+        Ok(()) => Ok(()),
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the answer to --skips")]
+fn print_skips(tests: &[Test]) -> std::process::ExitCode {
+    for test in tests {
+        if let Some(reason) = test.skipped() {
+            println!("{}: {reason}", test.name);
+        }
+    }
+    std::process::ExitCode::SUCCESS
+}

@@ -1,0 +1,172 @@
+//! `qrun` with a state directory of its own.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::Value;
+
+use crate::bundle::Bundle;
+use crate::command::{Outcome, run, typed, wait};
+use crate::host;
+use crate::programs::built;
+use crate::wait::{PATIENCE, until, within};
+use crate::words;
+
+/// Containers of this process so far.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// A runtime and the containers it made; they are deleted when it is dropped, and nothing of them
+/// may be left then.
+#[derive(Debug)]
+pub struct Runtime {
+    directory: tempfile::TempDir,
+    ids: RefCell<Vec<String>>,
+}
+
+impl Runtime {
+    /// Makes a runtime without containers.
+    ///
+    /// # Panics
+    /// When `qrun` is not built.
+    #[must_use]
+    pub fn new() -> Self {
+        drop(built("qrun"));
+        match tempfile::Builder::new().prefix("qrt").tempdir() {
+            Ok(directory) => Self {
+                directory,
+                ids: RefCell::default(),
+            },
+            Err(error) => panic!("make a state directory: {error}"),
+        }
+    }
+
+    /// A directory for what the test wants to keep beside the state.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The `--root` of this runtime.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
+    /// An id nobody else uses, that ends in `name`.
+    #[must_use]
+    pub fn id(&self, name: &str) -> String {
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let id = format!("qt{}-{count}-{name}", std::process::id());
+        self.ids.borrow_mut().push(id.clone());
+        id
+    }
+
+    /// The command `qrun --root … LINE`.
+    #[must_use]
+    pub fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(built("qrun"));
+        command
+            .arg("--root")
+            .arg(self.root())
+            .args(words::split(line));
+        command
+    }
+
+    /// Runs `qrun LINE` to its end.
+    #[track_caller]
+    pub fn run(&self, line: &str) -> Outcome {
+        run(&mut self.command(line))
+    }
+
+    /// Runs `qrun LINE` with a file for stdout and stderr, as for a command after which a container
+    /// lives on; gives the file.
+    ///
+    /// # Panics
+    /// When the command fails.
+    #[track_caller]
+    pub fn leave(&self, line: &str) -> PathBuf {
+        let file = self
+            .directory()
+            .join(format!("out{}", self.ids.borrow().len()));
+        let mut command = self.command(line);
+        let line = typed(&command);
+        let streams = File::create(&file).and_then(|out| Ok((out.try_clone()?, out)));
+        let spawned = streams
+            .and_then(|(out, err)| command.stdin(Stdio::null()).stdout(out).stderr(err).spawn());
+        let code = match spawned {
+            Ok(mut child) => wait(&mut child, PATIENCE),
+            Err(error) => panic!("start {line}: {error}"),
+        };
+        let said = std::fs::read_to_string(&file).unwrap_or_default();
+        assert!(code == Some(0), "{line}\nended with {code:?}:\n{said}");
+        file
+    }
+
+    /// Creates and starts a container of `bundle`, and gives its id.
+    #[track_caller]
+    pub fn started(&self, name: &str, bundle: &Bundle) -> String {
+        let id = self.id(name);
+        self.leave(&format!("create --bundle {} {id}", bundle.path().display()));
+        self.run(&format!("start {id}")).ok();
+        id
+    }
+
+    /// The state of a container, as `qrun state` prints it.
+    ///
+    /// # Panics
+    /// When that is not JSON.
+    #[track_caller]
+    pub fn state(&self, id: &str) -> Value {
+        let outcome = self.run(&format!("state {id}"));
+        match serde_json::from_str(outcome.ok()) {
+            Ok(state) => state,
+            Err(error) => panic!("not JSON: {error}{}", outcome.report()),
+        }
+    }
+
+    /// Waits until a container's status is `status`.
+    #[track_caller]
+    pub fn wait_for(&self, id: &str, status: &str) {
+        let what = format!("{id} is {status}");
+        until(&what, || (self.state(id)["status"] == status).then_some(()));
+    }
+
+    /// Fails unless nothing of the containers made so far is on the host.
+    #[track_caller]
+    pub fn assert_nothing_left(&self) {
+        let traces = || host::traces(self.directory.path(), &self.ids.borrow());
+        let state =
+            || std::fs::read_dir(self.root()).map_or(0, |entries| entries.flatten().count());
+        let clean = within(std::time::Duration::from_secs(5), || {
+            (traces().is_empty() && state() == 0).then_some(())
+        });
+        assert!(
+            clean.is_some(),
+            "left behind: {} states, {:#?}",
+            state(),
+            traces()
+        );
+    }
+}
+
+impl Default for Runtime {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        for id in self.ids.borrow().iter() {
+            if self.root().join(id).exists() {
+                let _ = self.command(&format!("delete --force {id}")).output();
+            }
+        }
+        if !std::thread::panicking() {
+            self.assert_nothing_left();
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! SIGKILL at bad moments: nothing is stuck, nothing is left, the next command works.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use stack_tests::bundle::Bundle;
+use stack_tests::engine::Engine;
+use stack_tests::evil::{Evil, Malice};
+use stack_tests::needs::{Need, Test};
+use stack_tests::programs::built;
+use stack_tests::runtime::Runtime;
+use stack_tests::tests;
+use stack_tests::wait::until;
+
+pub(crate) fn tests() -> Vec<Test> {
+    let mut all = tests!(
+        "killed",
+        &[Need::Root],
+        [
+            the_client_of_run_dies_and_the_container_lives,
+            the_client_of_run_dies_at_any_moment,
+            qrun_create_dies_at_any_moment,
+        ]
+    );
+    all.extend(tests!(
+        "killed",
+        &[Need::Root, Need::Program("strace")],
+        [qrun_create_dies_in_a_system_call]
+    ));
+    all.extend(tests!(
+        "killed",
+        stack_tests::registry::NEEDS,
+        [the_client_of_pull_dies_half_way]
+    ));
+    all
+}
+
+/// Starts `command` with nothing on its streams.
+fn start(mut command: Command) -> Child {
+    let streams = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    streams.spawn().unwrap()
+}
+
+fn kill(mut child: Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+fn the_client_of_run_dies_and_the_container_lives() {
+    let engine = Engine::new().with_base();
+    let script = "i=0; while true; do i=$((i+1)); echo line $i; usleep 20000; done";
+    let client = start(engine.command(&format!("run --name bird base sh -c '{script}'")));
+    until("the container runs", || {
+        engine.run("ps").stdout.contains("bird").then_some(())
+    });
+    engine.wait_for_log("bird", "line 2\n");
+    kill(client);
+    engine.wait_for_log("bird", "line 20\n");
+    assert_eq!(engine.ok("exec bird echo inside"), "inside");
+    engine.ok("stop -t 0 bird");
+    assert_eq!(engine.look("bird", "/State/ExitCode"), 137);
+    engine.ok("start bird");
+    engine.ok("rm -f bird");
+    engine.assert_nothing_left();
+}
+
+fn the_client_of_run_dies_at_any_moment() {
+    let engine = Engine::new().with_base();
+    for moment in 0..24 {
+        let client = start(engine.command("run --name bird -p 8080:80 base sleep 1000"));
+        std::thread::sleep(Duration::from_millis(moment * 4));
+        kill(client);
+        // Whatever it had come to: there is a container of this name that can be removed, or none.
+        let removed = engine.run("rm -f bird");
+        let sound = removed.code == 0 || removed.stderr.contains("bird");
+        assert!(sound, "killed after {} ms{}", moment * 4, removed.report());
+        let next = engine.run("run --rm --name bird -p 8080:80 base echo works");
+        assert_eq!(next.ok(), "works", "killed after {} ms", moment * 4);
+    }
+    engine.assert_nothing_left();
+}
+
+fn the_client_of_pull_dies_half_way() {
+    let engine = Engine::new();
+    let evil = Evil::start(Malice::Stalled);
+    let reference = evil.reference("busybox:latest");
+    let client = start(engine.command(&format!("pull {reference}")));
+    until("a layer is asked for", || {
+        (evil.requests("/blobs/") >= 1).then_some(())
+    });
+    std::thread::sleep(Duration::from_millis(200));
+    kill(client);
+    assert!(
+        !engine.ok("images").contains("busybox"),
+        "half an image is listed"
+    );
+    drop(evil);
+    let good = engine.registry().reference("busybox:latest");
+    for moment in [20, 60, 120, 200] {
+        let client = start(engine.command(&format!("pull {good}")));
+        std::thread::sleep(Duration::from_millis(moment));
+        kill(client);
+    }
+    engine.ok(&format!("pull {good}"));
+    assert_eq!(engine.ok(&format!("run --rm {good} echo works")), "works");
+}
+
+/// Deletes what is left of `id`, and fails unless all is clean and the next create works.
+#[track_caller]
+fn recovers(runtime: &Runtime, bundle: &Bundle, id: &str, when: &str) {
+    let deleted = runtime.run(&format!("delete --force {id}"));
+    assert_eq!(deleted.code, 0, "killed {when}{}", deleted.report());
+    runtime.assert_nothing_left();
+    let next = runtime.run(&format!("run --bundle {} {id}", bundle.path().display()));
+    assert_eq!(next.ok(), "works", "killed {when}");
+}
+
+fn qrun_create_dies_at_any_moment() {
+    let (runtime, bundle) = (Runtime::new(), Bundle::new(&["echo", "works"]));
+    for moment in 0..25 {
+        let id = runtime.id("victim");
+        let child =
+            start(runtime.command(&format!("create --bundle {} {id}", bundle.path().display())));
+        std::thread::sleep(Duration::from_micros(moment * 400));
+        kill(child);
+        recovers(
+            &runtime,
+            &bundle,
+            &id,
+            &format!("after {} us", moment * 400),
+        );
+    }
+}
+
+/// Lets strace kill whichever process of `qrun create` makes the nth call of a kind.
+fn qrun_create_dies_in_a_system_call() {
+    let (runtime, bundle) = (Runtime::new(), Bundle::new(&["echo", "works"]));
+    for point in [
+        "clone3:when=1",
+        "mkdir:when=1",
+        "mkdirat:when=1",
+        "rename:when=1",
+        "renameat:when=1",
+        "move_mount:when=1",
+        "move_mount:when=4",
+        "mount:when=1",
+        "mount:when=3",
+        "mknodat:when=2",
+        "pivot_root:when=1",
+        "sethostname:when=1",
+        "capset:when=1",
+        "write:when=3",
+        "write:when=6",
+        "execve:when=2",
+        "seccomp:when=1",
+    ] {
+        let id = runtime.id("victim");
+        let mut command = Command::new("strace");
+        let (call, when) = point.split_once(':').unwrap();
+        let inject = format!("inject={call}:signal=SIGKILL:{when}");
+        command.args(["-f", "-o", "/dev/null", "-e", "trace=none", "-e", &inject]);
+        command.arg(built("qrun")).arg("--root").arg(runtime.root());
+        command
+            .args(["create", "--bundle"])
+            .arg(bundle.path())
+            .arg(&id);
+        let mut child = start(command);
+        // strace -f stays as long as the container it traces.
+        let ended = stack_tests::wait::within(Duration::from_secs(3), || {
+            let created = || {
+                runtime
+                    .run(&format!("state {id}"))
+                    .stdout
+                    .contains("created")
+            };
+            (child.try_wait().unwrap().is_some() || created()).then_some(())
+        });
+        assert!(ended.is_some(), "qrun create hangs, killed at {point}");
+        let _ = child.kill();
+        let _ = child.wait();
+        recovers(&runtime, &bundle, &id, &format!("at {point}"));
+    }
+}

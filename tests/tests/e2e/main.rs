@@ -1,0 +1,44 @@
+//! The end-to-end tests: the built programs, driven from outside, on the real kernel.
+//!
+//! One module a subject, and `../../cases/` with one case a line. A test is a function that
+//! panics; what it needs of the machine is declared beside it and decides whether it is skipped.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod bundles;
+mod errors;
+mod journey;
+mod killed;
+mod lifecycle;
+mod limits;
+mod networks;
+mod peers;
+mod pull;
+mod terminal;
+
+/// What is run in the virtual machine too, which is slow: what depends on the cgroup version or on
+/// rights that the host may withhold.
+const IN_VM: [&str; 5] = [
+    "lifecycle::",
+    "limits",
+    "terminal::run",
+    "terminal::exec",
+    "a:",
+];
+
+fn main() -> std::process::ExitCode {
+    let modules = [
+        bundles::tests(),
+        errors::tests(),
+        journey::tests(),
+        killed::tests(),
+        lifecycle::tests(),
+        limits::tests(),
+        networks::tests(),
+        peers::tests(),
+        pull::tests(),
+        terminal::tests(),
+        stack_tests::case::table("a", include_str!("../../cases/a.txt")),
+    ];
+    stack_tests::needs::main(modules.into_iter().flatten().collect(), &IN_VM)
+}
