@@ -56,8 +56,9 @@ pub struct Overrides {
     pub seccomp: bool,
     /// Whether the image's volumes become temporary file systems.
     pub volumes: bool,
-    /// For a user without root rights: a user namespace with the caller's ids,
-    /// and none of what needs more.
+    /// For a user without root rights: a user namespace in which the caller is root
+    /// and nobody else exists, so that the process runs as root whatever the image
+    /// says; and none of what needs more.
     pub rootless: bool,
 }
 
@@ -99,6 +100,9 @@ pub fn from_image(
     let mut user = user::resolve_in(rootfs, spec).map_err(failed)?;
     let groups = user::resolve_groups_in(rootfs, &overrides.groups).map_err(failed)?;
     user.additional_gids.extend(groups);
+    if overrides.rootless {
+        (user.uid, user.gid) = (0, 0);
+    }
     user.additional_gids.sort_unstable();
     user.additional_gids.dedup();
 

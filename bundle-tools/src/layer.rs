@@ -6,6 +6,7 @@ pub mod compression;
 mod copy;
 pub mod diff;
 
+pub use archive::Error as ArchiveError;
 pub use copy::{Error as CopyError, copy_tree};
 
 /// Prefix of a whiteout entry's name (image-spec, layer.md, "Whiteouts").

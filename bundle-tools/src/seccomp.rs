@@ -2,7 +2,7 @@
 //!
 //! What is not in the table fails with EPERM. Which rows apply depends on the
 //! capabilities (a process that may mount by capability may call `mount(2)`), the
-//! architecture and the kernel; the table is in [`table`], resolving it is here. The
+//! architecture and the kernel; the table is in `table`, resolving it is here. The
 //! result names system calls only: a runtime's compiler turns them into numbers.
 //!
 //! Two holes that docker's profile had are closed as in its current version:

@@ -251,7 +251,7 @@ fn check(config: &Value, findings: &mut Findings) {
             "is missing: the container can be created, but not started",
         );
     } else if findings.object(config, "", "process").is_some() {
-        process::check(&config["process"], findings);
+        process::check(config, findings);
     }
     for key in ["hostname", "domainname"] {
         let set = findings

@@ -105,20 +105,48 @@ pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
         .and_then(|matches| Cli::from_arg_matches(&matches))
     {
         Ok(cli) => cli,
-        Err(error) => {
-            // clap knows which of its messages are help, for standard output, and which are complaints.
-            drop(error.print());
-            return if error.use_stderr() {
-                ExitCode::from(ENGINE_FAILED)
-            } else {
-                ExitCode::SUCCESS
-            };
+        Err(error) if error.use_stderr() => return complain(&error),
+        Err(help) => {
+            // Nobody to tell when nobody reads it.
+            drop(help.print());
+            return ExitCode::SUCCESS;
         }
     };
     match dispatch(cli) {
         Ok(code) => code,
         Err(failure) => failure.report(),
     }
+}
+
+/// What clap has to say about the words, in our form: one line, one hint.
+#[expect(
+    clippy::print_stderr,
+    reason = "the one place where bad usage is reported"
+)]
+fn complain(error: &clap::Error) -> ExitCode {
+    let text = error.render().to_string();
+    let mut paragraphs = text.split("\n\n");
+    let first = paragraphs.next().unwrap_or_default();
+    let words: Vec<&str> = first.split_whitespace().collect();
+    let message = words.join(" ");
+    eprintln!(
+        "qengine: {}",
+        message.strip_prefix("error: ").unwrap_or(&message)
+    );
+    let usage = paragraphs
+        .filter_map(|paragraph| paragraph.trim().strip_prefix("Usage: "))
+        .next()
+        .unwrap_or("qengine");
+    let command: Vec<&str> = usage
+        .split_whitespace()
+        .take_while(|word| {
+            word.chars()
+                .all(|letter| letter.is_ascii_alphanumeric() || letter == '-')
+        })
+        .filter(|word| !word.starts_with('-'))
+        .collect();
+    eprintln!("hint: `{} --help` tells what there is", command.join(" "));
+    ExitCode::from(ENGINE_FAILED)
 }
 
 /// An error, and the exit code it ends the program with.

@@ -5,7 +5,7 @@
 //! [`layers`]. An image appears in `index.json` last, after everything it needs has reached the disk, and disappears
 //! from there first: at no instant can anyone see half an image.
 //!
-//! Two locks keep the collection of garbage ([`remove`]) away from content that is about to be used:
+//! Two locks keep the collection of garbage ([`fn@collect`]) away from content that is about to be used:
 //! - `images.lock`, held shared for the moment between finding an image and writing down that a container uses it
 //!   ([`guard`]), and exclusively while an image is removed;
 //! - `images-writers.lock`, held shared by whoever adds content that no `index.json` mentions yet. Collection never
@@ -139,7 +139,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Keeps images from being removed while it is held.
 ///
-/// Whoever starts to use an image holds it from before [`find`] until it is on disk that a container uses the image.
+/// Whoever starts to use an image holds it from before [`fn@find`] until it is on disk that a container uses the image.
 ///
 /// # Errors
 /// When the lock file can't be opened.

@@ -41,6 +41,17 @@ impl Drop for RawMode {
     }
 }
 
+/// A terminal inside needs one outside, where its keys come from.
+///
+/// # Errors
+/// When standard input is none.
+pub(crate) fn require(tty: bool, interactive: bool) -> Result<()> {
+    if tty && interactive && !stdin().is_terminal() {
+        anyhow::bail!("the input device is not a TTY: leave -t away, or use a terminal");
+    }
+    Ok(())
+}
+
 /// How the user's streams are tied to a container's.
 pub(crate) struct Relay<'a> {
     /// The container has a terminal.

@@ -62,7 +62,10 @@ pub(crate) fn names() -> impl Iterator<Item = String> {
 /// The number of a capability.
 fn number(name: &str) -> Option<u8> {
     let short = name.strip_prefix("CAP_")?;
-    NAMES.iter().position(|known| *known == short).and_then(|index| u8::try_from(index).ok())
+    NAMES
+        .iter()
+        .position(|known| *known == short)
+        .and_then(|index| u8::try_from(index).ok())
 }
 
 /// The five sets, one bit a capability.
@@ -84,7 +87,9 @@ impl Sets {
     /// The sets of a spec, and the names that are unknown. No capabilities object means no capability.
     pub(crate) fn new(capabilities: Option<&Capabilities>) -> (Self, Vec<String>) {
         let mut unknown = Vec::new();
-        let Some(capabilities) = capabilities else { return (Self::default(), unknown) };
+        let Some(capabilities) = capabilities else {
+            return (Self::default(), unknown);
+        };
         let mut set = |names: &[String]| {
             let mut bits = 0;
             for name in names {
@@ -130,7 +135,11 @@ impl Sets {
     /// may forbid it, and the process then merely has fewer rights.
     pub(crate) fn apply(&self) -> Result<Vec<String>, Errno> {
         let known = known_to_kernel();
-        sys::capset(self.effective & known, self.permitted & known, self.inheritable & known)?;
+        sys::capset(
+            self.effective & known,
+            self.permitted & known,
+            self.inheritable & known,
+        )?;
         // Of what is not both permitted and inheritable the kernel makes nothing ambient. Old `runc spec` asks for it all the
         // same, and gets nothing, without a word.
         let ambient = self.ambient & self.permitted & self.inheritable & known;

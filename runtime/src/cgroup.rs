@@ -297,7 +297,7 @@ impl Cgroup {
     /// Stops every process in it; returns when all have stopped.
     pub(crate) fn freeze(&self) -> Result<()> {
         let (directory, v2) = self.freezer()?;
-        freezer::freeze(directory, v2)
+        freezer::freeze(directory, v2, freezer::PATIENCE)
     }
 
     /// Lets them run again.

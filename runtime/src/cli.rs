@@ -45,12 +45,22 @@ const fn value(
     placeholder: &'static str,
     help: &'static str,
 ) -> OptionSpec {
-    OptionSpec { long, short, value: Some(placeholder), help }
+    OptionSpec {
+        long,
+        short,
+        value: Some(placeholder),
+        help,
+    }
 }
 
 /// A switch.
 const fn switch(long: &'static str, short: Option<char>, help: &'static str) -> OptionSpec {
-    OptionSpec { long, short, value: None, help }
+    OptionSpec {
+        long,
+        short,
+        value: None,
+        help,
+    }
 }
 
 /// Options before the command.
@@ -58,22 +68,60 @@ pub(crate) const GLOBAL_OPTIONS: &[OptionSpec] = &[
     switch("debug", None, "log debug messages"),
     value("log", None, "FILE", "log to FILE instead of standard error"),
     value("log-format", None, "FORMAT", "log format: text or json"),
-    value("root", None, "DIR", "where container state is kept (default: /run/qrun, or $XDG_RUNTIME_DIR/qrun)"),
+    value(
+        "root",
+        None,
+        "DIR",
+        "where container state is kept (default: /run/qrun, or $XDG_RUNTIME_DIR/qrun)",
+    ),
     value("criu", None, "PATH", "accepted and not used"),
-    switch("systemd-cgroup", None, "let systemd make cgroups; cgroupsPath is then SLICE:PREFIX:NAME"),
-    value("rootless", None, "BOOL", "ignore cgroup permission errors: true, false or auto"),
+    switch(
+        "systemd-cgroup",
+        None,
+        "let systemd make cgroups; cgroupsPath is then SLICE:PREFIX:NAME",
+    ),
+    value(
+        "rootless",
+        None,
+        "BOOL",
+        "ignore cgroup permission errors: true, false or auto",
+    ),
     switch("help", Some('h'), "show help"),
     switch("version", Some('v'), "show the version"),
 ];
 
-const BUNDLE: OptionSpec = value("bundle", Some('b'), "DIR", "path of the bundle (default: the current directory)");
-const CONSOLE_SOCKET: OptionSpec =
-    value("console-socket", None, "PATH", "socket that receives the terminal's master end");
-const PIDFD_SOCKET: OptionSpec = value("pidfd-socket", None, "PATH", "socket that receives a pidfd of the process");
+const BUNDLE: OptionSpec = value(
+    "bundle",
+    Some('b'),
+    "DIR",
+    "path of the bundle (default: the current directory)",
+);
+const CONSOLE_SOCKET: OptionSpec = value(
+    "console-socket",
+    None,
+    "PATH",
+    "socket that receives the terminal's master end",
+);
+const PIDFD_SOCKET: OptionSpec = value(
+    "pidfd-socket",
+    None,
+    "PATH",
+    "socket that receives a pidfd of the process",
+);
 const PID_FILE: OptionSpec = value("pid-file", None, "FILE", "write the process id to FILE");
-const NO_PIVOT: OptionSpec = switch("no-pivot", None, "move the root mount instead of pivoting: for a root on a ramdisk");
-const NO_NEW_KEYRING: OptionSpec = switch("no-new-keyring", None, "keep the caller's session keyring");
-const PRESERVE_FDS: OptionSpec = value("preserve-fds", None, "N", "pass N descriptors after stdio to the process");
+const NO_PIVOT: OptionSpec = switch(
+    "no-pivot",
+    None,
+    "move the root mount instead of pivoting: for a root on a ramdisk",
+);
+const NO_NEW_KEYRING: OptionSpec =
+    switch("no-new-keyring", None, "keep the caller's session keyring");
+const PRESERVE_FDS: OptionSpec = value(
+    "preserve-fds",
+    None,
+    "N",
+    "pass N descriptors after stdio to the process",
+);
 
 /// Every command.
 pub(crate) const COMMANDS: &[CommandSpec] = &[
@@ -83,7 +131,15 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
         arguments: "<container-id>",
         count: (1, 1),
         stops: false,
-        options: &[BUNDLE, CONSOLE_SOCKET, PIDFD_SOCKET, PID_FILE, NO_PIVOT, NO_NEW_KEYRING, PRESERVE_FDS],
+        options: &[
+            BUNDLE,
+            CONSOLE_SOCKET,
+            PIDFD_SOCKET,
+            PID_FILE,
+            NO_PIVOT,
+            NO_NEW_KEYRING,
+            PRESERVE_FDS,
+        ],
     },
     CommandSpec {
         name: "delete",
@@ -100,7 +156,12 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
         count: (1, 1),
         stops: false,
         options: &[
-            value("interval", None, "DURATION", "pause between two reports (default: 5s)"),
+            value(
+                "interval",
+                None,
+                "DURATION",
+                "pause between two reports (default: 5s)",
+            ),
             switch("stats", None, "show the usage once and end"),
         ],
     },
@@ -114,19 +175,43 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
             CONSOLE_SOCKET,
             PIDFD_SOCKET,
             value("cwd", None, "DIR", "working directory inside"),
-            value("env", Some('e'), "NAME=VALUE", "set a variable (repeatable)"),
+            value(
+                "env",
+                Some('e'),
+                "NAME=VALUE",
+                "set a variable (repeatable)",
+            ),
             switch("tty", Some('t'), "give it a terminal"),
             value("user", Some('u'), "UID[:GID]", "run as this user"),
-            value("additional-gids", Some('g'), "GID", "supplementary group (repeatable)"),
-            value("process", Some('p'), "FILE", "take everything from a file with a process object"),
+            value(
+                "additional-gids",
+                Some('g'),
+                "GID",
+                "supplementary group (repeatable)",
+            ),
+            value(
+                "process",
+                Some('p'),
+                "FILE",
+                "take everything from a file with a process object",
+            ),
             switch("detach", Some('d'), "do not wait for it"),
             PID_FILE,
             value("process-label", None, "LABEL", "SELinux label"),
             value("apparmor", None, "PROFILE", "AppArmor profile"),
-            switch("no-new-privs", None, "forbid gaining privileges by executing programs"),
+            switch(
+                "no-new-privs",
+                None,
+                "forbid gaining privileges by executing programs",
+            ),
             value("cap", Some('c'), "CAP", "add a capability (repeatable)"),
             PRESERVE_FDS,
-            value("cgroup", None, "PATH", "run it in a child cgroup, or CONTROLLER[,…]:PATH on cgroup v1 (repeatable)"),
+            value(
+                "cgroup",
+                None,
+                "PATH",
+                "run it in a child cgroup, or CONTROLLER[,…]:PATH on cgroup v1 (repeatable)",
+            ),
             switch("ignore-paused", None, "do not refuse a paused container"),
         ],
     },
@@ -144,7 +229,11 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
         arguments: "<container-id> [signal]",
         count: (1, 2),
         stops: false,
-        options: &[switch("all", Some('a'), "send it to every process of the container")],
+        options: &[switch(
+            "all",
+            Some('a'),
+            "send it to every process of the container",
+        )],
     },
     CommandSpec {
         name: "list",
@@ -191,8 +280,16 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
             BUNDLE,
             CONSOLE_SOCKET,
             PIDFD_SOCKET,
-            switch("detach", Some('d'), "do not wait for the container's process"),
-            switch("keep", None, "do not delete the container after its process has ended"),
+            switch(
+                "detach",
+                Some('d'),
+                "do not wait for the container's process",
+            ),
+            switch(
+                "keep",
+                None,
+                "do not delete the container after its process has ended",
+            ),
             PID_FILE,
             switch("no-subreaper", None, "do not become the reaper of orphans"),
             NO_PIVOT,
@@ -207,8 +304,17 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
         count: (0, 0),
         stops: false,
         options: &[
-            value("bundle", Some('b'), "DIR", "where to write it (default: the current directory)"),
-            switch("rootless", None, "make it fit for a user without privileges"),
+            value(
+                "bundle",
+                Some('b'),
+                "DIR",
+                "where to write it (default: the current directory)",
+            ),
+            switch(
+                "rootless",
+                None,
+                "make it fit for a user without privileges",
+            ),
         ],
     },
     CommandSpec {
@@ -234,23 +340,53 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
         count: (1, 1),
         stops: false,
         options: &[
-            value("resources", Some('r'), "FILE", "read a resources object from FILE, or from standard input with \"-\""),
+            value(
+                "resources",
+                Some('r'),
+                "FILE",
+                "read a resources object from FILE, or from standard input with \"-\"",
+            ),
             value("blkio-weight", None, "N", "block I/O weight, 10 to 1000"),
             value("cpu-period", None, "MICROSECONDS", "CPU period"),
             value("cpu-quota", None, "MICROSECONDS", "CPU time per period"),
-            value("cpu-burst", None, "MICROSECONDS", "CPU time that may be saved up"),
+            value(
+                "cpu-burst",
+                None,
+                "MICROSECONDS",
+                "CPU time that may be saved up",
+            ),
             value("cpu-share", None, "N", "CPU shares"),
-            value("cpu-rt-period", None, "MICROSECONDS", "real-time CPU period"),
-            value("cpu-rt-runtime", None, "MICROSECONDS", "real-time CPU time per period"),
+            value(
+                "cpu-rt-period",
+                None,
+                "MICROSECONDS",
+                "real-time CPU period",
+            ),
+            value(
+                "cpu-rt-runtime",
+                None,
+                "MICROSECONDS",
+                "real-time CPU time per period",
+            ),
             value("cpuset-cpus", None, "LIST", "CPUs to use"),
             value("cpuset-mems", None, "LIST", "memory nodes to use"),
             value("memory", None, "BYTES", "memory limit"),
             value("kernel-memory", None, "BYTES", "accepted and not used"),
             value("kernel-memory-tcp", None, "BYTES", "accepted and not used"),
             value("memory-reservation", None, "BYTES", "memory soft limit"),
-            value("memory-swap", None, "BYTES", "limit of memory and swap together; -1 for none"),
+            value(
+                "memory-swap",
+                None,
+                "BYTES",
+                "limit of memory and swap together; -1 for none",
+            ),
             value("pids-limit", None, "N", "number of tasks"),
-            value("cpu-idle", None, "0|1", "run only when nothing else wants to"),
+            value(
+                "cpu-idle",
+                None,
+                "0|1",
+                "run only when nothing else wants to",
+            ),
         ],
     },
 ];
@@ -301,12 +437,19 @@ pub(crate) struct Parsed {
 impl Parsed {
     /// The last value given for an option.
     pub(crate) fn value(&self, long: &str) -> Option<&str> {
-        self.options.iter().rev().find(|(name, _)| *name == long).map(|(_, value)| value.as_str())
+        self.options
+            .iter()
+            .rev()
+            .find(|(name, _)| *name == long)
+            .map(|(_, value)| value.as_str())
     }
 
     /// Every value given for an option.
     pub(crate) fn values<'a>(&'a self, long: &'a str) -> impl Iterator<Item = &'a str> {
-        self.options.iter().filter(move |(name, _)| *name == long).map(|(_, value)| value.as_str())
+        self.options
+            .iter()
+            .filter(move |(name, _)| *name == long)
+            .map(|(_, value)| value.as_str())
     }
 
     /// Whether a switch is on.
@@ -314,16 +457,25 @@ impl Parsed {
         self.value(long).is_some_and(|value| value != "false")
     }
 
-    /// A value as a path; an empty one counts as absent.
+    /// A value as an absolute path, because the current directory changes; an empty one counts as absent.
     pub(crate) fn path(&self, long: &str) -> Option<PathBuf> {
-        self.value(long).filter(|value| !value.is_empty()).map(PathBuf::from)
+        let value = self.value(long).filter(|value| !value.is_empty())?;
+        // Without a current directory a relative path means nothing anyway.
+        Some(std::path::absolute(value).unwrap_or_else(|_| value.into()))
     }
 
     /// A value as a number.
-    pub(crate) fn number<T: std::str::FromStr>(&self, long: &'static str) -> Result<Option<T>, Error> {
+    pub(crate) fn number<T: std::str::FromStr>(
+        &self,
+        long: &'static str,
+    ) -> Result<Option<T>, Error> {
         self.value(long)
             .map(|value| {
-                let bad = |_| Error::BadValue { option: long, value: value.to_owned(), expected: "expected a number" };
+                let bad = |_| Error::BadValue {
+                    option: long,
+                    value: value.to_owned(),
+                    expected: "expected a number",
+                };
                 value.parse().map_err(bad)
             })
             .transpose()
@@ -337,7 +489,8 @@ impl Parsed {
 
 /// The arguments as text.
 pub(crate) fn arguments(raw: impl Iterator<Item = OsString>) -> Result<Vec<String>, Error> {
-    raw.map(|argument| argument.into_string().map_err(Error::NotText)).collect()
+    raw.map(|argument| argument.into_string().map_err(Error::NotText))
+        .collect()
 }
 
 /// Takes arguments apart by a table of options; what follows the first non-option is left alone when `stops`.
@@ -351,7 +504,9 @@ pub(crate) fn parse(
     let mut parsed = Parsed::default();
     let mut position = 0;
     while let Some(argument) = arguments.get(position) {
-        let body = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-'));
+        let body = argument
+            .strip_prefix("--")
+            .or_else(|| argument.strip_prefix('-'));
         let Some(body) = body.filter(|body| !body.is_empty() || argument == "--") else {
             if stops {
                 break;
@@ -377,7 +532,9 @@ pub(crate) fn parse(
             (_, Some(value)) => value,
             (None, None) => "true".to_owned(),
             (Some(_), None) => {
-                let value = arguments.get(position).ok_or(Error::ValueMissing(spec.long))?;
+                let value = arguments
+                    .get(position)
+                    .ok_or(Error::ValueMissing(spec.long))?;
                 position += 1;
                 value.clone()
             }
@@ -392,8 +549,12 @@ fn find(options: &'static [OptionSpec], name: &str) -> Option<&'static OptionSpe
     const HELP: &OptionSpec = &switch("help", Some('h'), "show help");
     let mut letters = name.chars();
     let letter = letters.next().filter(|_| letters.next().is_none());
-    let matches = |spec: &&OptionSpec| spec.long == name || (letter.is_some() && spec.short == letter);
-    options.iter().find(matches).or_else(|| Some(HELP).filter(matches))
+    let matches =
+        |spec: &&OptionSpec| spec.long == name || (letter.is_some() && spec.short == letter);
+    options
+        .iter()
+        .find(matches)
+        .or_else(|| Some(HELP).filter(matches))
 }
 
 /// Looks a command up.
@@ -402,7 +563,10 @@ pub(crate) fn command(name: &str) -> Option<&'static CommandSpec> {
 }
 
 /// Parses a command's own arguments and counts those that are not options.
-pub(crate) fn parse_command(command: &'static CommandSpec, arguments: &[String]) -> Result<Parsed, Error> {
+pub(crate) fn parse_command(
+    command: &'static CommandSpec,
+    arguments: &[String],
+) -> Result<Parsed, Error> {
     let (mut parsed, used) = parse(arguments, command.options, command.stops)?;
     parsed.arguments.extend_from_slice(&arguments[used..]);
     let (least, most) = command.count;
@@ -415,7 +579,10 @@ pub(crate) fn parse_command(command: &'static CommandSpec, arguments: &[String])
         (least, usize::MAX) => format!("a minimum of {least} arguments"),
         (least, most) => format!("a minimum of {least} and a maximum of {most} arguments"),
     };
-    Err(Error::WrongCount { command: command.name, expected })
+    Err(Error::WrongCount {
+        command: command.name,
+        expected,
+    })
 }
 
 /// How log lines look.
@@ -455,7 +622,11 @@ pub(crate) fn parse_global(arguments: &[String]) -> Result<(Global, &[String]), 
         Some("json") => LogFormat::Json,
         Some(other) => {
             let (value, expected) = (other.to_owned(), "expected text or json");
-            return Err(Error::BadValue { option: "log-format", value, expected });
+            return Err(Error::BadValue {
+                option: "log-format",
+                value,
+                expected,
+            });
         }
     };
     let global = Global {
@@ -474,7 +645,9 @@ pub(crate) fn parse_global(arguments: &[String]) -> Result<(Global, &[String]), 
 fn default_root() -> PathBuf {
     let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
     match own {
-        Some(directory) if !rustix::process::geteuid().is_root() => PathBuf::from(directory).join("qrun"),
+        Some(directory) if !rustix::process::geteuid().is_root() => {
+            PathBuf::from(directory).join("qrun")
+        }
         _ => PathBuf::from("/run/qrun"),
     }
 }
@@ -494,7 +667,11 @@ mod tests {
 
     #[test]
     fn options_stand_before_or_after_the_id() {
-        for line in ["create --bundle /b --no-pivot c1", "create c1 -bundle=/b --no-pivot", "create -b /b c1 -no-pivot"] {
+        for line in [
+            "create --bundle /b --no-pivot c1",
+            "create c1 -bundle=/b --no-pivot",
+            "create -b /b c1 -no-pivot",
+        ] {
             let parsed = parse_line(line).unwrap();
             assert_eq!(parsed.id(), "c1", "{line}");
             assert_eq!(parsed.value("bundle"), Some("/b"), "{line}");
@@ -513,18 +690,36 @@ mod tests {
 
     #[test]
     fn wrong_lines_are_named() {
-        assert_eq!(parse_line("create --bunde x c1"), Err(Error::UnknownOption("bunde".into())));
-        assert_eq!(parse_line("create c1 --bundle"), Err(Error::ValueMissing("bundle")));
+        assert_eq!(
+            parse_line("create --bunde x c1"),
+            Err(Error::UnknownOption("bunde".into()))
+        );
+        assert_eq!(
+            parse_line("create c1 --bundle"),
+            Err(Error::ValueMissing("bundle"))
+        );
         let wrong = parse_line("start").unwrap_err();
-        assert_eq!(wrong.to_string(), "qrun: \"start\" requires exactly 1 argument");
+        assert_eq!(
+            wrong.to_string(),
+            "qrun: \"start\" requires exactly 1 argument"
+        );
         assert!(parse_line("kill a b c").is_err());
-        let number = parse_line("create --preserve-fds x c1").unwrap().number::<u32>("preserve-fds");
-        assert!(matches!(number, Err(Error::BadValue { option: "preserve-fds", .. })));
+        let number = parse_line("create --preserve-fds x c1")
+            .unwrap()
+            .number::<u32>("preserve-fds");
+        assert!(matches!(
+            number,
+            Err(Error::BadValue {
+                option: "preserve-fds",
+                ..
+            })
+        ));
     }
 
     #[test]
     fn global_options_end_at_the_command() {
-        let words = words("--root /r -log=/l --log-format json --debug --systemd-cgroup run --help");
+        let words =
+            words("--root /r -log=/l --log-format json --debug --systemd-cgroup run --help");
         let (global, rest) = parse_global(&words).unwrap();
         assert_eq!(global.root, PathBuf::from("/r"));
         assert_eq!(global.log, Some(PathBuf::from("/l")));
@@ -535,7 +730,11 @@ mod tests {
 
     #[test]
     fn a_switch_can_be_switched_off() {
-        assert!(!parse_line("delete --force=false c1").unwrap().is_on("force"));
+        assert!(
+            !parse_line("delete --force=false c1")
+                .unwrap()
+                .is_on("force")
+        );
     }
 
     #[test]
@@ -543,9 +742,15 @@ mod tests {
         for command in COMMANDS {
             for (index, option) in command.options.iter().enumerate() {
                 let same = |other: &OptionSpec| {
-                    other.long == option.long || (other.short.is_some() && other.short == option.short)
+                    other.long == option.long
+                        || (other.short.is_some() && other.short == option.short)
                 };
-                assert!(!command.options[index + 1..].iter().any(same), "{} --{}", command.name, option.long);
+                assert!(
+                    !command.options[index + 1..].iter().any(same),
+                    "{} --{}",
+                    command.name,
+                    option.long
+                );
             }
         }
     }

@@ -37,7 +37,10 @@ pub(crate) struct Failed {
 
 impl<E: Into<anyhow::Error>> From<E> for Failed {
     fn from(error: E) -> Self {
-        Self { error: error.into(), code: 1 }
+        Self {
+            error: error.into(),
+            code: 1,
+        }
     }
 }
 
@@ -54,7 +57,11 @@ struct Request<'a> {
 /// Runs the command that `arguments` begin with.
 pub(crate) fn run(global: &Global, arguments: &[String]) -> Result<u8, Failed> {
     if global.version {
-        return Ok(print(&format!("qrun version {}\nspec: {}\n", env!("CARGO_PKG_VERSION"), crate::spec::VERSION))?);
+        return Ok(print(&format!(
+            "qrun version {}\nspec: {}\n",
+            env!("CARGO_PKG_VERSION"),
+            crate::spec::VERSION
+        ))?);
     }
     let (name, rest) = match arguments.split_first() {
         Some((name, rest)) if !global.help && name != "help" => (name, rest),
@@ -66,7 +73,14 @@ pub(crate) fn run(global: &Global, arguments: &[String]) -> Result<u8, Failed> {
     if parsed.is_on("help") {
         return Ok(print(&help::command(command))?);
     }
-    dispatch(command, &Request { global, parsed: &parsed, store: Store::new(&global.root) })
+    dispatch(
+        command,
+        &Request {
+            global,
+            parsed: &parsed,
+            store: Store::new(&global.root),
+        },
+    )
 }
 
 /// Calls the command's function.
@@ -79,7 +93,10 @@ fn dispatch(command: &CommandSpec, request: &Request<'_>) -> Result<u8, Failed> 
         "kill" => Ok(kill::kill(request)?),
         "delete" => Ok(delete::delete(request)?),
         "list" => Ok(list::list(request)?),
-        "exec" => exec::exec(request).map_err(|error| Failed { error: error.context("exec failed"), code: 255 }),
+        "exec" => exec::exec(request).map_err(|error| Failed {
+            error: error.context("exec failed"),
+            code: 255,
+        }),
         "ps" => Ok(ps::ps(request)?),
         "pause" => Ok(freeze::pause(request)?),
         "resume" => Ok(freeze::resume(request)?),
@@ -93,7 +110,9 @@ fn dispatch(command: &CommandSpec, request: &Request<'_>) -> Result<u8, Failed> 
 
 /// The text of `help [command]`.
 fn help_for(arguments: &[String]) -> Result<String> {
-    let Some(name) = arguments.first() else { return Ok(help::program()) };
+    let Some(name) = arguments.first() else {
+        return Ok(help::program());
+    };
     let command = cli::command(name).ok_or_else(|| cli::Error::UnknownCommand(name.clone()))?;
     Ok(help::command(command))
 }

@@ -9,8 +9,9 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, makedev, openat};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg, sendmsg, socket_with,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg,
+    sendmsg, socket_with,
 };
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{OptionalActions, OutputModes, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
@@ -38,7 +39,13 @@ pub(crate) enum Error {
 /// Connects to a socket that waits for a descriptor.
 pub(crate) fn connect_socket(path: &Path) -> Result<OwnedFd, CallFailed> {
     let address = SocketAddrUnix::new(path).during("connect", path)?;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).during("socket", path)?;
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .during("socket", path)?;
     connect(&socket, &address).during("connect", path)?;
     Ok(socket)
 }
@@ -49,7 +56,13 @@ pub(crate) fn send_descriptor(socket: impl AsFd, text: &[u8], fd: impl AsFd) -> 
     let mut control = SendAncillaryBuffer::new(&mut space);
     let fds = [fd.as_fd()];
     control.push(SendAncillaryMessage::ScmRights(&fds));
-    sendmsg(socket, &[IoSlice::new(text)], &mut control, SendFlags::NOSIGNAL).map(drop)
+    sendmsg(
+        socket,
+        &[IoSlice::new(text)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )
+    .map(drop)
 }
 
 /// Receives a descriptor.
@@ -57,7 +70,12 @@ pub(crate) fn receive_descriptor(socket: impl AsFd) -> Result<OwnedFd, Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut text = [0; 64];
-    recvmsg(socket, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut text)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
     let received = control.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
         _ => None,
@@ -67,13 +85,22 @@ pub(crate) fn receive_descriptor(socket: impl AsFd) -> Result<OwnedFd, Errno> {
 
 /// Makes a terminal in the container this process is in, sends its master end away and takes the other end as stdio and
 /// controlling terminal. With `mount_console` it also becomes `/dev/console`.
-pub(crate) fn attach_new(socket: &OwnedFd, size: Option<ConsoleSize>, mount_console: bool) -> Result<(), Fault> {
+pub(crate) fn attach_new(
+    socket: &OwnedFd,
+    size: Option<ConsoleSize>,
+    mount_console: bool,
+) -> Result<(), Fault> {
     let master = open_master().at(Step::Console, "open", "/dev/pts/ptmx")?;
     unlockpt(&master).at(Step::Console, "unlockpt", "/dev/pts/ptmx")?;
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let slave = ioctl_tiocgptpeer(&master, flags).at(Step::Console, "ioctl", "/dev/pts/ptmx")?;
     if let Some(size) = size {
-        let size = Winsize { ws_row: size.height, ws_col: size.width, ws_xpixel: 0, ws_ypixel: 0 };
+        let size = Winsize {
+            ws_row: size.height,
+            ws_col: size.width,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
         tcsetwinsize(&master, size).at(Step::Console, "ioctl", "console size")?;
     }
     // As runc: newlines go through as they are; whoever shows them adds the carriage return.
@@ -83,11 +110,19 @@ pub(crate) fn attach_new(socket: &OwnedFd, size: Option<ConsoleSize>, mount_cons
     if mount_console {
         mount_on_console(&slave).at(Step::Console, "mount", "/dev/console")?;
     }
-    send_descriptor(socket, b"/dev/ptmx", &master).at(Step::Console, "sendmsg", "console socket")?;
+    send_descriptor(socket, b"/dev/ptmx", &master).at(
+        Step::Console,
+        "sendmsg",
+        "console socket",
+    )?;
     for stream in 0..3 {
         sys::process::replace_stdio(&slave, stream).at(Step::Console, "dup2", "")?;
     }
-    sys::process::set_controlling_terminal(&slave).at(Step::Console, "ioctl", "controlling terminal")
+    sys::process::set_controlling_terminal(&slave).at(
+        Step::Console,
+        "ioctl",
+        "controlling terminal",
+    )
 }
 
 /// Opens the multiplexer of the container's own devpts, and checks that it is one (CVE-2025-52565).
@@ -99,28 +134,46 @@ fn open_master() -> Result<OwnedFd, Errno> {
         other => other?,
     };
     let stat = fstat(&master)?;
-    let is_multiplexer =
-        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == makedev(5, 2);
-    if is_multiplexer { Ok(master) } else { Err(Errno::NODEV) }
+    let is_multiplexer = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == makedev(5, 2);
+    if is_multiplexer {
+        Ok(master)
+    } else {
+        Err(Errno::NODEV)
+    }
 }
 
 /// Binds the terminal on `/dev/console`, by descriptor on both sides.
 fn mount_on_console(slave: &OwnedFd) -> Result<(), Errno> {
     let path = c"/dev/console";
-    let place = match openat(CWD, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+    let place = match openat(
+        CWD,
+        path,
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) {
         Err(Errno::NOENT) => {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let flags =
+                OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             openat(CWD, path, flags, Mode::from_raw_mode(0o620))?
         }
         other => other?,
     };
-    let copy = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_EMPTY_PATH;
-    let by_descriptor = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    let made = open_tree(slave, c"", copy).and_then(|tree| move_mount(&tree, c"", &place, c"", by_descriptor));
+    let copy = OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let by_descriptor =
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    let made = open_tree(slave, c"", copy)
+        .and_then(|tree| move_mount(&tree, c"", &place, c"", by_descriptor));
     match made {
-        Err(Errno::NOSYS) => {
-            sys::mount::mount(Some(&fd_path(slave)), &fd_path(&place), None, libc::MS_BIND, None)
-        }
+        Err(Errno::NOSYS) => sys::mount::mount(
+            Some(&fd_path(slave)),
+            &fd_path(&place),
+            None,
+            libc::MS_BIND,
+            None,
+        ),
         other => other,
     }
 }

@@ -52,7 +52,11 @@ impl Container {
         let directory = store.open(id)?;
         let record = directory.read()?;
         let cgroup = Cgroup::open(&record.cgroup);
-        Ok(Self { directory, record, cgroup })
+        Ok(Self {
+            directory,
+            record,
+            cgroup,
+        })
     }
 
     /// Its init process, if that still lives: the process of that id that started when it did.
@@ -77,7 +81,11 @@ impl Container {
         if self.cgroup.is_frozen().unwrap_or(false) {
             return Status::Paused;
         }
-        if self.directory.has(START_FIFO) { Status::Created } else { Status::Running }
+        if self.directory.has(START_FIFO) {
+            Status::Created
+        } else {
+            Status::Running
+        }
     }
 
     /// Sends a signal to the init process; false when it is no more.
@@ -92,7 +100,9 @@ impl Container {
         };
         match sent {
             Err(Errno::SRCH) => Ok(false),
-            other => other.during("kill", self.record.pid.to_string()).map(|()| true),
+            other => other
+                .during("kill", self.record.pid.to_string())
+                .map(|()| true),
         }
     }
 }

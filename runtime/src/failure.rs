@@ -25,13 +25,18 @@ pub(crate) trait During<T> {
 
 impl<T> During<T> for Result<T, Errno> {
     fn during(self, call: &'static str, subject: impl AsRef<Path>) -> Result<T, CallFailed> {
-        self.map_err(|errno| CallFailed { call, subject: subject.as_ref().display().to_string(), errno })
+        self.map_err(|errno| CallFailed {
+            call,
+            subject: subject.as_ref().display().to_string(),
+            errno,
+        })
     }
 }
 
 impl<T> During<T> for std::io::Result<T> {
     fn during(self, call: &'static str, subject: impl AsRef<Path>) -> Result<T, CallFailed> {
-        self.map_err(|error| Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO))).during(call, subject)
+        self.map_err(|error| Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO)))
+            .during(call, subject)
     }
 }
 
@@ -103,7 +108,11 @@ pub(crate) fn text(errno: Errno) -> String {
         Errno::DQUOT => "disk quota exceeded",
         _ => "",
     };
-    if known.is_empty() { format!("errno {}", errno.raw_os_error()) } else { known.to_owned() }
+    if known.is_empty() {
+        format!("errno {}", errno.raw_os_error())
+    } else {
+        known.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -112,14 +121,21 @@ mod tests {
 
     #[test]
     fn a_failed_call_reads_as_in_go_programs() {
-        let failed = Err::<(), _>(Errno::NOENT).during("stat", "/bin/x").unwrap_err();
+        let failed = Err::<(), _>(Errno::NOENT)
+            .during("stat", "/bin/x")
+            .unwrap_err();
         assert_eq!(failed.to_string(), "stat /bin/x: no such file or directory");
     }
 
     #[test]
     fn a_chain_is_one_line() {
-        let failed = Err::<(), _>(Errno::ACCESS).during("open", "/x").unwrap_err();
+        let failed = Err::<(), _>(Errno::ACCESS)
+            .during("open", "/x")
+            .unwrap_err();
         let error = anyhow::Error::new(failed).context("cannot read it");
-        assert_eq!(chain(error.as_ref()), "cannot read it: open /x: permission denied");
+        assert_eq!(
+            chain(error.as_ref()),
+            "cannot read it: open /x: permission denied"
+        );
     }
 }

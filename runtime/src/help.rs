@@ -51,7 +51,12 @@ mod tests {
             assert!(text.contains(spec.name), "{}", spec.name);
             let text = command(spec);
             for option in spec.options {
-                assert!(text.contains(&format!("--{}", option.long)), "{} {}", spec.name, option.long);
+                assert!(
+                    text.contains(&format!("--{}", option.long)),
+                    "{} {}",
+                    spec.name,
+                    option.long
+                );
             }
         }
     }

@@ -75,7 +75,11 @@ enum Cause {
     Call(#[from] CallFailed),
     /// It did not end with 0.
     #[error("{status}, stdout: {stdout}, stderr: {stderr}")]
-    Status { status: String, stdout: String, stderr: String },
+    Status {
+        status: String,
+        stdout: String,
+        stderr: String,
+    },
     /// It did not end in time.
     #[error("hook ran past specified timeout of {0}s")]
     Timeout(u64),
@@ -96,7 +100,12 @@ struct HookState<'a> {
 }
 
 /// Runs hooks in order; the first failure ends it. `pid` is the init process as the hooks' pid namespace sees it.
-pub(crate) fn run(point: Point, hooks: &[Hook], record: &Record, pid: Option<i32>) -> Result<(), Error> {
+pub(crate) fn run(
+    point: Point,
+    hooks: &[Hook],
+    record: &Record,
+    pid: Option<i32>,
+) -> Result<(), Error> {
     if hooks.is_empty() {
         return Ok(());
     }
@@ -112,7 +121,11 @@ pub(crate) fn run(point: Point, hooks: &[Hook], record: &Record, pid: Option<i32
     let state = serde_json::to_vec(&state).unwrap_or_default();
     for (index, hook) in hooks.iter().enumerate() {
         log::debug!("running {} hook #{index}: {}", point.name(), hook.path);
-        run_one(hook, &state).map_err(|source| Error { point, index, source })?;
+        run_one(hook, &state).map_err(|source| Error {
+            point,
+            index,
+            source,
+        })?;
     }
     Ok(())
 }
@@ -129,7 +142,9 @@ pub(crate) fn run_all(point: Point, hooks: &[Hook], record: &Record, pid: Option
 
 /// A file in memory: never full, so a hook that reads or writes nothing, or much, blocks nobody.
 fn memory_file() -> Result<File, CallFailed> {
-    Ok(memfd_create(c"hook", MemfdFlags::CLOEXEC).during("memfd_create", "hook")?.into())
+    Ok(memfd_create(c"hook", MemfdFlags::CLOEXEC)
+        .during("memfd_create", "hook")?
+        .into())
 }
 
 /// Runs one hook to its end.
@@ -143,7 +158,9 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<(), Cause> {
         command.arg0(name).args(rest);
     }
     if !hook.env.is_empty() {
-        command.env_clear().envs(hook.env.iter().filter_map(|pair| pair.split_once('=')));
+        command
+            .env_clear()
+            .envs(hook.env.iter().filter_map(|pair| pair.split_once('=')));
     }
     command.stdin(input);
     command.stdout(Stdio::from(output.try_clone().during("dup", "hook")?));
@@ -158,20 +175,28 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<(), Cause> {
         Some(code) => format!("exit status {code}"),
         None => status.to_string(),
     };
-    Err(Cause::Status { status, stdout: content(&mut output), stderr: content(&mut errors) })
+    Err(Cause::Status {
+        status,
+        stdout: content(&mut output),
+        stderr: content(&mut errors),
+    })
 }
 
 /// What a hook wrote.
 fn content(file: &mut File) -> String {
     let mut bytes = Vec::new();
     // What cannot be read is missing from an error message, no more.
-    let _ = file.rewind().and_then(|()| file.take(64 * 1024).read_to_end(&mut bytes));
+    let _ = file
+        .rewind()
+        .and_then(|()| file.take(64 * 1024).read_to_end(&mut bytes));
     String::from_utf8_lossy(&bytes).trim_end().to_owned()
 }
 
 /// Waits for the hook; kills it when its time is over.
 fn wait(child: &mut Child, timeout: Option<u64>) -> Result<ExitStatus, Cause> {
-    let Some(seconds) = timeout else { return Ok(child.wait().during("wait", "hook")?) };
+    let Some(seconds) = timeout else {
+        return Ok(child.wait().during("wait", "hook")?);
+    };
     let deadline = Instant::now() + Duration::from_secs(seconds);
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pidfd = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
@@ -186,9 +211,19 @@ fn wait(child: &mut Child, timeout: Option<u64>) -> Result<ExitStatus, Cause> {
             return Err(Cause::Timeout(seconds));
         }
         // Without a pidfd (before Linux 5.3) look again a hundred times a second.
-        let pause = if pidfd.is_some() { left } else { left.min(Duration::from_millis(10)) };
-        let pause = Timespec::try_from(pause).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
-        let mut watched: Vec<PollFd<'_>> = pidfd.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+        let pause = if pidfd.is_some() {
+            left
+        } else {
+            left.min(Duration::from_millis(10))
+        };
+        let pause = Timespec::try_from(pause).unwrap_or(Timespec {
+            tv_sec: 1,
+            tv_nsec: 0,
+        });
+        let mut watched: Vec<PollFd<'_>> = pidfd
+            .iter()
+            .map(|fd| PollFd::new(fd, PollFlags::IN))
+            .collect();
         // An interrupted wait is followed by another look.
         let _ = poll(&mut watched, Some(&pause));
     }
@@ -200,11 +235,20 @@ mod tests {
 
     fn shell(script: &str, timeout: Option<i64>) -> Hook {
         let args = ["sh", "-c", script].map(str::to_owned).to_vec();
-        Hook { path: "/bin/sh".into(), args, env: vec!["WHERE=here".into()], timeout }
+        Hook {
+            path: "/bin/sh".into(),
+            args,
+            env: vec!["WHERE=here".into()],
+            timeout,
+        }
     }
 
     fn record() -> Record {
-        Record { id: "c1".into(), bundle: "/b".into(), ..Record::default() }
+        Record {
+            id: "c1".into(),
+            bundle: "/b".into(),
+            ..Record::default()
+        }
     }
 
     #[test]
@@ -215,7 +259,12 @@ mod tests {
 
     #[test]
     fn failure_is_told_with_what_it_wrote() {
-        let error = run(Point::CreateRuntime, &[shell("echo out; echo err >&2; exit 3", None)], &record(), None);
+        let error = run(
+            Point::CreateRuntime,
+            &[shell("echo out; echo err >&2; exit 3", None)],
+            &record(),
+            None,
+        );
         assert_eq!(
             crate::failure::chain(&error.unwrap_err()),
             "error running createRuntime hook #0: exit status 3, stdout: out, stderr: err"
@@ -225,7 +274,13 @@ mod tests {
     #[test]
     fn is_killed_when_its_time_is_over() {
         let begin = Instant::now();
-        let error = run(Point::Poststop, &[shell("exec sleep 60", Some(1))], &record(), None).unwrap_err();
+        let error = run(
+            Point::Poststop,
+            &[shell("exec sleep 60", Some(1))],
+            &record(),
+            None,
+        )
+        .unwrap_err();
         assert!(begin.elapsed() < Duration::from_secs(20));
         assert!(crate::failure::chain(&error).ends_with("hook ran past specified timeout of 1s"));
     }

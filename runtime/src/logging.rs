@@ -36,8 +36,15 @@ pub(crate) fn start(global: &Global) -> Result<(), CallFailed> {
         ),
         None => None,
     };
-    let logger = LOGGER.get_or_init(|| Logger { file, format: global.log_format });
-    log::set_max_level(if global.debug { LevelFilter::Debug } else { LevelFilter::Info });
+    let logger = LOGGER.get_or_init(|| Logger {
+        file,
+        format: global.log_format,
+    });
+    log::set_max_level(if global.debug {
+        LevelFilter::Debug
+    } else {
+        LevelFilter::Info
+    });
     // Fails only when called twice, which nothing does.
     let _ = log::set_logger(logger);
     Ok(())
@@ -45,7 +52,10 @@ pub(crate) fn start(global: &Global) -> Result<(), CallFailed> {
 
 /// Tells the error that ends the command: in the log, and on standard error if that is not the log.
 pub(crate) fn fatal(message: &str) {
-    let fallback = Logger { file: None, format: LogFormat::Text };
+    let fallback = Logger {
+        file: None,
+        format: LogFormat::Text,
+    };
     let logger = LOGGER.get().unwrap_or(&fallback);
     logger.write("error", message);
     if logger.file.is_some() {
@@ -59,7 +69,9 @@ impl Logger {
     fn write(&self, level: &str, message: &str) {
         let line = match (self.format, &self.file) {
             (LogFormat::Json, _) => json_line(level, message),
-            (LogFormat::Text, None) if std::io::stderr().is_terminal() => terminal_line(level, message),
+            (LogFormat::Text, None) if std::io::stderr().is_terminal() => {
+                terminal_line(level, message)
+            }
             (LogFormat::Text, _) => text_line(level, message),
         };
         // A log that cannot be written must not change what the command does.
@@ -94,14 +106,25 @@ impl Log for Logger {
 /// `{"level":"error","msg":"…","time":"…"}`
 fn json_line(level: &str, message: &str) -> String {
     let message = serde_json::Value::from(message);
-    format!("{{\"level\":\"{level}\",\"msg\":{message},\"time\":\"{}\"}}\n", clock::now_in_seconds())
+    format!(
+        "{{\"level\":\"{level}\",\"msg\":{message},\"time\":\"{}\"}}\n",
+        clock::now_in_seconds()
+    )
 }
 
 /// `time="…" level=error msg="…"`; the message is quoted only when it must be.
 fn text_line(level: &str, message: &str) -> String {
-    let plain = |character: char| character.is_ascii_alphanumeric() || "-._/@^+".contains(character);
-    let message = if !message.is_empty() && message.chars().all(plain) { message.to_owned() } else { quote(message) };
-    format!("time=\"{}\" level={level} msg={message}\n", clock::now_in_seconds())
+    let plain =
+        |character: char| character.is_ascii_alphanumeric() || "-._/@^+".contains(character);
+    let message = if !message.is_empty() && message.chars().all(plain) {
+        message.to_owned()
+    } else {
+        quote(message)
+    };
+    format!(
+        "time=\"{}\" level={level} msg={message}\n",
+        clock::now_in_seconds()
+    )
 }
 
 /// The short form for people, without the time.
@@ -137,8 +160,12 @@ mod tests {
     fn lines_look_as_runc_writes_them() {
         let text = text_line("error", "exec: \"x\": executable file not found");
         assert!(text.starts_with("time=\""), "{text}");
-        assert!(text.ends_with("level=error msg=\"exec: \\\"x\\\": executable file not found\"\n"), "{text}");
-        let value: serde_json::Value = serde_json::from_str(&json_line("warning", "a\n\"b\"")).unwrap();
+        assert!(
+            text.ends_with("level=error msg=\"exec: \\\"x\\\": executable file not found\"\n"),
+            "{text}"
+        );
+        let value: serde_json::Value =
+            serde_json::from_str(&json_line("warning", "a\n\"b\"")).unwrap();
         assert_eq!(value["level"], "warning");
         assert_eq!(value["msg"], "a\n\"b\"");
         assert!(text_line("debug", "hello").ends_with("msg=hello\n"));

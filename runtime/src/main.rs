@@ -18,6 +18,7 @@ mod logging;
 mod namespace;
 mod plan;
 mod procfs;
+mod readiness;
 mod rootfs;
 mod seccomp;
 mod seccomp_agent;

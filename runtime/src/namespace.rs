@@ -37,8 +37,16 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub(crate) const ALL: [Self; 8] =
-        [Self::User, Self::Pid, Self::Network, Self::Ipc, Self::Uts, Self::Time, Self::Cgroup, Self::Mount];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::User,
+        Self::Pid,
+        Self::Network,
+        Self::Ipc,
+        Self::Uts,
+        Self::Time,
+        Self::Cgroup,
+        Self::Mount,
+    ];
 
     /// Name in config.json.
     pub(crate) fn name(self) -> &'static str {
@@ -91,13 +99,22 @@ impl Namespaces {
             let kind = Kind::ALL
                 .into_iter()
                 .find(|kind| kind.name() == namespace.kind)
-                .ok_or_else(|| Error::Invalid(format!("namespace {:?} does not exist", namespace.kind)))?;
+                .ok_or_else(|| {
+                    Error::Invalid(format!("namespace {:?} does not exist", namespace.kind))
+                })?;
             if entries.iter().any(|(known, _)| *known == kind) {
-                return Err(Error::Invalid(format!("malformed spec file: duplicated ns {:?}", namespace.kind)));
+                return Err(Error::Invalid(format!(
+                    "malformed spec file: duplicated ns {:?}",
+                    namespace.kind
+                )));
             }
-            let path = Some(PathBuf::from(&namespace.path)).filter(|path| !path.as_os_str().is_empty());
+            let path =
+                Some(PathBuf::from(&namespace.path)).filter(|path| !path.as_os_str().is_empty());
             if path.as_ref().is_some_and(|path| !path.is_absolute()) {
-                return Err(Error::Invalid(format!("namespace path {:?} is not absolute", namespace.path)));
+                return Err(Error::Invalid(format!(
+                    "namespace path {:?} is not absolute",
+                    namespace.path
+                )));
             }
             entries.push((kind, path));
         }
@@ -110,7 +127,9 @@ impl Namespaces {
         };
         namespaces.check_mappings()?;
         if !namespaces.time_offsets.is_empty() && !namespaces.makes(Kind::Time) {
-            return Err(Error::invalid("time namespace offsets are specified, but no new time namespace is"));
+            return Err(Error::invalid(
+                "time namespace offsets are specified, but no new time namespace is",
+            ));
         }
         Ok(namespaces)
     }
@@ -120,10 +139,14 @@ impl Namespaces {
         let mapped = !self.uid_map.is_empty() || !self.gid_map.is_empty();
         if self.makes(Kind::User) {
             if self.uid_map.is_empty() {
-                return Err(Error::invalid("User namespaces enabled, but no uid mapping found."));
+                return Err(Error::invalid(
+                    "User namespaces enabled, but no uid mapping found.",
+                ));
             }
             if self.gid_map.is_empty() {
-                return Err(Error::invalid("User namespaces enabled, but no gid mapping found."));
+                return Err(Error::invalid(
+                    "User namespaces enabled, but no gid mapping found.",
+                ));
             }
         } else if mapped && !self.is_joined(Kind::User) {
             return Err(Error::invalid(
@@ -140,12 +163,16 @@ impl Namespaces {
 
     /// Whether the container makes a namespace of this kind.
     pub(crate) fn makes(&self, kind: Kind) -> bool {
-        self.entries.iter().any(|(known, path)| *known == kind && path.is_none())
+        self.entries
+            .iter()
+            .any(|(known, path)| *known == kind && path.is_none())
     }
 
     /// Whether the container joins an existing namespace of this kind.
     pub(crate) fn is_joined(&self, kind: Kind) -> bool {
-        self.entries.iter().any(|(known, path)| *known == kind && path.is_some())
+        self.entries
+            .iter()
+            .any(|(known, path)| *known == kind && path.is_some())
     }
 
     /// Whether the container has a user namespace, new or joined.
@@ -155,19 +182,28 @@ impl Namespaces {
 
     /// The namespaces to join, in order.
     pub(crate) fn joined(&self) -> impl Iterator<Item = (Kind, &Path)> {
-        self.entries.iter().filter_map(|(kind, path)| Some((*kind, path.as_deref()?)))
+        self.entries
+            .iter()
+            .filter_map(|(kind, path)| Some((*kind, path.as_deref()?)))
     }
 
     /// Flags for `clone3`: every new namespace but two. The cgroup namespace takes the cgroup of the moment it is made as its
     /// root, so the process must be there first; the time namespace takes offsets before its first process enters.
     pub(crate) fn clone_flags(&self) -> u64 {
-        let made = self.entries.iter().filter(|(_, path)| path.is_none()).map(|(kind, _)| *kind);
-        made.filter(|kind| !matches!(kind, Kind::Cgroup | Kind::Time)).fold(0, |flags, kind| flags | kind.flag())
+        let made = self
+            .entries
+            .iter()
+            .filter(|(_, path)| path.is_none())
+            .map(|(kind, _)| *kind);
+        made.filter(|kind| !matches!(kind, Kind::Cgroup | Kind::Time))
+            .fold(0, |flags, kind| flags | kind.flag())
     }
 
     /// Flags of every kind that is not the caller's: what `exec` joins later.
     pub(crate) fn all_flags(&self) -> u64 {
-        self.entries.iter().fold(0, |flags, (kind, _)| flags | kind.flag())
+        self.entries
+            .iter()
+            .fold(0, |flags, (kind, _)| flags | kind.flag())
     }
 }
 
@@ -176,7 +212,11 @@ fn map_lines(mappings: &[IdMapping]) -> String {
     let mut lines = String::new();
     for mapping in mappings {
         // Writing to a string does not fail.
-        let _ = writeln!(lines, "{} {} {}", mapping.container_id, mapping.host_id, mapping.size);
+        let _ = writeln!(
+            lines,
+            "{} {} {}",
+            mapping.container_id, mapping.host_id, mapping.size
+        );
     }
     lines
 }
@@ -186,7 +226,9 @@ fn time_offsets(linux: &Linux) -> Result<String, Error> {
     let mut lines = String::new();
     for (clock, offset) in &linux.time_offsets {
         if !matches!(clock.as_str(), "monotonic" | "boottime") {
-            return Err(Error::Invalid(format!("time namespace offset for unknown clock {clock:?}")));
+            return Err(Error::Invalid(format!(
+                "time namespace offset for unknown clock {clock:?}"
+            )));
         }
         // Writing to a string does not fail.
         let _ = writeln!(lines, "{clock} {} {}", offset.secs, offset.nanosecs);
@@ -238,7 +280,11 @@ fn map_by_helper(helper: &'static str, pid: Pid, map: &str) -> Result<(), MapErr
         .args(map.split_whitespace())
         .status()
         .during("exec", helper)?;
-    if status.success() { Ok(()) } else { Err(MapError::Helper(helper)) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(MapError::Helper(helper))
+    }
 }
 
 #[cfg(test)]
@@ -255,8 +301,14 @@ mod tests {
             r#"{"namespaces":[{"type":"mount"},{"type":"cgroup"},{"type":"pid","path":"/proc/1/ns/pid"},{"type":"network"}]}"#,
         )
         .unwrap();
-        assert_eq!(namespaces.clone_flags(), Kind::Mount.flag() | Kind::Network.flag());
-        assert_eq!(namespaces.joined().collect::<Vec<_>>(), [(Kind::Pid, Path::new("/proc/1/ns/pid"))]);
+        assert_eq!(
+            namespaces.clone_flags(),
+            Kind::Mount.flag() | Kind::Network.flag()
+        );
+        assert_eq!(
+            namespaces.joined().collect::<Vec<_>>(),
+            [(Kind::Pid, Path::new("/proc/1/ns/pid"))]
+        );
         assert!(namespaces.makes(Kind::Cgroup) && !namespaces.contains(Kind::Uts));
     }
 
@@ -275,9 +327,18 @@ mod tests {
     #[test]
     fn broken_rules() {
         for (json, text) in [
-            (r#"{"namespaces":[{"type":"pid"},{"type":"pid"}]}"#, "malformed spec file: duplicated ns \"pid\""),
-            (r#"{"namespaces":[{"type":"x"}]}"#, "namespace \"x\" does not exist"),
-            (r#"{"namespaces":[{"type":"user"}]}"#, "User namespaces enabled, but no uid mapping found."),
+            (
+                r#"{"namespaces":[{"type":"pid"},{"type":"pid"}]}"#,
+                "malformed spec file: duplicated ns \"pid\"",
+            ),
+            (
+                r#"{"namespaces":[{"type":"x"}]}"#,
+                "namespace \"x\" does not exist",
+            ),
+            (
+                r#"{"namespaces":[{"type":"user"}]}"#,
+                "User namespaces enabled, but no uid mapping found.",
+            ),
         ] {
             assert_eq!(parse(json).unwrap_err().to_string(), text);
         }

@@ -118,17 +118,25 @@ pub(crate) fn load_spec() -> Result<Spec, Error> {
     const NAME: &str = "config.json";
     let text = match std::fs::read(NAME) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Error::ConfigMissing(NAME.into())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::ConfigMissing(NAME.into()));
+        }
         other => other.during("open", NAME)?,
     };
-    serde_json::from_slice(&text).map_err(|source| Error::Json { path: NAME.into(), source })
+    serde_json::from_slice(&text).map_err(|source| Error::Json {
+        path: NAME.into(),
+        source,
+    })
 }
 
 impl Plan {
     /// Checks a spec and turns it into a plan. `bundle` is absolute.
     pub(crate) fn new(spec: &Spec, bundle: &Path, id: &str, extra: Extra) -> Result<Self, Error> {
         let process = validate::process(spec.process.as_ref())?;
-        let root = spec.root.as_ref().ok_or_else(|| Error::invalid("root must be specified"))?;
+        let root = spec
+            .root
+            .as_ref()
+            .ok_or_else(|| Error::invalid("root must be specified"))?;
         let no_linux = Linux::default();
         let linux = spec.linux.as_ref().unwrap_or(&no_linux);
         validate::spec(spec, linux)?;
@@ -136,13 +144,19 @@ impl Plan {
         validate::namespaces(spec, linux, &namespaces)?;
         let root_path = bundle.join(&root.path);
         let mut process_plan = ProcessPlan::new(process)?;
-        process_plan.personality = linux.personality.as_ref().map(process::personality).transpose()?;
+        process_plan.personality = linux
+            .personality
+            .as_ref()
+            .map(process::personality)
+            .transpose()?;
         add_notify_and_listen(&mut process_plan, &extra)?;
         let mut mounts = mount::steps(&spec.mounts, bundle, &linux.mount_label)?;
         if let Some(directory) = &extra.notify_directory {
             mounts.push(MountStep::bind(directory, process::NOTIFY_DIRECTORY));
         }
-        let populate_dev = !mounts.iter().any(|step| step.is_bind() && step.destination.trim_end_matches('/') == "/dev");
+        let populate_dev = !mounts
+            .iter()
+            .any(|step| step.is_bind() && step.destination.trim_end_matches('/') == "/dev");
         Ok(Self {
             id: id.to_owned(),
             bundle: bundle.to_owned(),
@@ -162,7 +176,11 @@ impl Plan {
             process: process_plan,
             hostname: Some(spec.hostname.clone()).filter(|name| !name.is_empty()),
             domainname: Some(spec.domainname.clone()).filter(|name| !name.is_empty()),
-            sysctl: linux.sysctl.iter().map(|(name, value)| (validate::sysctl_path(name), value.clone())).collect(),
+            sysctl: linux
+                .sysctl
+                .iter()
+                .map(|(name, value)| (validate::sysctl_path(name), value.clone()))
+                .collect(),
             extra,
         })
     }
@@ -175,7 +193,10 @@ fn add_notify_and_listen(process: &mut ProcessPlan, extra: &Extra) -> Result<(),
         process.set_variable("LISTEN_PID=1")?;
     }
     if extra.notify_directory.is_some() {
-        process.set_variable(&format!("NOTIFY_SOCKET={}/notify.sock", process::NOTIFY_DIRECTORY))?;
+        process.set_variable(&format!(
+            "NOTIFY_SOCKET={}/notify.sock",
+            process::NOTIFY_DIRECTORY
+        ))?;
     }
     Ok(())
 }

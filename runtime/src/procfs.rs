@@ -22,7 +22,11 @@ impl HostProc {
 
     /// Takes a directory for `/proc` if it is one.
     pub(crate) fn check(directory: OwnedFd) -> Result<Self, Errno> {
-        if is_procfs(&directory)? { Ok(Self(directory)) } else { Err(Errno::XDEV) }
+        if is_procfs(&directory)? {
+            Ok(Self(directory))
+        } else {
+            Err(Errno::XDEV)
+        }
     }
 
     /// Writes a file below it in one call.
@@ -38,7 +42,11 @@ impl HostProc {
             return Err(Errno::XDEV);
         }
         let written = rustix::io::write(&file, value)?;
-        if written == value.len() { Ok(()) } else { Err(Errno::IO) }
+        if written == value.len() {
+            Ok(())
+        } else {
+            Err(Errno::IO)
+        }
     }
 }
 

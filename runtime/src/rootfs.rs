@@ -44,15 +44,22 @@ pub(crate) fn open_sources(plan: &RootPlan) -> Result<Sources, Fault> {
 pub(crate) fn prepare(plan: &RootPlan) -> Result<Root, Fault> {
     use std::os::unix::ffi::OsStrExt;
     let subject = plan.path.to_string_lossy();
-    let failed = |result: Result<(), rustix::io::Errno>, call| result.at(Step::PrepareRoot, call, &subject);
-    failed(sys::mount::mount(None, c"/", None, plan.propagation, None), "mount")?;
+    let failed =
+        |result: Result<(), rustix::io::Errno>, call| result.at(Step::PrepareRoot, call, &subject);
+    failed(
+        sys::mount::mount(None, c"/", None, plan.propagation, None),
+        "mount",
+    )?;
     let path = std::ffi::CString::new(plan.path.as_os_str().as_bytes())
         .map_err(|_| rustix::io::Errno::INVAL)
         .at(Step::PrepareRoot, "mount", &subject)?;
     if plan.propagation & libc::MS_SHARED != 0 {
         make_parent_private(plan)?;
     }
-    failed(sys::mount::mount(Some(&path), &path, None, libc::MS_BIND | libc::MS_REC, None), "mount")?;
+    failed(
+        sys::mount::mount(Some(&path), &path, None, libc::MS_BIND | libc::MS_REC, None),
+        "mount",
+    )?;
     Root::open(&path).at(Step::PrepareRoot, "open", &subject)
 }
 
@@ -60,11 +67,15 @@ pub(crate) fn prepare(plan: &RootPlan) -> Result<Root, Fault> {
 fn make_parent_private(plan: &RootPlan) -> Result<(), Fault> {
     let subject = plan.path.to_string_lossy();
     let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let attr = sys::mount::MountAttr { propagation: libc::MS_PRIVATE, ..Default::default() };
+    let attr = sys::mount::MountAttr {
+        propagation: libc::MS_PRIVATE,
+        ..Default::default()
+    };
     // Works on the root of a mount only: walk up until one is found, as "/" always is.
     let mut directory = Some(plan.path.as_path());
     while let Some(path) = directory {
-        let fd = open_tree(rustix::fs::CWD, path, flags).at(Step::PrepareRoot, "open_tree", &subject)?;
+        let fd =
+            open_tree(rustix::fs::CWD, path, flags).at(Step::PrepareRoot, "open_tree", &subject)?;
         match sys::mount::mount_setattr(&fd, false, &attr) {
             Err(rustix::io::Errno::INVAL) => directory = path.parent(),
             other => return other.at(Step::PrepareRoot, "mount_setattr", &subject),
@@ -78,7 +89,12 @@ pub(crate) fn check_root(plan: &RootPlan) -> Result<(), crate::plan::Error> {
     let metadata = std::fs::metadata(&plan.path).during("stat", &plan.path);
     match metadata {
         Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(crate::plan::Error::Invalid(format!("invalid rootfs: {} is not a directory", plan.path.display()))),
-        Err(error) => Err(crate::plan::Error::Invalid(format!("invalid rootfs: {error}"))),
+        Ok(_) => Err(crate::plan::Error::Invalid(format!(
+            "invalid rootfs: {} is not a directory",
+            plan.path.display()
+        ))),
+        Err(error) => Err(crate::plan::Error::Invalid(format!(
+            "invalid rootfs: {error}"
+        ))),
     }
 }

@@ -56,8 +56,16 @@ pub(crate) fn hand_over(
     pid: i32,
 ) -> Result<(), Error> {
     let profile = profile.ok_or(Error::NoPath)?;
-    let path = profile.listener_path.as_deref().filter(|path| !path.is_empty()).ok_or(Error::NoPath)?;
-    let text = describe(profile.listener_metadata.as_deref().unwrap_or(""), record, pid);
+    let path = profile
+        .listener_path
+        .as_deref()
+        .filter(|path| !path.is_empty())
+        .ok_or(Error::NoPath)?;
+    let text = describe(
+        profile.listener_metadata.as_deref().unwrap_or(""),
+        record,
+        pid,
+    );
     let socket = connect_socket(Path::new(path))?;
     send_descriptor(&socket, &text, listener).during("sendmsg", path)?;
     Ok(())
@@ -68,12 +76,22 @@ fn describe(metadata: &str, record: &Record, pid: i32) -> Vec<u8> {
     let state = ContainerState {
         oci_version: &record.oci_version,
         id: &record.id,
-        status: if pid == record.pid { "creating" } else { "running" },
+        status: if pid == record.pid {
+            "creating"
+        } else {
+            "running"
+        },
         pid: record.pid,
         bundle: &record.bundle,
         annotations: &record.annotations,
     };
-    let state = ProcessState { oci_version: &record.oci_version, fds: ["seccompFd"], pid, metadata, state };
+    let state = ProcessState {
+        oci_version: &record.oci_version,
+        fds: ["seccompFd"],
+        pid,
+        metadata,
+        state,
+    };
     // Strings and numbers serialise without fail.
     serde_json::to_vec(&state).unwrap_or_default()
 }
@@ -84,7 +102,13 @@ mod tests {
 
     #[test]
     fn message() {
-        let record = Record { oci_version: "1.0.2".into(), id: "c".into(), pid: 7, bundle: "/b".into(), ..Record::default() };
+        let record = Record {
+            oci_version: "1.0.2".into(),
+            id: "c".into(),
+            pid: 7,
+            bundle: "/b".into(),
+            ..Record::default()
+        };
         assert_eq!(
             String::from_utf8(describe("m", &record, 7)).unwrap(),
             r#"{"ociVersion":"1.0.2","fds":["seccompFd"],"pid":7,"metadata":"m","state":{"ociVersion":"1.0.2","id":"c","status":"creating","pid":7,"bundle":"/b"}}"#

@@ -10,7 +10,10 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 
-use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags, fcntl_add_seals, fcntl_get_seals, memfd_create, openat};
+use rustix::fs::{
+    CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags, fcntl_add_seals, fcntl_get_seals,
+    memfd_create, openat,
+};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
@@ -21,7 +24,10 @@ use crate::sys::process::fexecve;
 const OWN_FILE: &str = "/proc/self/exe";
 
 /// The seals of a copy in memory.
-const SEALS: SealFlags = SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
+const SEALS: SealFlags = SealFlags::SEAL
+    .union(SealFlags::SHRINK)
+    .union(SealFlags::GROW)
+    .union(SealFlags::WRITE);
 
 /// Makes sure that this process runs from a file that cannot be written to; returns only when it does.
 pub(crate) fn protect() -> Result<(), CallFailed> {
@@ -33,10 +39,18 @@ pub(crate) fn protect() -> Result<(), CallFailed> {
         Err(_) => sealed_copy()?,
     };
     let strings = |strings: Vec<Vec<u8>>| -> Result<Vec<CString>, CallFailed> {
-        strings.into_iter().map(|string| CString::new(string).map_err(|_| Errno::INVAL).during("execveat", OWN_FILE)).collect()
+        strings
+            .into_iter()
+            .map(|string| {
+                CString::new(string)
+                    .map_err(|_| Errno::INVAL)
+                    .during("execveat", OWN_FILE)
+            })
+            .collect()
     };
     let arguments = strings(std::env::args_os().map(OsStringExt::into_vec).collect())?;
-    let environment = std::env::vars_os().map(|(name, value)| [name.into_vec(), b"=".to_vec(), value.into_vec()].concat());
+    let environment = std::env::vars_os()
+        .map(|(name, value)| [name.into_vec(), b"=".to_vec(), value.into_vec()].concat());
     let environment = strings(environment.collect())?;
     crate::sys::signal::reset_pipe();
     Err(fexecve(&copy, &arguments, &environment)).during("execveat", OWN_FILE)
@@ -45,23 +59,36 @@ pub(crate) fn protect() -> Result<(), CallFailed> {
 /// Whether the file this process runs from is on a read-only mount or sealed.
 fn is_protected() -> Result<bool, Errno> {
     let own = openat(CWD, OWN_FILE, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    if rustix::fs::fstatvfs(&own)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
+    if rustix::fs::fstatvfs(&own)?
+        .f_flag
+        .contains(StatVfsMountFlags::RDONLY)
+    {
         return Ok(true);
     }
     if rustix::fs::fstat(&own)?.st_nlink != 0 {
         return Ok(false);
     }
     // Without a name: perhaps in memory.
-    let own = openat(CWD, OWN_FILE, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let own = openat(
+        CWD,
+        OWN_FILE,
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     Ok(fcntl_get_seals(&own).is_ok_and(|seals| seals.contains(SEALS)))
 }
 
 /// The file on a read-only mount of its own, which is in no mount namespace.
 fn read_only_mount() -> Result<OwnedFd, Errno> {
     let own = openat(CWD, OWN_FILE, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_EMPTY_PATH;
+    let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = open_tree(&own, c"", flags)?;
-    let attr = MountAttr { attr_set: ATTR_RDONLY | ATTR_NOSUID, ..MountAttr::default() };
+    let attr = MountAttr {
+        attr_set: ATTR_RDONLY | ATTR_NOSUID,
+        ..MountAttr::default()
+    };
     mount_setattr(&tree, false, &attr)?;
     Ok(tree)
 }
@@ -86,7 +113,10 @@ mod tests {
         let copy = sealed_copy().unwrap();
         assert!(fcntl_get_seals(&copy).unwrap().contains(SEALS));
         let own = std::fs::metadata(OWN_FILE).unwrap().len();
-        assert_eq!(u64::try_from(rustix::fs::fstat(&copy).unwrap().st_size).unwrap(), own);
+        assert_eq!(
+            u64::try_from(rustix::fs::fstat(&copy).unwrap().st_size).unwrap(),
+            own
+        );
         assert!(rustix::io::write(&copy, b"x").is_err());
     }
 }

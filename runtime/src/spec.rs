@@ -90,22 +90,40 @@ pub(crate) struct Mount {
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Hooks {
     /// Deprecated name of a point just before `createRuntime`.
-    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub(crate) prestart: Vec<Hook>,
     /// After the namespaces are made, before the root is pivoted; in the runtime's namespaces.
-    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub(crate) create_runtime: Vec<Hook>,
     /// Likewise, in the container's namespaces.
-    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub(crate) create_container: Vec<Hook>,
     /// Before the process is executed; in the container.
-    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub(crate) start_container: Vec<Hook>,
     /// After the process is executed; in the runtime's namespaces.
-    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub(crate) poststart: Vec<Hook>,
     /// After the container is deleted; in the runtime's namespaces.
-    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub(crate) poststop: Vec<Hook>,
 }
 
@@ -117,10 +135,16 @@ pub(crate) struct Hook {
     #[serde(deserialize_with = "null_as_default")]
     pub(crate) path: String,
     /// Arguments, the program's name first.
-    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub(crate) args: Vec<String>,
     /// `NAME=value` pairs: the whole environment.
-    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub(crate) env: Vec<String>,
     /// Seconds after which it is killed; absent means it may take for ever.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -10,7 +10,9 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, unlinkat,
+};
 use rustix::io::Errno;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
@@ -84,9 +86,6 @@ pub(crate) struct Record {
     pub(crate) hooks: Option<Hooks>,
     /// User id of who created it.
     pub(crate) owner: u32,
-    /// Host directory of the readiness socket, when there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) notify_socket: Option<String>,
 }
 
 /// The directory all containers' directories are in.
@@ -117,7 +116,9 @@ pub(crate) fn check_id(id: &str) -> Result<(), Error> {
 impl Store {
     /// Takes up a directory, which need not exist yet.
     pub(crate) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self {
+            root: root.to_owned(),
+        }
     }
 
     /// Where a container's directory is.
@@ -182,7 +183,11 @@ impl Store {
 /// Makes the root directory, private to its owner.
 fn make_root(root: &Path) -> Result<(), CallFailed> {
     use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root).during("mkdir", root)
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(root)
+        .during("mkdir", root)
 }
 
 impl Directory {
@@ -195,6 +200,11 @@ impl Directory {
     pub(crate) fn unlock(&self) {
         // Unlocking a lock that is held does not fail.
         let _ = flock(&self.fd, FlockOperation::Unlock);
+    }
+
+    /// Whether somebody has removed it since it was opened.
+    pub(crate) fn is_removed(&self) -> bool {
+        rustix::fs::fstat(&self.fd).is_ok_and(|stat| stat.st_nlink == 0)
     }
 
     /// Where it is.
@@ -214,22 +224,30 @@ impl Directory {
         let text = match openat(&self.fd, STATE_FILE, flags, Mode::empty()) {
             Ok(fd) => {
                 let mut text = Vec::new();
-                std::io::Read::read_to_end(&mut File::from(fd), &mut text).during("read", path())?;
+                std::io::Read::read_to_end(&mut File::from(fd), &mut text)
+                    .during("read", path())?;
                 text
             }
             Err(Errno::NOENT) => return Err(Error::NotExist),
             Err(errno) => Err(errno).during("open", path())?,
         };
-        serde_json::from_slice(&text).map_err(|source| Error::Json { path: path().display().to_string(), source })
+        serde_json::from_slice(&text).map_err(|source| Error::Json {
+            path: path().display().to_string(),
+            source,
+        })
     }
 
     /// Writes the state, so that whoever reads gets the old or the new one.
     pub(crate) fn write(&self, record: &Record) -> Result<(), Error> {
         let path = self.path.join(STATE_FILE);
-        let json = |source| Error::Json { path: path.display().to_string(), source };
+        let json = |source| Error::Json {
+            path: path.display().to_string(),
+            source,
+        };
         let text = serde_json::to_vec(record).map_err(json)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-        let fd = openat(&self.fd, STATE_FILE_NEW, flags, Mode::from_raw_mode(0o600)).during("open", &path)?;
+        let fd = openat(&self.fd, STATE_FILE_NEW, flags, Mode::from_raw_mode(0o600))
+            .during("open", &path)?;
         File::from(fd).write_all(&text).during("write", &path)?;
         renameat(&self.fd, STATE_FILE_NEW, &self.fd, STATE_FILE).during("rename", &path)?;
         Ok(())
@@ -257,7 +275,9 @@ impl Directory {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             // A file that was being written when its writer was killed, or a readiness socket.
             Err(Errno::NOTEMPTY | Errno::EXIST) => match std::fs::remove_dir_all(&self.path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).during("rmdir", &self.path),
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(error).during("rmdir", &self.path)
+                }
                 _ => Ok(()),
             },
             Err(errno) => Err(errno).during("rmdir", &self.path),
@@ -307,9 +327,18 @@ mod tests {
 
     #[test]
     fn stat_lines() {
-        let rest = (4..=21).map(|field| field.to_string()).collect::<Vec<_>>().join(" ");
-        assert_eq!(parse_stat(&format!("7 (a) b) S {rest} 4711 5")), Some((4711, true)));
-        assert_eq!(parse_stat(&format!("7 (sh) Z {rest} 4711 5")), Some((4711, false)));
+        let rest = (4..=21)
+            .map(|field| field.to_string())
+            .collect::<Vec<_>>()
+            .join(" ");
+        assert_eq!(
+            parse_stat(&format!("7 (a) b) S {rest} 4711 5")),
+            Some((4711, true))
+        );
+        assert_eq!(
+            parse_stat(&format!("7 (sh) Z {rest} 4711 5")),
+            Some((4711, false))
+        );
         assert!(start_time(rustix::process::getpid()).unwrap().1);
     }
 
@@ -322,7 +351,12 @@ mod tests {
         let directory = store.create("c1").unwrap();
         assert!(matches!(store.create("c1"), Err(Error::Exists)));
         assert!(matches!(directory.read(), Err(Error::NotExist)));
-        let record = Record { id: "c1".into(), pid: 5, start_time: 6, ..Record::default() };
+        let record = Record {
+            id: "c1".into(),
+            pid: 5,
+            start_time: 6,
+            ..Record::default()
+        };
         directory.write(&record).unwrap();
         assert_eq!(store.open("c1").unwrap().read().unwrap(), record);
         assert_eq!(store.ids().unwrap(), ["c1"]);

@@ -5,9 +5,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+use rustix::termios::{
+    OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
+};
 
 use crate::failure::{CallFailed, During};
+use crate::readiness::Relay;
 use crate::sys::process::{Child, inherited_fd};
 use crate::sys::signal::{SignalSet, kill};
 
@@ -33,7 +36,14 @@ impl Foreground {
     pub(crate) fn begin() -> Result<Self, CallFailed> {
         let mut held = SignalSet::full();
         // Faults of our own, and stopping by hand, keep their effect.
-        for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT, libc::SIGTSTP] {
+        for signal in [
+            libc::SIGSEGV,
+            libc::SIGBUS,
+            libc::SIGILL,
+            libc::SIGFPE,
+            libc::SIGABRT,
+            libc::SIGTSTP,
+        ] {
             held.remove(signal);
         }
         held.block().during("sigprocmask", "")?;
@@ -41,10 +51,15 @@ impl Foreground {
     }
 
     /// Waits for the end of a child and passes every signal on to it until then; returns its exit code.
-    pub(crate) fn wait_for(&self, child: &Child, terminal: Option<&Terminal>) -> Result<u8, CallFailed> {
-        let code = match terminal {
-            None => self.wait_without_terminal(child.pid),
-            Some(terminal) => self.wait_with_terminal(child.pid, terminal),
+    pub(crate) fn wait_for(
+        &self,
+        child: &Child,
+        terminal: Option<&Terminal>,
+        relay: Option<&Relay>,
+    ) -> Result<u8, CallFailed> {
+        let code = match (terminal, relay) {
+            (None, None) => self.wait_for_signals(child.pid),
+            _ => self.wait_for_descriptors(child.pid, terminal, relay),
         };
         if let Some(terminal) = terminal {
             terminal.restore();
@@ -53,7 +68,7 @@ impl Foreground {
     }
 
     /// Sleeps until a signal comes.
-    fn wait_without_terminal(&self, pid: Pid) -> Result<u8, CallFailed> {
+    fn wait_for_signals(&self, pid: Pid) -> Result<u8, CallFailed> {
         loop {
             // The process may have ended before the signals were looked at.
             if let Some(code) = reap(pid)? {
@@ -67,45 +82,102 @@ impl Foreground {
         }
     }
 
-    /// Copies between the terminals, and looks for signals in between.
-    fn wait_with_terminal(&self, pid: Pid, terminal: &Terminal) -> Result<u8, CallFailed> {
+    /// Copies between the terminals, passes readiness on, and looks for signals in between.
+    fn wait_for_descriptors(
+        &self,
+        pid: Pid,
+        terminal: Option<&Terminal>,
+        relay: Option<&Relay>,
+    ) -> Result<u8, CallFailed> {
         let signals = self.held.descriptor().during("signalfd", "")?;
-        let mut input_open = true;
+        let mut open = Open {
+            terminal,
+            relay,
+            input: terminal.is_some(),
+        };
         let mut ended = None;
         loop {
-            let input = inherited_fd(0).ok().filter(|_| input_open && ended.is_none());
-            let mut watched = vec![PollFd::new(&signals, PollFlags::IN), PollFd::new(&terminal.master, PollFlags::IN)];
-            watched.extend(input.as_ref().map(|input| PollFd::new(input, PollFlags::IN)));
-            match poll(&mut watched, None) {
-                Err(Errno::INTR) => continue,
-                other => other.during("poll", "terminal")?,
-            };
-            let ready: Vec<bool> = watched.iter().map(|fd| !fd.revents().is_empty()).collect();
-            if ready[0] {
+            let ready = open.wait(&signals)?;
+            if ready.signal {
                 while let Ok(signal) = self.held.wait(Some(0)) {
-                    pass_on(pid, signal, Some(terminal));
+                    pass_on(pid, signal, terminal);
                 }
-                ended = ended.or(reap(pid)?);
+                if ended.is_none() {
+                    ended = reap(pid)?;
+                }
+            }
+            if ready.relay
+                && open
+                    .relay
+                    .is_some_and(|relay| relay.pass_on(pid.as_raw_nonzero().get()) != Ok(false))
+            {
+                open.relay = None;
+            }
+            if ready.input {
+                open.input = terminal.is_some_and(Terminal::copy_input);
+            }
+            if ready.output && !open.terminal.is_some_and(Terminal::copy_output) {
+                open.terminal = None;
             }
             // What the process wrote before it ended is shown before we end.
-            let drained = ready[1] && !terminal.copy_output();
-            if let (Some(code), true) = (ended, drained || !ready[1]) {
+            if let Some(code) = ended.filter(|_| open.terminal.is_none() || !ready.output) {
                 return Ok(code);
             }
-            if drained {
-                return self.wait_without_terminal(pid);
-            }
-            if ready.get(2) == Some(&true) {
-                input_open = terminal.copy_input();
-            }
         }
+    }
+}
+
+/// What is watched besides signals.
+struct Open<'a> {
+    terminal: Option<&'a Terminal>,
+    relay: Option<&'a Relay>,
+    input: bool,
+}
+
+/// What can be read.
+struct Ready {
+    signal: bool,
+    output: bool,
+    relay: bool,
+    input: bool,
+}
+
+impl Open<'_> {
+    /// Waits until something can be read.
+    fn wait(&self, signals: &OwnedFd) -> Result<Ready, CallFailed> {
+        let input = inherited_fd(0)
+            .ok()
+            .filter(|_| self.input && self.terminal.is_some());
+        let sources = [
+            Some(signals.as_fd()),
+            self.terminal.map(|terminal| terminal.master.as_fd()),
+            self.relay.map(Relay::fd),
+            input,
+        ];
+        let mut watched: Vec<PollFd<'_>> = sources
+            .iter()
+            .flatten()
+            .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+            .collect();
+        rustix::io::retry_on_intr(|| poll(&mut watched, None)).during("poll", "terminal")?;
+        let mut results = watched.iter().map(|fd| !fd.revents().is_empty());
+        let mut result = |index: usize| sources[index].is_some() && results.next() == Some(true);
+        Ok(Ready {
+            signal: result(0),
+            output: result(1),
+            relay: result(2),
+            input: result(3),
+        })
     }
 }
 
 impl Terminal {
     /// Takes the master end of a terminal; the caller's own, if there is one, stops interpreting what is typed.
     pub(crate) fn new(master: OwnedFd) -> Result<Self, CallFailed> {
-        let mut terminal = Self { master, saved: None };
+        let mut terminal = Self {
+            master,
+            saved: None,
+        };
         terminal.resize();
         if let Ok(own) = inherited_fd(0)
             && isatty(own)
@@ -131,6 +203,7 @@ impl Terminal {
     fn resize(&self) {
         if let Ok(own) = inherited_fd(0)
             && let Ok(size) = tcgetwinsize(own)
+            && (size.ws_row, size.ws_col) != (0, 0)
         {
             // The process may be gone; then its terminal needs no size.
             let _ = tcsetwinsize(&self.master, size);
@@ -139,13 +212,17 @@ impl Terminal {
 
     /// Passes on what the process wrote; false at its end.
     fn copy_output(&self) -> bool {
-        let Ok(output) = inherited_fd(1) else { return false };
+        let Ok(output) = inherited_fd(1) else {
+            return false;
+        };
         copy(&self.master, output)
     }
 
     /// Passes on what was typed; false at its end.
     fn copy_input(&self) -> bool {
-        let Ok(input) = inherited_fd(0) else { return false };
+        let Ok(input) = inherited_fd(0) else {
+            return false;
+        };
         copy(input, &self.master)
     }
 }

@@ -41,7 +41,8 @@ impl Unpublished {
     /// The exit files that the plan asks for, with the code they are to tell.
     pub(crate) fn new(plan: &Plan, code: i32) -> Self {
         let mut files = Vec::new();
-        // The durable one first: who watches the other finds both.
+        // The durable one first: who watches the other finds both, unless the
+        // disk of the durable one is full.
         if let Some(directory) = plan.persist_dir.clone() {
             files.push(ExitFile {
                 directory,

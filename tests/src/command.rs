@@ -9,8 +9,10 @@ use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Longest run of one command; see [`crate::wait::PATIENCE`] for why it is generous.
-const LIMIT: Duration = Duration::from_secs(120);
+/// Longest run of one command.
+fn limit() -> Duration {
+    crate::wait::patience() * 2
+}
 
 /// What a finished command left.
 #[derive(Debug, Clone)]
@@ -68,7 +70,8 @@ impl Outcome {
     }
 
     /// Fails unless the command ended with `code`, nothing on stdout, and one line on stderr that
-    /// begins with the program's name and contains `text` (a `hint:` line may follow).
+    /// begins with the program's name and contains `text`. A `hint:` may follow it, and the usual
+    /// lines of a pull may come before.
     #[track_caller]
     pub fn refused(&self, code: i32, text: &str) -> &Self {
         assert!(
@@ -83,11 +86,14 @@ impl Outcome {
     #[track_caller]
     pub fn refused_after_id(&self, code: i32, text: &str) -> &Self {
         self.code(code).err(text);
-        let lines: Vec<_> = self
-            .stderr
-            .lines()
-            .filter(|line| !line.starts_with("hint:"))
-            .collect();
+        let beside = |line: &&str| {
+            line.starts_with("hint:")
+                || line.starts_with("Unable to find image")
+                || line.contains(": Pulling from ")
+                // The short digest of a layer.
+                || line.find(": ") == Some(12)
+        };
+        let lines: Vec<_> = self.stderr.lines().filter(|line| !beside(line)).collect();
         let program = self.line.split(' ').next().unwrap_or_default();
         let program = Path::new(program)
             .file_name()
@@ -153,7 +159,7 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Outcome {
     }
     let stdout = drain(child.stdout.take());
     let stderr = drain(child.stderr.take());
-    let status = wait(&mut child, LIMIT);
+    let status = wait(&mut child, limit());
     let outcome = Outcome {
         line,
         code: status.unwrap_or(-1),
@@ -163,7 +169,8 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Outcome {
     };
     assert!(
         status.is_some(),
-        "the command did not end in {LIMIT:?}{}",
+        "the command did not end in {:?}{}",
+        limit(),
         outcome.report()
     );
     outcome

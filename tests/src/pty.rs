@@ -9,7 +9,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::command::{typed, wait};
-use crate::wait::{PATIENCE, within};
+use crate::wait::{patience, within};
 
 /// A program on a pseudo-terminal; killed when dropped.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl Pty {
     #[track_caller]
     pub fn expect(&mut self, text: &str) {
         let used = self.used;
-        let found = within(PATIENCE, || self.heard()[used..].find(text));
+        let found = within(patience(), || self.heard()[used..].find(text));
         match found {
             Some(place) => self.used += place + text.len(),
             None => panic!("expected {text:?} on the terminal{}", self.report()),
@@ -125,7 +125,7 @@ impl Pty {
     /// When it does not end.
     #[track_caller]
     pub fn exit(&mut self) -> i32 {
-        match wait(&mut self.child, PATIENCE) {
+        match wait(&mut self.child, patience()) {
             Some(code) => code,
             None => panic!("expected the program to end{}", self.report()),
         }

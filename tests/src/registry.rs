@@ -126,7 +126,7 @@ impl Registry {
 
     fn wait_until_up(&mut self) -> anyhow::Result<()> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let up = wait::within(wait::PATIENCE, || {
+        let up = wait::within(wait::patience(), || {
             let ended = self.server.try_wait().is_ok_and(|status| status.is_some());
             let answers = std::net::TcpStream::connect(address).is_ok();
             (ended || answers).then_some(answers)

@@ -12,7 +12,7 @@ use crate::bundle::Bundle;
 use crate::command::{Outcome, run, typed, wait};
 use crate::host;
 use crate::programs::built;
-use crate::wait::{PATIENCE, until, within};
+use crate::wait::{patience, until, within};
 use crate::words;
 
 /// Containers of this process so far.
@@ -97,7 +97,7 @@ impl Runtime {
         let spawned = streams
             .and_then(|(out, err)| command.stdin(Stdio::null()).stdout(out).stderr(err).spawn());
         let code = match spawned {
-            Ok(mut child) => wait(&mut child, PATIENCE),
+            Ok(mut child) => wait(&mut child, patience()),
             Err(error) => panic!("start {line}: {error}"),
         };
         let said = std::fs::read_to_string(&file).unwrap_or_default();

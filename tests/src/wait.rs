@@ -2,19 +2,24 @@
 
 use std::time::{Duration, Instant};
 
-/// How long a condition that must come true may take. Long, because it is only ever waited for in
-/// full when a test fails, and the virtual machine is twenty times slower than the host.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a condition that must come true may take: a minute, or `$QSTACK_PATIENCE` seconds. Long,
+/// because it is only ever waited for in full when a test fails, and the virtual machine is twenty
+/// times slower than the host.
+#[must_use]
+pub fn patience() -> Duration {
+    let seconds = std::env::var("QSTACK_PATIENCE").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(60))
+}
 
 /// Asks `condition` until it answers, and gives that answer.
 ///
 /// # Panics
-/// When [`PATIENCE`] has passed; `what` names what did not happen.
+/// When [`patience`] has passed; `what` names what did not happen.
 #[track_caller]
 pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    match within(PATIENCE, &mut condition) {
+    match within(patience(), &mut condition) {
         Some(value) => value,
-        None => panic!("waited {PATIENCE:?} in vain until {what}"),
+        None => panic!("waited {:?} in vain until {what}", patience()),
     }
 }
 

@@ -18,7 +18,7 @@ use bundle_tools::layer::diff;
 use bundle_tools::layout::{self, Image, Layout};
 
 use super::source::{Record, Source};
-use super::unpack::{Made, unpack_layers};
+use super::unpack::{Made, apply_options, unpack_layers};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Flags {
@@ -64,7 +64,7 @@ pub(crate) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     ));
     let scratch = Made::directory(&beside)?;
     let original = beside.join("rootfs");
-    unpack_layers(&from, &base, &original, record.rootless)?;
+    unpack_layers(&from, &base, &original, &apply_options(record.rootless))?;
     let layer = new_layer(&into, &original, flags)?;
     drop(scratch);
 

@@ -51,8 +51,7 @@ impl Source {
     /// Opens the layout and finds the image.
     pub(super) fn open(&self, platform: Option<&Platform>) -> anyhow::Result<(Layout, Image)> {
         let layout = Layout::open(&self.layout)?;
-        let host = Platform::host();
-        let image = layout.image(self.name.as_deref(), platform.unwrap_or(&host))?;
+        let image = layout.image(self.name.as_deref(), platform)?;
         Ok((layout, image))
     }
 }

@@ -52,7 +52,7 @@ pub(crate) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
 
 fn fill(flags: &Flags, layout: &Layout, image: &Image) -> anyhow::Result<()> {
     let rootfs = flags.bundle.join("rootfs");
-    unpack_layers(layout, image, &rootfs, flags.rootless)?;
+    unpack_layers(layout, image, &rootfs, &apply_options(flags.rootless))?;
     let overrides = Overrides {
         terminal: true,
         rootless: flags.rootless,
@@ -75,12 +75,20 @@ fn fill(flags: &Flags, layout: &Layout, image: &Image) -> anyhow::Result<()> {
     .write(&flags.bundle)
 }
 
+/// How a bundle's layers are applied.
+pub(super) fn apply_options(rootless: bool) -> apply::Options {
+    apply::Options {
+        ownership: !rootless,
+        ..apply::Options::default()
+    }
+}
+
 /// Applies all layers of an image to a directory that this makes.
 pub(super) fn unpack_layers(
     layout: &Layout,
     image: &Image,
     rootfs: &Path,
-    rootless: bool,
+    options: &apply::Options,
 ) -> anyhow::Result<()> {
     let create = || -> std::io::Result<File> {
         fs::create_dir(rootfs)?;
@@ -89,17 +97,13 @@ pub(super) fn unpack_layers(
         File::open(rootfs)
     };
     let root = create().with_context(|| format!("create {}", rootfs.display()))?;
-    let options = apply::Options {
-        ownership: !rootless,
-        ..apply::Options::default()
-    };
     let layers = image
         .manifest
         .layers
         .iter()
         .zip(&image.config.rootfs.diff_ids);
     for (layer, diff_id) in layers {
-        unpack_layer(layout, layer, diff_id, &root, &options)
+        unpack_layer(layout, layer, diff_id, &root, options)
             .with_context(|| format!("unpack layer {}", layer.digest))?;
     }
     Ok(())

@@ -252,6 +252,23 @@ fn the_same_configuration_is_the_same_bytes() {
 
 #[test]
 fn rootless_needs_nothing_that_root_has() {
+    let config = ContainerConfig {
+        cmd: Some(words("sh")),
+        user: "web".to_owned(),
+        ..ContainerConfig::default()
+    };
+    let overrides = Overrides {
+        rootless: true,
+        ..Overrides::default()
+    };
+    let process = convert(config, &overrides)
+        .unwrap()
+        .process()
+        .clone()
+        .unwrap();
+    assert_eq!((process.user().uid(), process.user().gid()), (0, 0));
+    assert!(process.user().additional_gids().is_none());
+
     let spec = default_rootless_spec();
     let linux = spec.linux().clone().unwrap();
     assert!(linux.resources().is_none());

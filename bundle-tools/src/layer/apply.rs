@@ -2,7 +2,7 @@
 //!
 //! An archive from a registry is hostile. Nothing here follows a path it did not
 //! resolve itself: the parent of each entry is a directory descriptor found
-//! inside the root ([`tree`]), and the entry's own name is one component given
+//! inside the root (`tree`), and the entry's own name is one component given
 //! to an `…at` call that neither follows links nor opens what was there before.
 //! An entry that meets something of another kind replaces it.
 //!
@@ -11,6 +11,7 @@
 //!
 //! Governing text: image-spec, layer.md, "Applying Changesets".
 
+mod inherit;
 mod metadata;
 mod node;
 mod remove;
@@ -20,10 +21,12 @@ mod whiteout;
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use super::archive::{self, Entry, Kind, Reader};
 use super::{WHITEOUT_OPAQUE, WHITEOUT_PREFIX};
+pub use inherit::inherit;
 use metadata::{Late, Process};
 use tree::{Directory, Tree};
 
@@ -67,7 +70,7 @@ impl Default for Options {
 }
 
 /// What was applied.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Summary {
     /// Bytes of file content, holes included.
     pub bytes: u64,
@@ -75,6 +78,9 @@ pub struct Summary {
     pub entries: u64,
     /// Device nodes left out because of [`Options::ownership`].
     pub skipped_devices: u64,
+    /// Directories that had to be made though the layer has no entry for them, parents
+    /// first; see [`inherit()`].
+    pub implied: Vec<PathBuf>,
 }
 
 /// A layer could not be applied; the tree is left as it was at that moment.
@@ -103,6 +109,14 @@ pub enum Error {
         path: String,
         /// What is wrong with it.
         why: &'static str,
+    },
+    /// A lower layer could not be read.
+    #[error("take over {path:?} from the lower layers")]
+    Inherit {
+        /// The directory, escaped.
+        path: String,
+        /// The failure.
+        source: io::Error,
     },
     /// A limit of the caller's was passed.
     #[error("the layer has more than {limit} {what}")]

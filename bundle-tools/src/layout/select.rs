@@ -25,11 +25,12 @@ pub struct Image {
 impl Layout {
     /// Finds an image by the name its index entry has, and by platform if there is a choice.
     ///
-    /// Without a name: the only entry, or the one called `latest`.
+    /// Without a name: the only entry, or the one called `latest`. Without a platform:
+    /// this machine's where there is a choice, and whatever there is otherwise.
     ///
     /// # Errors
     /// No such name, none for the platform, or damaged documents.
-    pub fn image(&self, name: Option<&str>, platform: &Platform) -> Result<Image, Error> {
+    pub fn image(&self, name: Option<&str>, platform: Option<&Platform>) -> Result<Image, Error> {
         let entries = self.index()?.manifests;
         let named = |wanted: &str| {
             let mut entries = entries.iter().rev();
@@ -52,7 +53,9 @@ impl Layout {
                 .join(", "),
         })?;
         let name = entry.ref_name().map(str::to_owned);
-        let (descriptor, manifest) = self.manifest(entry, platform, MAX_DEPTH)?;
+        let host = Platform::host();
+        let wanted = platform.unwrap_or(&host);
+        let (descriptor, manifest) = self.manifest(entry, wanted, MAX_DEPTH)?;
         let bytes = self.read_blob(&manifest.config.digest, MAX_DOCUMENT)?;
         let document = |source| Error::Document {
             path: self.blob_path(&manifest.config.digest),
@@ -60,6 +63,13 @@ impl Layout {
         };
         let config = parse_config(&bytes).map_err(document)?;
         manifest.check_layers(&config).map_err(document)?;
+        let has = Platform::new(&config.os, &config.architecture, config.variant.as_deref());
+        if platform.is_some_and(|wanted| has.matches(wanted).is_none()) {
+            return Err(document(image::Error::NoPlatform {
+                wanted: wanted.to_string(),
+                available: has.to_string(),
+            }));
+        }
         Ok(Image {
             name,
             descriptor,
@@ -140,18 +150,18 @@ mod tests {
     fn names_lead_to_images() {
         let (_directory, layout) = layout();
         let arm: Platform = "linux/arm64/v8".parse().unwrap();
-        let image = layout.image(Some("host:5000/many:1"), &arm).unwrap();
+        let image = layout.image(Some("host:5000/many:1"), Some(&arm)).unwrap();
         assert_eq!(image.config.architecture, "arm64");
         assert_eq!(image.name.as_deref(), Some("host:5000/many:1"));
         assert_eq!(
-            layout.image(Some("plain"), &arm).unwrap().manifest,
+            layout.image(Some("plain"), None).unwrap().manifest,
             image.manifest
         );
 
-        let error = layout.image(None, &arm).unwrap_err().to_string();
+        let error = layout.image(None, None).unwrap_err().to_string();
         assert!(error.contains("plain, host:5000/many:1"), "{error}");
         let amd: Platform = "linux/amd64".parse().unwrap();
-        assert!(layout.image(Some("host:5000/many:1"), &amd).is_err());
-        assert!(layout.image(Some("none"), &amd).is_err());
+        assert!(layout.image(Some("host:5000/many:1"), Some(&amd)).is_err());
+        assert!(layout.image(Some("plain"), Some(&amd)).is_err());
     }
 }

@@ -9,7 +9,8 @@ use super::{Findings, present};
 
 const AT: &str = "/process";
 
-pub(super) fn check(process: &Value, findings: &mut Findings) {
+pub(super) fn check(config: &Value, findings: &mut Findings) {
+    let process = &config["process"];
     match findings.text(process, AT, "cwd") {
         Some(cwd) => findings.absolute("/process/cwd", cwd),
         None if present(process, "cwd").is_none() => findings.error("/process/cwd", "is required"),
@@ -23,6 +24,7 @@ pub(super) fn check(process: &Value, findings: &mut Findings) {
     }
     environment(process, AT, findings);
     user(process, findings);
+    mapped(config, findings);
     capabilities(process, findings);
     rlimits(process, findings);
     for key in ["terminal", "noNewPrivileges"] {
@@ -80,6 +82,25 @@ fn user(process: &Value, findings: &mut Findings) {
             .is_some_and(|gid| ids.contains(&i128::from(gid)))
         {
             findings.error(format!("{USER}/additionalGids/{number}"), "is no group id");
+        }
+    }
+}
+
+/// Checks that the user exists in the container's user namespace.
+fn mapped(config: &Value, findings: &mut Findings) {
+    for (mappings, key) in [("uidMappings", "uid"), ("gidMappings", "gid")] {
+        let list = config["linux"][mappings]
+            .as_array()
+            .map_or(&[][..], Vec::as_slice);
+        let id = config["process"]["user"][key].as_u64().unwrap_or(0);
+        let within = |mapping: &Value| {
+            let number = |field: &str| mapping[field].as_u64().unwrap_or(0);
+            let start = number("containerID");
+            (start..start.saturating_add(number("size"))).contains(&id)
+        };
+        if !list.is_empty() && !list.iter().any(within) {
+            let message = format!("{id} is in none of the {mappings}");
+            findings.error(format!("/process/user/{key}"), message);
         }
     }
 }

@@ -183,6 +183,11 @@ fn every_fault_is_found_at_its_place() {
             "error: /linux/uidMappings: needs a user",
         ),
         (
+            "/linux/uidMappings",
+            r#"[{"containerID":1,"hostID":1,"size":1}]"#,
+            "error: /process/user/uid: 0 is in none",
+        ),
+        (
             "/linux/maskedPaths",
             r#"["proc"]"#,
             "error: /linux/maskedPaths/0: \"proc\"",

@@ -8,6 +8,8 @@ use clap::Args;
 use qengine::image::{Reference, build_base};
 use qengine::store::Store;
 
+use crate::output::say;
+
 /// Make the image "base" out of a root file system's archive, or of this machine's static busybox.
 #[derive(Debug, Args)]
 pub(crate) struct BuildBase {
@@ -20,14 +22,10 @@ pub(crate) struct BuildBase {
 }
 
 impl BuildBase {
-    #[expect(
-        clippy::print_stdout,
-        reason = "the image's id is this command's output"
-    )]
     pub(crate) fn run(self, store: &Store) -> Result<ExitCode> {
         let reference: Reference = self.tag.parse()?;
         let image = build_base(store, self.source.as_deref(), &reference)?;
-        println!("{}", image.id);
+        say(format_args!("{}", image.id))?;
         Ok(ExitCode::SUCCESS)
     }
 }

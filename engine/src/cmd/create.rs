@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::Context;
-use super::run::{PullFlags, make};
+use super::run::{PullFlags, Way, make};
 use crate::flags::ContainerFlags;
 use crate::output::say;
 
@@ -32,7 +32,7 @@ impl Create {
             self.container,
             self.image,
             self.command,
-            false,
+            Way::Create,
         )?;
         say(format_args!("{}", created.handle.id()))?;
         Ok(ExitCode::SUCCESS)

@@ -53,6 +53,7 @@ pub(crate) struct Exec {
 impl Exec {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
         let keys = DetachKeys::parse(&self.detach_keys)?;
+        terminal::require(self.tty && !self.detach, self.interactive)?;
         let handle = Handle::find(&context.store, &self.container)?;
         let options = Options {
             env: environment(&self.env, &self.env_file)?,

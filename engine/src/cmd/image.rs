@@ -13,6 +13,7 @@ use super::images::Images;
 use super::pull::Pull;
 use super::rmi::{Prune, Rmi};
 use super::tag::Tag;
+use crate::output::say;
 
 /// Manage images.
 #[derive(Debug, Args)]
@@ -58,10 +59,6 @@ pub(crate) struct Inspect {
 }
 
 impl Inspect {
-    #[expect(
-        clippy::print_stdout,
-        reason = "the description is this command's output"
-    )]
     pub(crate) fn run(self, store: &Store) -> Result<ExitCode> {
         let mut described = Vec::new();
         let mut failed = false;
@@ -74,7 +71,10 @@ impl Inspect {
                 }
             }
         }
-        println!("{}", serde_json::to_string_pretty(&described)?);
+        say(format_args!(
+            "{}",
+            serde_json::to_string_pretty(&described)?
+        ))?;
         Ok(if failed {
             ExitCode::FAILURE
         } else {

@@ -9,7 +9,7 @@ use qengine::image::{Listed, Reference, list};
 use qengine::store::Store;
 use serde_json::json;
 
-use crate::output;
+use crate::output::{self, say};
 
 /// List images.
 #[derive(Debug, Args)]
@@ -44,7 +44,6 @@ struct Row {
 }
 
 impl Images {
-    #[expect(clippy::print_stdout, reason = "the list is this command's output")]
     pub(crate) fn run(self, store: &Store) -> Result<ExitCode> {
         // Only changes what docker shows of images that we don't have.
         let _ = self.all;
@@ -59,14 +58,16 @@ impl Images {
             let mut before = Vec::new();
             for row in rows {
                 if !before.contains(&row.id) {
-                    println!("{}", row.id);
+                    say(format_args!("{}", row.id))?;
                     before.push(row.id);
                 }
             }
         } else if self.format == "json" {
-            rows.iter().for_each(|row| println!("{}", row.json()));
+            for row in &rows {
+                say(format_args!("{}", row.json()))?;
+            }
         } else {
-            print!("{}", self.table(&rows));
+            say(format_args!("{}", self.table(&rows).trim_end()))?;
         }
         Ok(ExitCode::SUCCESS)
     }

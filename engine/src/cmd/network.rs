@@ -10,8 +10,8 @@ use qengine::network::{self, CreateOptions};
 use qengine::store::Store;
 use serde_json::json;
 
-use super::{describe, for_each};
-use crate::output;
+use super::{for_each, report};
+use crate::output::{self, say};
 
 /// Manage networks
 #[derive(Debug, Args)]
@@ -107,7 +107,6 @@ impl Network {
 }
 
 impl Create {
-    #[expect(clippy::print_stdout, reason = "the network's id is the answer")]
     fn run(self, store: &Store) -> Result<ExitCode> {
         let network = network::create(
             store,
@@ -121,7 +120,7 @@ impl Create {
                 options: BTreeMap::new(),
             },
         )?;
-        println!("{}", network.id);
+        say(format_args!("{}", network.id))?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -136,7 +135,6 @@ fn labels(arguments: &[String]) -> BTreeMap<String, String> {
 }
 
 impl Ls {
-    #[expect(clippy::print_stdout, reason = "the list is the answer")]
     fn run(self, store: &Store) -> Result<ExitCode> {
         if !["table", "json"].contains(&self.format.as_str()) {
             bail!("--format {}: expected \"json\" or \"table\"", self.format);
@@ -147,9 +145,9 @@ impl Ls {
             network.id.chars().take(shown).collect::<String>()
         };
         if self.quiet {
-            networks
-                .iter()
-                .for_each(|network| println!("{}", id(network)));
+            for network in &networks {
+                say(format_args!("{}", id(network)))?;
+            }
         } else if self.format == "json" {
             for network in &networks {
                 let row = json!({
@@ -160,7 +158,7 @@ impl Ls {
                     "Internal": network.internal.to_string(),
                     "CreatedAt": network.created.to_string(),
                 });
-                println!("{row}");
+                say(format_args!("{row}"))?;
             }
         } else {
             let rows: Vec<Vec<String>> = networks
@@ -175,21 +173,14 @@ impl Ls {
                     ]
                 })
                 .collect();
-            print!(
-                "{}",
-                output::table(&["NETWORK ID", "NAME", "DRIVER", "SCOPE"], &rows)
-            );
+            let text = output::table(&["NETWORK ID", "NAME", "DRIVER", "SCOPE"], &rows);
+            say(format_args!("{}", text.trim_end()))?;
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
 impl Inspect {
-    #[expect(
-        clippy::print_stdout,
-        clippy::print_stderr,
-        reason = "the description is the answer"
-    )]
     fn run(self, store: &Store) -> Result<ExitCode> {
         let mut found = Vec::new();
         let mut code = ExitCode::SUCCESS;
@@ -197,12 +188,12 @@ impl Inspect {
             match network::inspect(store, name) {
                 Ok(description) => found.push(description),
                 Err(error) => {
-                    eprintln!("qengine: {}", describe(&error.into()));
+                    report(&error.into());
                     code = ExitCode::FAILURE;
                 }
             }
         }
-        println!("{}", serde_json::to_string_pretty(&found)?);
+        say(format_args!("{}", serde_json::to_string_pretty(&found)?))?;
         Ok(code)
     }
 }
@@ -217,7 +208,6 @@ impl Rm {
 }
 
 impl Prune {
-    #[expect(clippy::print_stdout, reason = "what was removed is the answer")]
     fn run(self, store: &Store) -> Result<ExitCode> {
         let _ = self.force;
         network::collect(store)?;
@@ -226,7 +216,7 @@ impl Prune {
             .filter(|network| !network.is_predefined())
         {
             match network::remove(store, &network.name) {
-                Ok(network) => println!("{}", network.name),
+                Ok(network) => say(format_args!("{}", network.name))?,
                 // In use, or gone in this very moment.
                 Err(network::Error::InUse { .. } | network::Error::NotFound(_)) => {}
                 Err(error) => return Err(error.into()),

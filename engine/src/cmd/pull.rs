@@ -15,6 +15,8 @@ use qengine::image::pull::{LayerState, Progress};
 use qengine::image::{Image, PullOptions, Reference, pull};
 use qengine::store::Store;
 
+use crate::output::say;
+
 /// Fetch an image from a registry.
 #[derive(Debug, Args)]
 pub(crate) struct Pull {
@@ -78,7 +80,6 @@ impl RegistryFlags {
 }
 
 impl Pull {
-    #[expect(clippy::print_stdout, reason = "the outcome is this command's output")]
     pub(crate) fn run(self, store: &Store) -> Result<ExitCode> {
         let text = self.image.or(self.img).context("no image given")?;
         let reference: Reference = text.parse()?;
@@ -89,10 +90,10 @@ impl Pull {
         }
         let pulled = pull(store, &reference, &options, &shown)?;
         if !self.quiet {
-            println!("Digest: {}", pulled.digest);
-            println!("{}", status(&reference, pulled.newer));
+            say(format_args!("Digest: {}", pulled.digest))?;
+            say(format_args!("{}", status(&reference, pulled.newer)))?;
         }
-        println!("{reference}");
+        say(format_args!("{reference}"))?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -10,6 +10,7 @@ use qengine::image::{Removal, collect, list, remove};
 use qengine::store::Store;
 
 use super::images::human_size;
+use crate::output::say;
 
 /// Remove images, or names of images.
 #[derive(Debug, Args)]
@@ -26,19 +27,13 @@ pub(crate) struct Rmi {
 }
 
 impl Rmi {
-    #[expect(
-        clippy::print_stdout,
-        reason = "what was removed is this command's output"
-    )]
     pub(crate) fn run(self, store: &Store) -> Result<ExitCode> {
         let _ = self.no_prune;
         let in_use = |image: &Digest| users(store, image);
         let mut failed = false;
         for text in &self.images {
             match remove(store, text, self.force, &in_use) {
-                Ok(removals) => removals
-                    .iter()
-                    .for_each(|removal| println!("{}", line(removal))),
+                Ok(removals) => print(&removals)?,
                 Err(qengine::image::Error::NotFound(_)) if self.force => {}
                 Err(error) => {
                     failed = true;
@@ -66,10 +61,6 @@ pub(crate) struct Prune {
 }
 
 impl Prune {
-    #[expect(
-        clippy::print_stdout,
-        reason = "what was removed is this command's output"
-    )]
     pub(crate) fn run(self, store: &Store) -> Result<ExitCode> {
         let _ = self.force;
         let in_use = |image: &Digest| users(store, image);
@@ -80,9 +71,7 @@ impl Prune {
             if doomed && in_use(&image.id).is_empty() {
                 // A container made of it in this very moment keeps it.
                 match remove(store, &image.id.to_string(), self.all, &in_use) {
-                    Ok(removals) => removals
-                        .iter()
-                        .for_each(|removal| println!("{}", line(removal))),
+                    Ok(removals) => print(&removals)?,
                     Err(
                         qengine::image::Error::Conflict { .. } | qengine::image::Error::NotFound(_),
                     ) => {}
@@ -92,7 +81,7 @@ impl Prune {
         }
         collect(store)?;
         let freed = before.saturating_sub(occupied(store)?);
-        println!("Total reclaimed space: {}", human_size(freed));
+        say(format_args!("Total reclaimed space: {}", human_size(freed)))?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -112,6 +101,13 @@ fn users(store: &Store, image: &Digest) -> Vec<String> {
             .collect(),
         Err(error) => vec![format!("(unknown: {error})")],
     }
+}
+
+fn print(removals: &[Removal]) -> Result<()> {
+    for removal in removals {
+        say(format_args!("{}", line(removal)))?;
+    }
+    Ok(())
 }
 
 fn line(removal: &Removal) -> String {

@@ -91,6 +91,17 @@ impl PullFlags {
     }
 }
 
+/// For what a container is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// To be started some day.
+    Create,
+    /// To run on its own.
+    RunDetached,
+    /// To run with its maker attached, whose end of input is the container's.
+    RunAttached,
+}
+
 /// Steps that `run` and `create` share: the image, the options, the container.
 pub(super) fn make(
     context: &Context,
@@ -98,10 +109,11 @@ pub(super) fn make(
     flags: ContainerFlags,
     image: String,
     command: Vec<String>,
-    disposable: bool,
+    way: Way,
 ) -> Result<Created> {
     let publish_all = flags.publishes_all();
     let mut options = flags.into_options(&context.store, image, command)?;
+    warn_of_what_v2_lacks(&mut options);
     let (image, _guard) = pull
         .image(context, &options.image)
         .map_err(|error| no_image(error, &options))?;
@@ -111,7 +123,8 @@ pub(super) fn make(
             options.ports.extend(exposed);
         }
     }
-    Ok(create(&context.store, &image, options, disposable)?)
+    options.stdin_once = way == Way::RunAttached;
+    Ok(create(&context.store, &image, options, way != Way::Create)?)
 }
 
 /// Cgroup v2 has nothing like v1's `memory.oom_control`: said aloud rather than refused, as docker does.
@@ -152,6 +165,10 @@ fn no_image(error: anyhow::Error, options: &container::model::Options) -> anyhow
 impl Run {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
         let keys = DetachKeys::parse(&self.detach_keys)?;
+        terminal::require(
+            self.container.tty && !self.detach,
+            self.container.interactive,
+        )?;
         if let Some(file) = &self.cidfile
             && file.exists()
         {
@@ -160,6 +177,11 @@ impl Run {
                 file.display()
             );
         }
+        let way = if self.detach {
+            Way::RunDetached
+        } else {
+            Way::RunAttached
+        };
         let (detach, cidfile, sig_proxy) = (self.detach, self.cidfile, self.sig_proxy);
         let Created {
             handle,
@@ -171,7 +193,7 @@ impl Run {
             self.container,
             self.image,
             self.command,
-            true,
+            way,
         )?;
         if let Some(file) = &cidfile {
             std::fs::write(file, handle.id())

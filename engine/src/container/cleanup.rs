@@ -108,10 +108,10 @@ pub(super) fn finish_locked(store: &Store, programs: &Programs, handle: &Handle)
     state.process = None;
     state.monitor = None;
     state.network = None;
-    handle.save(&state)?;
     if handle.config.options.auto_remove {
         remove::erase(store, handle, &mut state, remove::Volumes::RemoveAnonymous)?;
     } else {
+        handle.save(&state)?;
         drop(fs::remove_file(store.exits().join(handle.id())));
     }
     torn_down

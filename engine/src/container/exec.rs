@@ -83,7 +83,12 @@ pub fn run(store: &Store, programs: &Programs, handle: &Handle, options: &Option
     if !status.success()
         && let Some(message) = last_error(log)
     {
-        return Err(monitor::refused(message));
+        let error = monitor::refused(message);
+        return match error {
+            // The runtime shares our standard error with the process: it has told the user already.
+            Error::Runtime { exit_code, .. } if !options.detach => Ok(i32::from(exit_code)),
+            error => Err(error),
+        };
     }
     use std::os::unix::process::ExitStatusExt;
     Ok(status

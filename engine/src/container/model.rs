@@ -23,6 +23,8 @@ pub struct Options {
     pub tty: bool,
     /// Keep standard input open.
     pub interactive: bool,
+    /// The first client's end of input is the container's; else its input stays open for the next one.
+    pub stdin_once: bool,
     /// Remove the container when it has ended.
     pub auto_remove: bool,
     /// `KEY=VALUE` entries that are added to the image's.

@@ -65,6 +65,9 @@ pub(super) fn create(store: &Store, programs: &Programs, handle: &Handle) -> Res
     }
     if options.interactive {
         command.arg("--stdin");
+        if !options.stdin_once {
+            command.arg("--leave-stdin-open");
+        }
     }
     command.arg("--exit-command").arg(&programs.engine);
     for argument in &programs.engine_arguments {

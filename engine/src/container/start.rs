@@ -99,11 +99,10 @@ fn steps(
     state: &mut State,
     streams: Streams,
 ) -> Result<Option<Connection>> {
-    let options = &handle.config.options;
     let id = handle.id();
     drop(std::fs::remove_file(store.exits().join(id)));
 
-    let setup = network::reserve(store, id, &options.network, &options.ports)?;
+    let setup = reserve(store, programs, handle)?;
     state.status = Status::Starting;
     state.network = Some(setup.clone());
     state.stopped_by_user = false;
@@ -136,6 +135,18 @@ fn steps(
     state.oom_killed = false;
     handle.save(state)?;
     Ok(connection)
+}
+
+/// Addresses and ports. What is taken may belong to a container whose maker was killed: those are put right before a
+/// refusal is final.
+fn reserve(store: &Store, programs: &Programs, handle: &Handle) -> Result<network::Setup> {
+    let options = &handle.config.options;
+    let attempt = || network::reserve(store, handle.id(), &options.network, &options.ports);
+    if let Ok(setup) = attempt() {
+        return Ok(setup);
+    }
+    recover::sweep(store, programs)?;
+    Ok(attempt()?)
 }
 
 /// The overlay of a container's layers and its own changes.

@@ -145,7 +145,7 @@ struct NetworkFlags {
 #[command(next_help_heading = "Limits")]
 struct LimitFlags {
     /// Memory limit
-    #[arg(short, long, value_name = "BYTES")]
+    #[arg(short, long, value_name = "BYTES", allow_hyphen_values = true)]
     memory: Option<String>,
     /// Limit of memory and swap together (-1: without limit)
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
@@ -268,6 +268,7 @@ impl ContainerFlags {
             name: self.name,
             tty: self.tty,
             interactive: self.interactive,
+            stdin_once: false,
             auto_remove: self.rm,
             env: environment(&self.env, &self.env_file)?,
             workdir: absolute("--workdir", self.workdir)?,
@@ -419,8 +420,16 @@ impl LimitFlags {
             cpu_shares: self.cpu_shares.filter(|&shares| shares != 0),
             cpu_quota,
             cpu_period,
-            cpuset_cpus: list("--cpuset-cpus", self.cpuset_cpus.as_deref())?,
-            cpuset_mems: list("--cpuset-mems", self.cpuset_mems.as_deref())?,
+            cpuset_cpus: list(
+                "--cpuset-cpus",
+                self.cpuset_cpus.as_deref(),
+                "/sys/devices/system/cpu/online",
+            )?,
+            cpuset_mems: list(
+                "--cpuset-mems",
+                self.cpuset_mems.as_deref(),
+                "/sys/devices/system/node/online",
+            )?,
             memory,
             memory_swap,
             memory_reservation: self
@@ -466,20 +475,50 @@ fn bytes(flag: &str, text: &str) -> Result<i64> {
     })
 }
 
-/// `0-2,4`
-fn list(flag: &str, text: Option<&str>) -> Result<Option<String>> {
+/// `0-2,4`, all of them among those that the file `online` lists in the same form.
+fn list(flag: &str, text: Option<&str>, online: &str) -> Result<Option<String>> {
     let Some(text) = text else { return Ok(None) };
-    let number = |part: &str| part.parse::<u32>().is_ok();
-    let good = text.split(',').all(|part| {
-        part.split_once('-').map_or_else(
-            || number(part),
-            |(first, last)| number(first) && number(last),
-        )
-    });
-    if !good {
-        bail!("invalid {flag} {text:?}: expected a list such as 0-2,4");
+    let wanted = ranges(text)
+        .with_context(|| format!("invalid {flag} {text:?}: expected a list such as 0-2,4"))?;
+    let there = std::fs::read_to_string(online).unwrap_or_default();
+    if let Some(there) = ranges(there.trim()) {
+        let is_there = |number: u32| {
+            there
+                .iter()
+                .any(|&(first, last)| (first..=last).contains(&number))
+        };
+        if !wanted
+            .iter()
+            .all(|&(first, last)| is_there(first) && is_there(last))
+        {
+            bail!("invalid {flag} {text:?}: this machine has {}", join(&there));
+        }
     }
     Ok(Some(text.to_owned()))
+}
+
+fn ranges(text: &str) -> Option<Vec<(u32, u32)>> {
+    text.split(',')
+        .map(|part| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+            (first <= last).then_some((first, last))
+        })
+        .collect()
+}
+
+fn join(ranges: &[(u32, u32)]) -> String {
+    let texts: Vec<String> = ranges
+        .iter()
+        .map(|(first, last)| {
+            if first == last {
+                first.to_string()
+            } else {
+                format!("{first}-{last}")
+            }
+        })
+        .collect();
+    texts.join(",")
 }
 
 fn absolute(flag: &str, path: Option<String>) -> Result<Option<String>> {

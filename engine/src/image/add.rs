@@ -10,7 +10,7 @@ use bundle_tools::layout::{BlobWriter, Layout};
 
 use super::layers::{self, Slot};
 use super::unpack::{self, PipeWriter};
-use super::{Error, Image, Reference, Result, WriterGuard, find, layout, name, require, sync};
+use super::{Error, Image, Reference, Result, WriterGuard, collect, find, layout, name, sync};
 use crate::store::Store;
 
 /// Writes an uncompressed layer archive.
@@ -28,10 +28,25 @@ pub fn add_layer_image(
     store: &Store,
     base: Option<&Image>,
     layer: Box<LayerSource<'_>>,
+    config: ImageConfig,
+    reference: Option<&Reference>,
+) -> Result<Image> {
+    let result = write_and_publish(store, base, layer, config, reference);
+    if result.is_err() {
+        // The first error is the one to report; what can't be collected now is by the next command.
+        let _ = collect(store);
+    }
+    result
+}
+
+fn write_and_publish(
+    store: &Store,
+    base: Option<&Image>,
+    layer: Box<LayerSource<'_>>,
     mut config: ImageConfig,
     reference: Option<&Reference>,
 ) -> Result<Image> {
-    let guard = WriterGuard::take(store)?;
+    let _guard = WriterGuard::take(store)?;
     let layout = layout(store)?;
     let (mut layers, mut diff_ids) = match base {
         Some(base) => base_layers(&layout, base)?,
@@ -55,11 +70,7 @@ pub fn add_layer_image(
         name::set(index, manifest.clone(), reference);
         Ok(())
     })?;
-    drop(guard);
-    match reference {
-        Some(reference) => require(store, &reference.to_string()),
-        None => find::load(&layout, &layout.index()?, &manifest),
-    }
+    find::load(&layout, &layout.index()?, &manifest)
 }
 
 /// The base's layers, called by their OCI types, and their diff ids.

@@ -11,7 +11,7 @@ use bundle_tools::layer::compression::decoder;
 use bundle_tools::layer::diff;
 
 use super::layers::{self, Slot};
-use super::{Error, Image, Reference, Result, WriterGuard, add_layer_image};
+use super::{Error, Image, Reference, Result, WriterGuard, add_layer_image, collect};
 use crate::store::Store;
 
 /// Where commands are looked for in the image.
@@ -62,7 +62,14 @@ const FILES: [(&str, &str); 4] = [
 pub fn build_base(store: &Store, source: Option<&Path>, reference: &Reference) -> Result<Image> {
     match source {
         Some(archive) => from_archive(store, archive, reference),
-        None => from_busybox(store, reference),
+        None => {
+            let result = from_busybox(store, reference);
+            if result.is_err() {
+                // As in [`add_layer_image`], which could not do it while the scratch directory was in use.
+                let _ = collect(store);
+            }
+            result
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `pull`: from a registry into the store.
 //!
-//! In this order: find out how to talk to the registry and fetch the manifest for our platform ([`resolve`]); fetch
-//! the configuration; fetch the layers, three at a time, each unpacked while it arrives ([`blob`]); write everything
+//! In this order: find out how to talk to the registry and fetch the manifest for our platform (`resolve`); fetch
+//! the configuration; fetch the layers, three at a time, each unpacked while it arrives (`blob`); write everything
 //! to the disk with one `syncfs`; only then mention the image in `index.json`. Whatever fails or is killed before
 //! leaves files that nothing mentions, and those are collected.
 //!

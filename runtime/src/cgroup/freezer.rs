@@ -10,14 +10,14 @@ use rustix::io::Errno;
 use super::{Error, Result, file};
 
 /// How long freezing may take: a task in uninterruptible sleep holds it up, and must not hold up its caller for ever.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Stops every process in a cgroup; returns when all have stopped.
-pub(super) fn freeze(directory: &Path, v2: bool) -> Result<()> {
+pub(super) fn freeze(directory: &Path, v2: bool, patience: Duration) -> Result<()> {
     let result = if v2 {
-        freeze_v2(directory)
+        freeze_v2(directory, patience)
     } else {
-        freeze_v1(directory)
+        freeze_v1(directory, patience)
     };
     if result.is_err() {
         // Half frozen is worse than not frozen.
@@ -51,9 +51,9 @@ pub(super) fn is_frozen(directory: &Path, v2: bool) -> Result<bool> {
             .map_or(true, |own| own.trim() == "1"))
 }
 
-fn freeze_v2(directory: &Path) -> Result<()> {
+fn freeze_v2(directory: &Path, patience: Duration) -> Result<()> {
     file::write(&directory.join("cgroup.freeze"), "1")?;
-    wait_for_event(directory, "frozen 1", PATIENCE)
+    wait_for_event(directory, "frozen 1", patience)
 }
 
 /// Waits until a line of `cgroup.events` appears. The file is polled for, as cgroup-v2.rst says, with POLLPRI.
@@ -93,9 +93,9 @@ pub(super) fn wait_for_event(directory: &Path, line: &str, patience: Duration) -
 
 /// v1 does not stop tasks that come into being while it freezes, so the state is written again until it holds, with a
 /// thaw now and then so that forks under way can finish (Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst).
-fn freeze_v1(directory: &Path) -> Result<()> {
+fn freeze_v1(directory: &Path, patience: Duration) -> Result<()> {
     let path = directory.join("freezer.state");
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + patience;
     let mut round = 0u32;
     loop {
         file::write(&path, "FROZEN")?;

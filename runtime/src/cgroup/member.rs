@@ -11,6 +11,9 @@ use super::{Error, Result, file, freezer};
 /// How long killing may take before it is given up: a task in uninterruptible sleep dies only when that ends.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long it may take to freeze a cgroup before its processes are killed all the same.
+const FREEZE_PATIENCE: Duration = Duration::from_millis(500);
+
 /// Puts a process into a cgroup.
 pub(super) fn join(directory: &Path, pid: Pid) -> Result<()> {
     let path = directory.join("cgroup.procs");
@@ -132,7 +135,7 @@ pub(super) fn kill_each(members: &Path, freezer: Option<(&Path, bool)>) -> Resul
         if let Some((directory, v2)) = freezer
             && left.len() > 1
         {
-            let _ = freezer::freeze(directory, v2);
+            let _ = freezer::freeze(directory, v2, FREEZE_PATIENCE);
         }
         let killed = signal(members, Signal::KILL);
         if let Some((directory, v2)) = freezer {

@@ -137,10 +137,12 @@ impl Plan {
         &self.warnings
     }
 
-    /// Gives the cgroup to this user, who is to manage it from within (v2 only: the container has its own cgroup
-    /// namespace and `/sys/fs/cgroup` mounted writable; config-linux.md, "Cgroup ownership").
+    /// Gives the cgroup to this user of the host, who is to manage it from within: asked for when the container has a
+    /// cgroup namespace of its own and `/sys/fs/cgroup` mounted writable (config-linux.md, "Cgroup ownership"). Of effect on
+    /// pure v2 alone, and for other users than root.
     pub(crate) fn set_owner(&mut self, uid: u32) {
-        self.owner = Some(uid);
+        let pure_v2 = matches!(self.targets.as_slice(), [only] if only.v2);
+        self.owner = Some(uid).filter(|uid| pure_v2 && *uid != 0);
     }
 }
 

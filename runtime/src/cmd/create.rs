@@ -11,9 +11,10 @@ pub(super) fn create(request: &Request<'_>) -> Result<u8> {
 
 /// Does the work.
 fn create_container(request: &Request<'_>) -> Result<u8> {
-    let report = launch::report(request.parsed)?;
+    let report = launch::report(request.parsed);
     let bundle = launch::load(request)?;
-    let console_socket = launch::console_socket(request.parsed, bundle.plan.process.terminal, true)?;
+    let console_socket =
+        launch::console_socket(request.parsed, bundle.plan.process.terminal, true)?;
     launch::create(request, &bundle, report, true, console_socket.as_ref())?;
     Ok(0)
 }

@@ -44,7 +44,10 @@ pub(super) fn delete(request: &Request<'_>) -> Result<u8> {
         Status::Stopped => {}
         Status::Created => kill(&container)?,
         _ if force => kill(&container)?,
-        status => bail!("cannot delete container {id} that is not stopped: {}", status.name()),
+        status => bail!(
+            "cannot delete container {id} that is not stopped: {}",
+            status.name()
+        ),
     }
     destroy(container)?;
     Ok(0)
@@ -52,7 +55,9 @@ pub(super) fn delete(request: &Request<'_>) -> Result<u8> {
 
 /// Kills the init process and waits for its end.
 fn kill(container: &Container) -> Result<()> {
-    let Some(pidfd) = container.pidfd() else { return wait_without_pidfd(container) };
+    let Some(pidfd) = container.pidfd() else {
+        return wait_without_pidfd(container);
+    };
     container.signal(libc::SIGKILL)?;
     if container.status() == Status::Paused {
         container.cgroup.thaw()?;
@@ -65,7 +70,8 @@ fn kill(container: &Container) -> Result<()> {
         }
         let left = Timespec::try_from(left)?;
         // An interrupted wait is followed by another one.
-        if poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)).is_ok_and(|ready| ready > 0) {
+        if poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)).is_ok_and(|ready| ready > 0)
+        {
             return Ok(());
         }
     }
@@ -85,9 +91,13 @@ fn wait_without_pidfd(container: &Container) -> Result<()> {
 
 /// Removes everything of a container whose init process has ended.
 pub(super) fn destroy(container: Container) -> Result<()> {
-    let Container { directory, record, cgroup } = container;
+    let Container {
+        directory,
+        record,
+        cgroup,
+    } = container;
     // With a pid namespace of its own all its processes have ended with the first one.
-    if record.namespaces & Kind::Pid.flag() == 0 {
+    if record.namespaces & Kind::Pid.flag() == 0 && cgroup.exists() {
         cgroup.kill_all(Signal::KILL)?;
     }
     if cgroup.remove().is_err() {

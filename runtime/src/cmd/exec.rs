@@ -13,8 +13,8 @@ use crate::failure::During;
 use crate::plan;
 use crate::self_image;
 use crate::setup::join;
-use crate::spec::process::{Capabilities, Process};
 use crate::spec::Spec;
+use crate::spec::process::{Capabilities, Process};
 use crate::supervise::{Foreground, Terminal};
 
 /// Runs the command.
@@ -39,12 +39,21 @@ pub(super) fn exec(request: &Request<'_>) -> Result<u8> {
     let outside = launch::console_socket(parsed, process.terminal, detach)?;
     let own = match process.terminal && !detach {
         true => Some(
-            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-                .during("socketpair", "terminal")?,
+            socketpair(
+                AddressFamily::UNIX,
+                SocketType::STREAM,
+                SocketFlags::CLOEXEC,
+                None,
+            )
+            .during("socketpair", "terminal")?,
         ),
         false => None,
     };
-    let foreground = if detach { None } else { Some(Foreground::begin()?) };
+    let foreground = if detach {
+        None
+    } else {
+        Some(Foreground::begin()?)
+    };
     let wanted = join::Request {
         container: &container,
         process: &process,
@@ -53,13 +62,17 @@ pub(super) fn exec(request: &Request<'_>) -> Result<u8> {
         console_socket: outside.as_ref().or(own.as_ref().map(|(_, inside)| inside)),
         keyring: true,
         keep_fds,
-        report: launch::report(parsed)?,
+        report: launch::report(parsed),
     };
     let child = join::join(&wanted).context("unable to start container process")?;
-    let Some(foreground) = foreground else { return Ok(0) };
-    let terminal = own.map(|(outside, _)| launch::receive_terminal(&outside)).transpose()?;
+    let Some(foreground) = foreground else {
+        return Ok(0);
+    };
+    let terminal = own
+        .map(|(outside, _)| launch::receive_terminal(&outside))
+        .transpose()?;
     let terminal = terminal.map(Terminal::new).transpose()?;
-    Ok(foreground.wait_for(&child, terminal.as_ref())?)
+    Ok(foreground.wait_for(&child, terminal.as_ref(), None)?)
 }
 
 /// The spec of the container's bundle.
@@ -73,7 +86,8 @@ fn bundle_spec(container: &Container) -> Result<Spec> {
 fn process(parsed: &Parsed, spec: &Spec) -> Result<Process> {
     if let Some(path) = parsed.path("process") {
         let text = fs::read(&path).during("open", &path)?;
-        return serde_json::from_slice(&text).with_context(|| format!("cannot parse {}", path.display()));
+        return serde_json::from_slice(&text)
+            .with_context(|| format!("cannot parse {}", path.display()));
     }
     let mut process = spec.process.clone().unwrap_or_default();
     process.args = parsed.arguments[1..].to_vec();
@@ -84,10 +98,16 @@ fn process(parsed: &Parsed, spec: &Spec) -> Result<Process> {
     if let Some(cwd) = parsed.value("cwd").filter(|cwd| !cwd.is_empty()) {
         process.cwd = cwd.to_owned();
     }
-    if let Some(profile) = parsed.value("apparmor").filter(|profile| !profile.is_empty()) {
+    if let Some(profile) = parsed
+        .value("apparmor")
+        .filter(|profile| !profile.is_empty())
+    {
         process.apparmor_profile = profile.to_owned();
     }
-    if let Some(label) = parsed.value("process-label").filter(|label| !label.is_empty()) {
+    if let Some(label) = parsed
+        .value("process-label")
+        .filter(|label| !label.is_empty())
+    {
         process.selinux_label = label.to_owned();
     }
     if parsed.value("no-new-privs").is_some() {
@@ -102,7 +122,9 @@ fn process(parsed: &Parsed, spec: &Spec) -> Result<Process> {
 /// `--cap`: in every set but the inheritable one; ambient only where inheritable ones exist, as they go together.
 fn add_capabilities(process: &mut Process, parsed: &Parsed) {
     for capability in parsed.values("cap") {
-        let sets = process.capabilities.get_or_insert_with(Capabilities::default);
+        let sets = process
+            .capabilities
+            .get_or_insert_with(Capabilities::default);
         let ambient = !sets.inheritable.is_empty();
         for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted] {
             set.push(capability.to_owned());
@@ -120,13 +142,19 @@ fn set_user(process: &mut Process, parsed: &Parsed) -> Result<()> {
             Some((uid, gid)) => (uid, Some(gid)),
             None => (user, None),
         };
-        process.user.uid = uid.parse().with_context(|| format!("parsing {uid} as int for uid failed"))?;
+        process.user.uid = uid
+            .parse()
+            .with_context(|| format!("parsing {uid} as int for uid failed"))?;
         if let Some(gid) = gid {
-            process.user.gid = gid.parse().with_context(|| format!("parsing {gid} as int for gid failed"))?;
+            process.user.gid = gid
+                .parse()
+                .with_context(|| format!("parsing {gid} as int for gid failed"))?;
         }
     }
     for gid in parsed.values("additional-gids") {
-        let gid = gid.parse().with_context(|| format!("parsing {gid} as int for gid failed"))?;
+        let gid = gid
+            .parse()
+            .with_context(|| format!("parsing {gid} as int for gid failed"))?;
         process.user.additional_gids.push(gid);
     }
     Ok(())
@@ -179,7 +207,8 @@ mod tests {
 
     #[test]
     fn options_change_the_containers_process() {
-        let process = built("-e B=2 --user 5:6 -g 7 -g 8 --cwd /tmp -c CAP_CHOWN c1 ls -l").unwrap();
+        let process =
+            built("-e B=2 --user 5:6 -g 7 -g 8 --cwd /tmp -c CAP_CHOWN c1 ls -l").unwrap();
         assert_eq!(process.args, ["ls", "-l"]);
         assert_eq!(process.env, ["A=1", "B=2"]);
         assert_eq!((process.user.uid, process.user.gid), (5, 6));
@@ -193,7 +222,10 @@ mod tests {
 
     #[test]
     fn bad_values_are_named() {
-        assert_eq!(built("c1").unwrap_err().to_string(), "process args cannot be empty");
+        assert_eq!(
+            built("c1").unwrap_err().to_string(),
+            "process args cannot be empty"
+        );
         assert!(built("--user root c1 sh").is_err());
     }
 }

@@ -10,7 +10,14 @@ use crate::spec;
 
 /// Runs the command.
 pub(super) fn features() -> Result<u8> {
-    let hooks = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+    let hooks = [
+        "prestart",
+        "createRuntime",
+        "createContainer",
+        "startContainer",
+        "poststart",
+        "poststop",
+    ];
     let mut namespaces = Kind::ALL.map(Kind::name);
     namespaces.sort_unstable();
     let features = json!({

@@ -8,13 +8,22 @@ use crate::namespace::Kind;
 
 /// Runs the command.
 pub(super) fn kill(request: &Request<'_>) -> Result<u8> {
-    let number = parse_signal(request.parsed.arguments.get(1).map_or("SIGTERM", String::as_str))?;
+    let number = parse_signal(
+        request
+            .parsed
+            .arguments
+            .get(1)
+            .map_or("SIGTERM", String::as_str),
+    )?;
     let container = Container::load(&request.store, request.parsed.id())?;
     if request.parsed.is_on("all") {
         send_to_all(&container, number)?;
         return Ok(0);
     }
-    if number == libc::SIGKILL && container.record.namespaces & Kind::Pid.flag() == 0 {
+    if number == libc::SIGKILL
+        && container.record.namespaces & Kind::Pid.flag() == 0
+        && !container.cgroup.is_unconfigured()
+    {
         // Without a pid namespace of its own the others would outlive the first process.
         if container.status() == Status::Stopped && container.cgroup.pids()?.is_empty() {
             bail!("container not running");
@@ -40,7 +49,11 @@ fn send_to_all(container: &Container, number: i32) -> Result<()> {
             for pid in container.cgroup.pids()? {
                 match crate::sys::signal::kill(pid, number) {
                     Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                    Err(errno) => bail!("kill {}: {}", pid.as_raw_nonzero(), crate::failure::text(errno)),
+                    Err(errno) => bail!(
+                        "kill {}: {}",
+                        pid.as_raw_nonzero(),
+                        crate::failure::text(errno)
+                    ),
                 }
             }
         }
@@ -91,9 +104,15 @@ mod tests {
 
     #[test]
     fn signals() {
-        for (text, number) in
-            [("9", 9), ("KILL", 9), ("SIGTERM", 15), ("sigusr1", 10), ("RTMIN+3", 37), ("SIGRTMAX", 64), ("0", 0)]
-        {
+        for (text, number) in [
+            ("9", 9),
+            ("KILL", 9),
+            ("SIGTERM", 15),
+            ("sigusr1", 10),
+            ("RTMIN+3", 37),
+            ("SIGRTMAX", 64),
+            ("0", 0),
+        ] {
             assert_eq!(parse_signal(text).unwrap(), number, "{text}");
         }
         for text in ["", "FOO", "RTMIN+40"] {

@@ -1,7 +1,7 @@
 //! What `create` and `run` share: from what was typed to a container.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -10,6 +10,7 @@ use crate::cli::Parsed;
 use crate::console;
 use crate::failure::During;
 use crate::plan::{self, Extra, Plan};
+use crate::readiness;
 use crate::self_image;
 use crate::setup::parent::{self, Created, Report};
 use crate::spec::Spec;
@@ -29,7 +30,7 @@ pub(super) fn load(request: &Request<'_>) -> Result<Bundle> {
     let id = request.parsed.id();
     state::check_id(id)?;
     self_image::protect()?;
-    let extra = extra(request.parsed)?;
+    let extra = extra(request.parsed, &request.store.path(id))?;
     enter_bundle(request.parsed.path("bundle").as_deref())?;
     let bundle = std::env::current_dir().during("getwd", ".")?;
     let spec = plan::load_spec()?;
@@ -47,7 +48,7 @@ pub(super) fn enter_bundle(bundle: Option<&Path>) -> Result<()> {
 }
 
 /// What the command line and the environment add to the bundle.
-fn extra(parsed: &Parsed) -> Result<Extra> {
+fn extra(parsed: &Parsed, state: &Path) -> Result<Extra> {
     let preserve_fds = parsed.number("preserve-fds")?.unwrap_or(0);
     let listen_fds = listen_fds();
     check_inherited(preserve_fds + listen_fds)?;
@@ -56,13 +57,17 @@ fn extra(parsed: &Parsed) -> Result<Extra> {
         no_new_keyring: parsed.is_on("no-new-keyring"),
         preserve_fds,
         listen_fds,
-        notify_directory: None,
+        notify_directory: readiness::directory(state),
     })
 }
 
 /// How many sockets systemd's socket activation has given to this process.
 fn listen_fds() -> u32 {
-    let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u32>().ok());
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|value| value.parse::<u32>().ok())
+    };
     let for_us = number("LISTEN_PID") == Some(std::process::id());
     number("LISTEN_FDS").filter(|_| for_us).unwrap_or(0)
 }
@@ -71,24 +76,29 @@ fn listen_fds() -> u32 {
 pub(super) fn check_inherited(count: u32) -> Result<()> {
     for number in 3..3 + i32::try_from(count).unwrap_or(i32::MAX - 3) {
         if !is_inherited(number) {
-            bail!("please check that preserved-fd {} (of {count}) is present", number - 3);
+            bail!(
+                "please check that preserved-fd {} (of {count}) is present",
+                number - 3
+            );
         }
     }
     Ok(())
 }
 
 /// Who wants to know the process.
-pub(super) fn report(parsed: &Parsed) -> Result<Report> {
-    // The directory has changed when the file is written.
-    let absolute = |path: PathBuf| std::path::absolute(&path).during("getwd", &path);
-    Ok(Report {
-        pid_file: parsed.path("pid-file").map(absolute).transpose()?,
-        pidfd_socket: parsed.path("pidfd-socket").map(absolute).transpose()?,
-    })
+pub(super) fn report(parsed: &Parsed) -> Report {
+    Report {
+        pid_file: parsed.path("pid-file"),
+        pidfd_socket: parsed.path("pidfd-socket"),
+    }
 }
 
 /// Where a terminal's master end goes, after a check that the options go together.
-pub(super) fn console_socket(parsed: &Parsed, terminal: bool, detach: bool) -> Result<Option<OwnedFd>, console::Error> {
+pub(super) fn console_socket(
+    parsed: &Parsed,
+    terminal: bool,
+    detach: bool,
+) -> Result<Option<OwnedFd>, console::Error> {
     let path = parsed.path("console-socket");
     if detach && terminal && path.is_none() {
         return Err(console::Error::NoSocket);

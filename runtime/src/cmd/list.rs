@@ -14,7 +14,10 @@ pub(super) fn list(request: &Request<'_>) -> Result<u8> {
         match Container::load(&request.store, &id) {
             Ok(container) => {
                 let owner = owner_name(container.record.owner);
-                found.push(Summary { owner, ..Summary::new(container) });
+                found.push(Summary {
+                    owner,
+                    ..Summary::new(container)
+                });
             }
             // Being created, or deleted since.
             Err(state::Error::NotExist) => {}
@@ -22,7 +25,12 @@ pub(super) fn list(request: &Request<'_>) -> Result<u8> {
         }
     }
     if request.parsed.is_on("quiet") {
-        return super::print(&found.iter().map(|summary| format!("{}\n", summary.id)).collect::<String>());
+        return super::print(
+            &found
+                .iter()
+                .map(|summary| format!("{}\n", summary.id))
+                .collect::<String>(),
+        );
     }
     match request.parsed.value("format") {
         None | Some("table" | "") => super::print(&table(&found)),
@@ -38,7 +46,14 @@ fn table(found: &[Summary]) -> String {
     let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)];
     rows.extend(found.iter().map(|row| {
         let pid = row.pid.to_string();
-        [row.id.clone(), pid, row.status.to_owned(), row.bundle.clone(), row.created.clone(), row.owner.clone()]
+        [
+            row.id.clone(),
+            pid,
+            row.status.to_owned(),
+            row.bundle.clone(),
+            row.created.clone(),
+            row.owner.clone(),
+        ]
     }));
     let mut widths = [0; 5];
     for row in &rows {
@@ -87,8 +102,14 @@ mod tests {
             owner: "root".into(),
         };
         let text = table(&[row("a"), row("a-rather-long-id")]);
-        let starts: Vec<_> = text.lines().map(|line| line.find("/a/long").or(line.find("BUNDLE"))).collect();
+        let starts: Vec<_> = text
+            .lines()
+            .map(|line| line.find("/a/long").or(line.find("BUNDLE")))
+            .collect();
         assert!(starts.iter().all(|start| *start == starts[0]), "{text}");
-        assert!(text.starts_with("ID                 PID         STATUS      BUNDLE "), "{text}");
+        assert!(
+            text.starts_with("ID                 PID         STATUS      BUNDLE "),
+            "{text}"
+        );
     }
 }

@@ -1,16 +1,20 @@
 //! `run`: create and start in one, and, unless detached, waiting for the end and deleting.
 
+use std::os::fd::OwnedFd;
+
 use anyhow::{Context as _, Result};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use super::{Request, launch};
+use super::{Request, delete, launch};
+use crate::cgroup::Cgroup;
 use crate::container::Container;
 use crate::failure::During;
 use crate::hook::{self, Point};
+use crate::setup;
 use crate::setup::handshake::FromInit;
-use crate::setup::parent::Created;
+use crate::setup::parent::{self, Created};
+use crate::spec::Hook;
 use crate::supervise::{Foreground, Terminal};
-use crate::{cgroup, setup};
 
 /// Runs the command.
 pub(super) fn run(request: &Request<'_>) -> Result<u8> {
@@ -19,50 +23,92 @@ pub(super) fn run(request: &Request<'_>) -> Result<u8> {
 
 /// Does the work.
 fn run_container(request: &Request<'_>) -> Result<u8> {
-    let detach = request.parsed.is_on("detach");
-    let report = launch::report(request.parsed)?;
+    let parsed = request.parsed;
+    let detach = parsed.is_on("detach");
     let bundle = launch::load(request)?;
-    let terminal = bundle.plan.process.terminal;
-    let outside = launch::console_socket(request.parsed, terminal, detach)?;
-    if detach {
-        let created = launch::create(request, &bundle, report, false, outside.as_ref())?;
-        executed(&created, &bundle.spec.hooks)?;
-        return Ok(0);
-    }
-    if !request.parsed.is_on("no-subreaper") {
-        crate::sys::process::set_child_subreaper().during("prctl", "subreaper")?;
-    }
-    let own = match terminal {
-        true => Some(
-            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-                .during("socketpair", "terminal")?,
+    let outside = launch::console_socket(parsed, bundle.plan.process.terminal, detach)?;
+    let (own, foreground) = match detach {
+        true => (None, None),
+        false => (
+            own_terminal(bundle.plan.process.terminal)?,
+            Some(prepare_foreground(parsed.is_on("no-subreaper"))?),
         ),
-        false => None,
     };
-    let foreground = Foreground::begin()?;
-    let created = launch::create(request, &bundle, report, false, own.as_ref().map(|(_, inside)| inside))?;
-    let code = attend(request, &created, &foreground, own.as_ref().map(|(outside, _)| outside), &bundle.spec.hooks);
-    let keep = request.parsed.is_on("keep");
-    // What failed above is told; the container goes either way.
-    let removed = if keep && code.is_ok() { Ok(()) } else { remove(created) };
-    let code = code?;
+    let console_socket = outside.as_ref().or(own.as_ref().map(|(_, inside)| inside));
+    let created = launch::create(
+        request,
+        &bundle,
+        launch::report(parsed),
+        false,
+        console_socket,
+    )?;
+    // From here on others may deal with the container as well.
+    created.directory.unlock();
+    let poststart = bundle
+        .spec
+        .hooks
+        .as_ref()
+        .map_or(&[][..], |hooks| &hooks.poststart);
+    let outcome = match &foreground {
+        None => detached(&created, poststart),
+        Some(foreground) => attend(
+            &created,
+            foreground,
+            own.as_ref().map(|(outside, _)| outside),
+            poststart,
+        ),
+    };
+    if outcome.is_ok() && (detach || parsed.is_on("keep")) {
+        return outcome;
+    }
+    if outcome.is_err() {
+        parent::end(&created.child);
+    }
+    let removed = remove(created);
+    // What failed first is told.
+    let code = outcome?;
     removed?;
     Ok(code)
 }
 
+/// Both ends of what a terminal for the foreground comes through.
+fn own_terminal(wanted: bool) -> Result<Option<(OwnedFd, OwnedFd)>> {
+    if !wanted {
+        return Ok(None);
+    }
+    let ends = socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    );
+    Ok(Some(ends.during("socketpair", "terminal")?))
+}
+
+/// Takes up signals, and the container's orphans.
+fn prepare_foreground(no_subreaper: bool) -> Result<Foreground> {
+    if !no_subreaper {
+        crate::sys::process::set_child_subreaper().during("prctl", "subreaper")?;
+    }
+    Ok(Foreground::begin()?)
+}
+
 /// Stays with the process until its end.
 fn attend(
-    _request: &Request<'_>,
     created: &Created,
     foreground: &Foreground,
-    console: Option<&std::os::fd::OwnedFd>,
-    hooks: &Option<crate::spec::Hooks>,
+    console: Option<&OwnedFd>,
+    poststart: &[Hook],
 ) -> Result<u8> {
-    let terminal = console.map(launch::receive_terminal).transpose()?.map(Terminal::new).transpose()?;
-    if hooks.as_ref().is_some_and(|hooks| !hooks.poststart.is_empty()) {
-        executed(created, hooks)?;
+    let terminal = console
+        .map(launch::receive_terminal)
+        .transpose()?
+        .map(Terminal::new)
+        .transpose()?;
+    if !poststart.is_empty() {
+        executed(created, poststart)?;
     }
-    let code = foreground.wait_for(&created.child, terminal.as_ref())?;
+    let code = foreground.wait_for(&created.child, terminal.as_ref(), created.relay.as_ref())?;
     match created.channel.receive_now().during("recvmsg", "init")? {
         Some(FromInit::Failed(fault)) => {
             Err(setup::Error::Init(fault)).context("unable to start container process")
@@ -71,25 +117,47 @@ fn attend(
     }
 }
 
+/// Waits until the process is on its own feet.
+fn detached(created: &Created, poststart: &[Hook]) -> Result<u8> {
+    executed(created, poststart)?;
+    if let Some(relay) = &created.relay {
+        use std::os::fd::AsFd;
+        relay.wait(
+            created.record.pid,
+            created.child.pidfd.as_ref().map(AsFd::as_fd),
+        )?;
+    }
+    Ok(0)
+}
+
 /// Waits until the program has been executed, then runs the poststart hooks.
-fn executed(created: &Created, hooks: &Option<crate::spec::Hooks>) -> Result<()> {
+fn executed(created: &Created, poststart: &[Hook]) -> Result<()> {
     if let Some(FromInit::Failed(fault)) = created.channel.receive().during("recvmsg", "init")? {
-        let error = setup::Error::Init(fault);
-        crate::setup::parent::end(&created.child);
-        let directory = crate::cgroup::Cgroup::open(&created.record.cgroup);
-        directory.remove()?;
-        created.directory.remove()?;
-        return Err(error).context("unable to start container process");
+        return Err(setup::Error::Init(fault)).context("unable to start container process");
     }
-    if let Some(hooks) = hooks {
-        hook::run_all(Point::Poststart, &hooks.poststart, &created.record, Some(created.record.pid));
-    }
+    hook::run_all(
+        Point::Poststart,
+        poststart,
+        &created.record,
+        Some(created.record.pid),
+    );
     Ok(())
 }
 
 /// Removes all traces of a container whose process has ended.
 fn remove(created: Created) -> Result<()> {
-    let Created { directory, record, .. } = created;
-    let cgroup = cgroup::Cgroup::open(&record.cgroup);
-    super::delete::destroy(Container { directory, record, cgroup })
+    let Created {
+        directory, record, ..
+    } = created;
+    directory.lock()?;
+    if directory.is_removed() {
+        // Somebody deleted it while it ran.
+        return Ok(());
+    }
+    let cgroup = Cgroup::open(&record.cgroup);
+    delete::destroy(Container {
+        directory,
+        record,
+        cgroup,
+    })
 }

@@ -20,17 +20,31 @@ pub(super) fn spec(request: &Request<'_>) -> Result<u8> {
     const NAME: &str = "config.json";
     launch::enter_bundle(request.parsed.path("bundle").as_deref())?;
     let text = match request.parsed.is_on("rootless") {
-        true => rootless(rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
+        true => rootless(
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        ),
         false => DEFAULT.to_owned(),
     };
     let v2 = Hierarchies::detect().is_ok_and(|hierarchies| hierarchies.is_pure_v2());
-    let text = if v2 { with_cgroup_namespace(&text) } else { text };
-    let made = OpenOptions::new().write(true).create_new(true).mode(0o666).open(NAME);
+    let text = if v2 {
+        with_cgroup_namespace(&text)
+    } else {
+        text
+    };
+    let made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o666)
+        .open(NAME);
     match made {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
             bail!("file {NAME} exists. Remove it first");
         }
-        other => other.during("open", NAME)?.write_all(text.as_bytes()).during("write", NAME)?,
+        other => other
+            .during("open", NAME)?
+            .write_all(text.as_bytes())
+            .during("write", NAME)?,
     }
     Ok(0)
 }
@@ -45,7 +59,11 @@ fn rootless(uid: u32, gid: u32) -> String {
 /// On cgroup v2 containers get a cgroup namespace.
 fn with_cgroup_namespace(text: &str) -> String {
     let mount = "{\n\t\t\t\t\"type\": \"mount\"\n\t\t\t}";
-    text.replacen(mount, &format!("{mount},\n\t\t\t{{\n\t\t\t\t\"type\": \"cgroup\"\n\t\t\t}}"), 1)
+    text.replacen(
+        mount,
+        &format!("{mount},\n\t\t\t{{\n\t\t\t\t\"type\": \"cgroup\"\n\t\t\t}}"),
+        1,
+    )
 }
 
 #[cfg(test)]
@@ -57,7 +75,11 @@ mod tests {
 
     #[test]
     fn what_is_written_can_be_run() {
-        for text in [DEFAULT.to_owned(), rootless(1000, 1001), with_cgroup_namespace(DEFAULT)] {
+        for text in [
+            DEFAULT.to_owned(),
+            rootless(1000, 1001),
+            with_cgroup_namespace(DEFAULT),
+        ] {
             let spec = serde_json::from_str(&text).unwrap();
             Plan::new(&spec, Path::new("/bundle"), "c1", Extra::default()).unwrap();
         }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsFd;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -12,6 +13,7 @@ use super::Request;
 use crate::container::{Container, Status};
 use crate::failure::During;
 use crate::hook::{self, Point};
+use crate::readiness::Relay;
 use crate::setup;
 use crate::setup::handshake::Fault;
 use crate::state::START_FIFO;
@@ -26,9 +28,21 @@ pub(super) fn start(request: &Request<'_>) -> Result<u8> {
         Status::Running => bail!("cannot start an already running container"),
         status => bail!("cannot start a container in the {} state", status.name()),
     }
+    let relay = Relay::listen(container.directory.path())?;
+    let pidfd = container.pidfd();
     release(&container)?;
     if let Some(hooks) = &container.record.hooks {
-        hook::run_all(Point::Poststart, &hooks.poststart, &container.record, Some(container.record.pid));
+        hook::run_all(
+            Point::Poststart,
+            &hooks.poststart,
+            &container.record,
+            Some(container.record.pid),
+        );
+    }
+    // It may take long until the service is ready; others must not wait for that.
+    container.directory.unlock();
+    if let Some(relay) = relay {
+        relay.wait(container.record.pid, pidfd.as_ref().map(AsFd::as_fd))?;
     }
     Ok(0)
 }
@@ -39,9 +53,11 @@ pub(super) fn start(request: &Request<'_>) -> Result<u8> {
 fn release(container: &Container) -> Result<()> {
     let path = container.directory.path().join(START_FIFO);
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let answer = openat(container.directory.fd(), START_FIFO, flags, Mode::empty()).during("open", &path)?;
+    let answer =
+        openat(container.directory.fd(), START_FIFO, flags, Mode::empty()).during("open", &path)?;
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let word = openat(container.directory.fd(), START_FIFO, flags, Mode::empty()).during("open", &path)?;
+    let word =
+        openat(container.directory.fd(), START_FIFO, flags, Mode::empty()).during("open", &path)?;
     // From here on it counts as started.
     container.directory.remove_file(START_FIFO)?;
     rustix::io::write(&word, &[0]).during("write", &path)?;
@@ -54,7 +70,9 @@ fn release(container: &Container) -> Result<()> {
         }
     }
     let mut said = Vec::new();
-    File::from(answer).read_to_end(&mut said).during("read", &path)?;
+    File::from(answer)
+        .read_to_end(&mut said)
+        .during("read", &path)?;
     match Fault::decode(&said) {
         Some(fault) => Err(setup::Error::Init(fault)).context("unable to start container process"),
         None if said == [0] => bail!("cannot start a container that has stopped"),

@@ -30,7 +30,11 @@ impl Summary {
         Self {
             oci_version: record.oci_version,
             id: record.id,
-            pid: if status == Status::Stopped { 0 } else { record.pid },
+            pid: if status == Status::Stopped {
+                0
+            } else {
+                record.pid
+            },
             status: status.name(),
             bundle: record.bundle.to_string_lossy().into_owned(),
             rootfs: record.rootfs.to_string_lossy().into_owned(),

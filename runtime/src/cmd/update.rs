@@ -29,7 +29,9 @@ fn resources(parsed: &Parsed) -> Result<Resources> {
         None | Some("") => return from_options(parsed),
         Some("-") => {
             let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).during("read", "stdin")?;
+            std::io::stdin()
+                .read_to_string(&mut text)
+                .during("read", "stdin")?;
             text
         }
         Some(path) => std::fs::read_to_string(path).during("open", path)?,
@@ -39,7 +41,12 @@ fn resources(parsed: &Parsed) -> Result<Resources> {
 
 /// The limits the options name.
 fn from_options(parsed: &Parsed) -> Result<Resources> {
-    let text = |name| parsed.value(name).filter(|value| !value.is_empty()).map(str::to_owned);
+    let text = |name| {
+        parsed
+            .value(name)
+            .filter(|value| !value.is_empty())
+            .map(str::to_owned)
+    };
     let cpu = Cpu {
         shares: parsed.number("cpu-share")?,
         quota: parsed.number("cpu-quota")?,
@@ -60,16 +67,25 @@ fn from_options(parsed: &Parsed) -> Result<Resources> {
     Ok(Resources {
         cpu: Some(cpu).filter(|cpu| *cpu != Cpu::default()),
         memory: Some(memory).filter(|memory| *memory != Memory::default()),
-        pids: parsed.number("pids-limit")?.map(|limit| Pids { limit: Some(limit) }),
-        block_io: parsed.number("blkio-weight")?.map(|weight| BlockIo { weight: Some(weight), ..BlockIo::default() }),
+        pids: parsed
+            .number("pids-limit")?
+            .map(|limit| Pids { limit: Some(limit) }),
+        block_io: parsed.number("blkio-weight")?.map(|weight| BlockIo {
+            weight: Some(weight),
+            ..BlockIo::default()
+        }),
         ..Resources::default()
     })
 }
 
 /// A number of bytes, with a unit or not; -1 for no limit.
 fn bytes(parsed: &Parsed, option: &str) -> Result<Option<i64>> {
-    let Some(value) = parsed.value(option).filter(|value| !value.is_empty()) else { return Ok(None) };
-    parse_bytes(value).map(Some).with_context(|| format!("invalid value for {option}"))
+    let Some(value) = parsed.value(option).filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    parse_bytes(value)
+        .map(Some)
+        .with_context(|| format!("invalid value for {option}"))
 }
 
 /// `512`, `512k`, `1.5g`, `64MiB`, `-1`: units are powers of 1024, as in docker's memory options.
@@ -78,8 +94,14 @@ fn parse_bytes(value: &str) -> Result<i64> {
         return Ok(-1);
     }
     let lower = value.trim().to_ascii_lowercase();
-    let digits = lower.trim_end_matches(|letter: char| letter.is_ascii_alphabetic()).trim_end();
-    let power = match lower[digits.len()..].trim().trim_end_matches('b').trim_end_matches('i') {
+    let digits = lower
+        .trim_end_matches(|letter: char| letter.is_ascii_alphabetic())
+        .trim_end();
+    let power = match lower[digits.len()..]
+        .trim()
+        .trim_end_matches('b')
+        .trim_end_matches('i')
+    {
         "" => 0,
         "k" => 1,
         "m" => 2,
@@ -94,7 +116,8 @@ fn parse_bytes(value: &str) -> Result<i64> {
     let whole = parse(whole).and_then(|whole| whole.checked_mul(unit));
     let fraction = match fraction.get(..fraction.len().min(6)) {
         None | Some("") => Some(0),
-        Some(digits) => parse(digits).map(|number| number * unit / 10_i64.pow(u32::try_from(digits.len()).unwrap_or(0))),
+        Some(digits) => parse(digits)
+            .map(|number| number * unit / 10_i64.pow(u32::try_from(digits.len()).unwrap_or(0))),
     };
     match (whole, fraction) {
         (Some(whole), Some(fraction)) => Ok(whole + fraction),
@@ -126,7 +149,9 @@ pub(super) fn events(request: &Request<'_>) -> Result<u8> {
 /// A pause as Go's durations spell it: `500ms`, `5s`, `1m`.
 fn interval(text: &str) -> Result<Duration> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let number: u64 = digits.parse().with_context(|| format!("invalid interval {text:?}"))?;
+    let number: u64 = digits
+        .parse()
+        .with_context(|| format!("invalid interval {text:?}"))?;
     let interval = match &text[digits.len()..] {
         "ms" => Duration::from_millis(number),
         "s" => Duration::from_secs(number),
@@ -149,8 +174,14 @@ fn describe(stats: &Stats) -> Value {
     if let Some(usage) = stats.memory_usage {
         let mut memory = Map::from_iter([("usage".to_owned(), json!(usage))]);
         // Without a limit the greatest number, as the control file of cgroup v1 has it.
-        memory.insert("limit".into(), json!(stats.memory_limit.unwrap_or(u64::MAX)));
-        data.insert("memory".into(), json!({"usage": memory, "raw": {"oom_kill": stats.oom_kills.unwrap_or(0)}}));
+        memory.insert(
+            "limit".into(),
+            json!(stats.memory_limit.unwrap_or(u64::MAX)),
+        );
+        data.insert(
+            "memory".into(),
+            json!({"usage": memory, "raw": {"oom_kill": stats.oom_kills.unwrap_or(0)}}),
+        );
     }
     if let Some(current) = stats.pids {
         let mut pids = Map::from_iter([("current".to_owned(), json!(current))]);
@@ -168,7 +199,13 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, size) in [("-1", -1), ("512", 512), ("2k", 2048), ("1.5M", 1_572_864), ("64MiB", 67_108_864)] {
+        for (text, size) in [
+            ("-1", -1),
+            ("512", 512),
+            ("2k", 2048),
+            ("1.5M", 1_572_864),
+            ("64MiB", 67_108_864),
+        ] {
             assert_eq!(parse_bytes(text).unwrap(), size, "{text}");
         }
         for text in ["x", "1q", "--1", ""] {

@@ -10,8 +10,8 @@ use libc::{MS_NODEV, MS_NOEXEC, MS_NOSUID};
 use super::Error;
 use crate::spec::Mount;
 use crate::sys::mount::{
-    ATTR_ATIME_MASK, ATTR_NOATIME, ATTR_NODEV, ATTR_NODIRATIME, ATTR_NOEXEC, ATTR_NOSUID, ATTR_NOSYMFOLLOW,
-    ATTR_RDONLY, ATTR_STRICTATIME, MountAttr,
+    ATTR_ATIME_MASK, ATTR_NOATIME, ATTR_NODEV, ATTR_NODIRATIME, ATTR_NOEXEC, ATTR_NOSUID,
+    ATTR_NOSYMFOLLOW, ATTR_RDONLY, ATTR_STRICTATIME, MountAttr,
 };
 
 /// `MS_NOSYMFOLLOW`, since Linux 5.10.
@@ -116,7 +116,8 @@ enum Meaning {
 /// Looks an option up.
 fn meaning(option: &str) -> Option<Meaning> {
     use Meaning::{
-        AccessTime, AccessTimeTree, Bind, Clear, ClearTree, CopyUp, Idmap, Nothing, Propagation, Set, SetTree,
+        AccessTime, AccessTimeTree, Bind, Clear, ClearTree, CopyUp, Idmap, Nothing, Propagation,
+        Set, SetTree,
     };
     Some(match option {
         "defaults" | "loud" | "norelatime" | "noiversion" => Nothing,
@@ -180,18 +181,76 @@ fn meaning(option: &str) -> Option<Meaning> {
 
 /// Every option that is a word of ours rather than data of a file system; for `features`.
 pub(crate) const KNOWN_OPTIONS: &[&str] = &[
-    "acl", "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "iversion", "lazytime", "loud",
-    "mand", "noacl", "noatime", "nodev", "nodiratime", "noexec", "noiversion", "nolazytime", "nomand", "norelatime",
-    "nostrictatime", "nosuid", "nosymfollow", "private", "ratime", "rbind", "rdev", "rdiratime", "relatime", "remount",
-    "rexec", "rnoatime", "rnodev", "rnodiratime", "rnoexec", "rnorelatime", "rnostrictatime", "rnosuid",
-    "rnosymfollow", "ro", "rprivate", "rrelatime", "rro", "rrw", "rshared", "rslave", "rstrictatime", "rsuid",
-    "rsymfollow", "runbindable", "rw", "shared", "silent", "slave", "strictatime", "suid", "symfollow", "sync",
-    "tmpcopyup", "unbindable",
+    "acl",
+    "async",
+    "atime",
+    "bind",
+    "defaults",
+    "dev",
+    "diratime",
+    "dirsync",
+    "exec",
+    "iversion",
+    "lazytime",
+    "loud",
+    "mand",
+    "noacl",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "noiversion",
+    "nolazytime",
+    "nomand",
+    "norelatime",
+    "nostrictatime",
+    "nosuid",
+    "nosymfollow",
+    "private",
+    "ratime",
+    "rbind",
+    "rdev",
+    "rdiratime",
+    "relatime",
+    "remount",
+    "rexec",
+    "rnoatime",
+    "rnodev",
+    "rnodiratime",
+    "rnoexec",
+    "rnorelatime",
+    "rnostrictatime",
+    "rnosuid",
+    "rnosymfollow",
+    "ro",
+    "rprivate",
+    "rrelatime",
+    "rro",
+    "rrw",
+    "rshared",
+    "rslave",
+    "rstrictatime",
+    "rsuid",
+    "rsymfollow",
+    "runbindable",
+    "rw",
+    "shared",
+    "silent",
+    "slave",
+    "strictatime",
+    "suid",
+    "symfollow",
+    "sync",
+    "tmpcopyup",
+    "unbindable",
 ];
 
 /// Turns the mounts of a spec into steps. Relative bind sources are relative to the bundle.
 pub(crate) fn steps(mounts: &[Mount], bundle: &Path, label: &str) -> Result<Vec<MountStep>, Error> {
-    mounts.iter().map(|mount| step(mount, bundle, label)).collect()
+    mounts
+        .iter()
+        .map(|mount| step(mount, bundle, label))
+        .collect()
 }
 
 /// One mount of a spec.
@@ -209,22 +268,32 @@ fn step(mount: &Mount, bundle: &Path, label: &str) -> Result<MountStep, Error> {
         match meaning(option) {
             None => data.push(option),
             Some(Meaning::Bind(recursive)) => bind = Some(recursive || bind == Some(true)),
-            Some(Meaning::Idmap) => return Err(Error::Unsupported(format!("mount option {option:?}"))),
+            Some(Meaning::Idmap) => {
+                return Err(Error::Unsupported(format!("mount option {option:?}")));
+            }
             Some(meaning) => apply(&mut step, meaning),
         }
     }
     if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-        return Err(Error::Unsupported(format!("the idmapped mount at {destination}")));
+        return Err(Error::Unsupported(format!(
+            "the idmapped mount at {destination}"
+        )));
     }
     step.kind = match (bind, mount.kind.as_str()) {
         (Some(recursive), _) => Kind::Bind { recursive },
         (None, "cgroup" | "cgroup2") => Kind::Cgroup,
-        (None, "") => return Err(Error::invalid(format!("mount {destination} has neither a type nor a bind option"))),
+        (None, "") => {
+            return Err(Error::invalid(format!(
+                "mount {destination} has neither a type nor a bind option"
+            )));
+        }
         (None, kind) => Kind::FileSystem(kind.to_owned()),
     };
     if step.is_bind() {
         step.source = bundle.join(&mount.source);
-    } else if !label.is_empty() && !matches!(mount.kind.as_str(), "proc" | "sysfs" | "cgroup" | "cgroup2") {
+    } else if !label.is_empty()
+        && !matches!(mount.kind.as_str(), "proc" | "sysfs" | "cgroup" | "cgroup2")
+    {
         data.push("context=");
         step.data = format!("{}\"{label}\"", data.join(","));
         return Ok(step);
@@ -249,7 +318,10 @@ fn check_below_proc(destination: &str, kind: &str) -> Result<(), Error> {
         "uptime",
     ];
     let mut clean: Vec<&str> = Vec::new();
-    for component in destination.split('/').filter(|component| !matches!(*component, "" | ".")) {
+    for component in destination
+        .split('/')
+        .filter(|component| !matches!(*component, "" | "."))
+    {
         if component == ".." {
             clean.pop();
         } else {
@@ -258,9 +330,13 @@ fn check_below_proc(destination: &str, kind: &str) -> Result<(), Error> {
     }
     match clean.as_slice() {
         ["proc"] if matches!(kind, "proc" | "bind" | "none" | "") => Ok(()),
-        ["proc"] => Err(Error::Invalid(format!("{destination:?} cannot be mounted because it is not of type proc"))),
+        ["proc"] => Err(Error::Invalid(format!(
+            "{destination:?} cannot be mounted because it is not of type proc"
+        ))),
         ["proc", below @ ..] if !ALLOWED.contains(&below.join("/").as_str()) => {
-            Err(Error::Invalid(format!("{destination:?} cannot be mounted because it is inside /proc")))
+            Err(Error::Invalid(format!(
+                "{destination:?} cannot be mounted because it is inside /proc"
+            )))
         }
         _ => Ok(()),
     }
@@ -307,8 +383,12 @@ fn apply(step: &mut MountStep, meaning: Meaning) {
 pub(crate) fn root_propagation(name: &str) -> Result<u64, Error> {
     match (name, meaning(name)) {
         ("", _) => Ok(libc::MS_SLAVE | libc::MS_REC),
-        (_, Some(Meaning::Propagation(kind, recursive))) => Ok(kind | if recursive { libc::MS_REC } else { 0 }),
-        _ => Err(Error::Invalid(format!("rootfsPropagation={name} is not supported"))),
+        (_, Some(Meaning::Propagation(kind, recursive))) => {
+            Ok(kind | if recursive { libc::MS_REC } else { 0 })
+        }
+        _ => Err(Error::Invalid(format!(
+            "rootfsPropagation={name} is not supported"
+        ))),
     }
 }
 
@@ -337,7 +417,10 @@ mod tests {
 
     #[test]
     fn file_system_flags_and_data() {
-        let step = parse("tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]);
+        let step = parse(
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        );
         assert_eq!(step.kind, Kind::FileSystem("tmpfs".into()));
         assert_eq!(step.flags, MS_NOSUID | libc::MS_STRICTATIME);
         assert_eq!(step.data, "mode=755,size=65536k");
@@ -353,14 +436,20 @@ mod tests {
         assert_eq!(step.attr.attr_set, ATTR_RDONLY | ATTR_NODEV);
         assert_eq!(step.propagation, [(libc::MS_PRIVATE, true)]);
         assert_eq!(parse("", &["bind"]).kind, Kind::Bind { recursive: false });
-        assert_eq!(parse("none", &["rbind"]).kind, Kind::Bind { recursive: true });
+        assert_eq!(
+            parse("none", &["rbind"]).kind,
+            Kind::Bind { recursive: true }
+        );
     }
 
     #[test]
     fn later_options_win() {
         assert_eq!(parse("tmpfs", &["ro", "rw"]).flags, 0);
         let step = parse("bind", &["noatime", "relatime", "exec", "noexec"]);
-        assert_eq!((step.attr.attr_set, step.attr.attr_clr), (ATTR_NOEXEC, ATTR_ATIME_MASK));
+        assert_eq!(
+            (step.attr.attr_set, step.attr.attr_clr),
+            (ATTR_NOEXEC, ATTR_ATIME_MASK)
+        );
     }
 
     #[test]
@@ -375,7 +464,10 @@ mod tests {
     fn root_propagation_names() {
         assert_eq!(root_propagation("").unwrap(), libc::MS_SLAVE | libc::MS_REC);
         assert_eq!(root_propagation("shared").unwrap(), libc::MS_SHARED);
-        assert_eq!(root_propagation("rprivate").unwrap(), libc::MS_PRIVATE | libc::MS_REC);
+        assert_eq!(
+            root_propagation("rprivate").unwrap(),
+            libc::MS_PRIVATE | libc::MS_REC
+        );
         assert!(root_propagation("ro").is_err());
     }
 
@@ -391,7 +483,15 @@ mod tests {
 
     #[test]
     fn idmapped_mounts_are_refused() {
-        let mount = Mount { destination: "/d".into(), kind: "bind".into(), options: vec!["idmap".into()], ..Mount::default() };
-        assert!(matches!(step(&mount, Path::new("/"), ""), Err(Error::Unsupported(_))));
+        let mount = Mount {
+            destination: "/d".into(),
+            kind: "bind".into(),
+            options: vec!["idmap".into()],
+            ..Mount::default()
+        };
+        assert!(matches!(
+            step(&mount, Path::new("/"), ""),
+            Err(Error::Unsupported(_))
+        ));
     }
 }

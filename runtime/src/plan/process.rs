@@ -64,15 +64,26 @@ impl ProcessPlan {
         let optional = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
         let (capabilities, unknown) = capability::Sets::new(process.capabilities.as_ref());
         if !unknown.is_empty() {
-            log::warn!("ignoring unknown or unavailable capabilities: [{}]", unknown.join(" "));
+            log::warn!(
+                "ignoring unknown or unavailable capabilities: [{}]",
+                unknown.join(" ")
+            );
         }
         Ok(Self {
-            args: process.args.iter().map(|argument| c_string("argument", argument)).collect::<Result<_, _>>()?,
+            args: process
+                .args
+                .iter()
+                .map(|argument| c_string("argument", argument))
+                .collect::<Result<_, _>>()?,
             env: environment(&process.env)?,
             cwd: process.cwd.clone(),
             user: process.user.clone(),
             capabilities,
-            rlimits: process.rlimits.iter().map(rlimit).collect::<Result<_, _>>()?,
+            rlimits: process
+                .rlimits
+                .iter()
+                .map(rlimit)
+                .collect::<Result<_, _>>()?,
             no_new_privileges: process.no_new_privileges,
             apparmor_profile: optional(&process.apparmor_profile),
             selinux_label: optional(&process.selinux_label),
@@ -87,13 +98,19 @@ impl ProcessPlan {
 
     /// Whether a variable is set.
     pub(crate) fn variable(&self, name: &str) -> Option<&[u8]> {
-        self.env.iter().find_map(|entry| entry.to_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+        self.env.iter().find_map(|entry| {
+            entry
+                .to_bytes()
+                .strip_prefix(name.as_bytes())?
+                .strip_prefix(b"=")
+        })
     }
 
     /// Sets a variable, given as `NAME=value`.
     pub(crate) fn set_variable(&mut self, pair: &str) -> Result<(), Error> {
         let name = pair.split_inclusive('=').next().unwrap_or(pair);
-        self.env.retain(|entry| !entry.to_bytes().starts_with(name.as_bytes()));
+        self.env
+            .retain(|entry| !entry.to_bytes().starts_with(name.as_bytes()));
         self.env.push(c_string("environment variable", pair)?);
         Ok(())
     }
@@ -110,10 +127,14 @@ fn environment(pairs: &[String]) -> Result<Vec<CString>, Error> {
     let mut entries = Vec::with_capacity(pairs.len());
     for pair in pairs.iter().rev() {
         let Some((name, _)) = pair.split_once('=') else {
-            return Err(Error::Invalid(format!("invalid environment variable {pair:?}: missing '='")));
+            return Err(Error::Invalid(format!(
+                "invalid environment variable {pair:?}: missing '='"
+            )));
         };
         if name.is_empty() {
-            return Err(Error::Invalid(format!("invalid environment variable {pair:?}: name cannot be empty")));
+            return Err(Error::Invalid(format!(
+                "invalid environment variable {pair:?}: name cannot be empty"
+            )));
         }
         if seen.insert(name) {
             entries.push(c_string("environment variable", pair)?);
@@ -143,9 +164,18 @@ fn rlimit(limit: &crate::spec::process::Rlimit) -> Result<Rlimit, Error> {
         "NICE" => R::Nice,
         "RTPRIO" => R::Rtprio,
         "RTTIME" => R::Rttime,
-        _ => return Err(Error::Invalid(format!("invalid rlimit type: {}", limit.kind))),
+        _ => {
+            return Err(Error::Invalid(format!(
+                "invalid rlimit type: {}",
+                limit.kind
+            )));
+        }
     };
-    Ok(Rlimit { resource, soft: limit.soft, hard: limit.hard })
+    Ok(Rlimit {
+        resource,
+        soft: limit.soft,
+        hard: limit.hard,
+    })
 }
 
 /// Scheduling policy as `sched_setattr(2)` takes it.
@@ -174,8 +204,12 @@ fn scheduler(scheduler: &Scheduler) -> Result<SchedAttr, Error> {
         };
     }
     let size = u32::try_from(size_of::<SchedAttr>()).unwrap_or(0);
-    let priority = u32::try_from(scheduler.priority)
-        .map_err(|_| Error::Invalid(format!("invalid scheduler priority: {}", scheduler.priority)))?;
+    let priority = u32::try_from(scheduler.priority).map_err(|_| {
+        Error::Invalid(format!(
+            "invalid scheduler priority: {}",
+            scheduler.priority
+        ))
+    })?;
     Ok(SchedAttr {
         size,
         policy: policy.unsigned_abs(),
@@ -195,11 +229,18 @@ fn io_priority(priority: &IoPriority) -> Result<(u32, u32), Error> {
         "IOPRIO_CLASS_RT" => 1,
         "IOPRIO_CLASS_BE" => 2,
         "IOPRIO_CLASS_IDLE" => 3,
-        other => return Err(Error::Invalid(format!("invalid ioPriority.class: {other:?}"))),
+        other => {
+            return Err(Error::Invalid(format!(
+                "invalid ioPriority.class: {other:?}"
+            )));
+        }
     };
     match u32::try_from(priority.priority) {
         Ok(level @ 0..=7) => Ok((class, level)),
-        _ => Err(Error::Invalid(format!("invalid ioPriority.priority: {}", priority.priority))),
+        _ => Err(Error::Invalid(format!(
+            "invalid ioPriority.priority: {}",
+            priority.priority
+        ))),
     }
 }
 
@@ -211,7 +252,9 @@ pub(super) fn personality(personality: &Personality) -> Result<libc::c_ulong, Er
     match personality.domain.as_str() {
         "LINUX" => Ok(0),
         "LINUX32" => Ok(8),
-        other => Err(Error::Invalid(format!("invalid personality domain {other:?}"))),
+        other => Err(Error::Invalid(format!(
+            "invalid personality domain {other:?}"
+        ))),
     }
 }
 
@@ -234,7 +277,10 @@ mod tests {
 
     #[test]
     fn variables_are_found_by_their_whole_name() {
-        let process = Process { env: strings(&["HOMER=x", "HOME=/root"]), ..Process::default() };
+        let process = Process {
+            env: strings(&["HOMER=x", "HOME=/root"]),
+            ..Process::default()
+        };
         let mut plan = ProcessPlan::new(&process).unwrap();
         assert_eq!(plan.variable("HOME"), Some(&b"/root"[..]));
         plan.set_variable("HOME=/x").unwrap();
@@ -244,13 +290,54 @@ mod tests {
 
     #[test]
     fn limits_and_priorities() {
-        let limit = crate::spec::process::Rlimit { kind: "RLIMIT_NOFILE".into(), hard: 2, soft: 1 };
-        assert_eq!(rlimit(&limit).unwrap(), Rlimit { resource: rustix::process::Resource::Nofile, soft: 1, hard: 2 });
-        assert!(rlimit(&crate::spec::process::Rlimit { kind: "NOFILE".into(), ..limit }).is_err());
-        assert_eq!(io_priority(&IoPriority { class: "IOPRIO_CLASS_BE".into(), priority: 4 }).unwrap(), (2, 4));
-        assert!(io_priority(&IoPriority { class: "IOPRIO_CLASS_BE".into(), priority: 8 }).is_err());
-        assert_eq!(personality(&Personality { domain: "LINUX32".into(), flags: vec![] }).unwrap(), 8);
-        let batch = Scheduler { policy: "SCHED_BATCH".into(), nice: 5, ..Scheduler::default() };
+        let limit = crate::spec::process::Rlimit {
+            kind: "RLIMIT_NOFILE".into(),
+            hard: 2,
+            soft: 1,
+        };
+        assert_eq!(
+            rlimit(&limit).unwrap(),
+            Rlimit {
+                resource: rustix::process::Resource::Nofile,
+                soft: 1,
+                hard: 2
+            }
+        );
+        assert!(
+            rlimit(&crate::spec::process::Rlimit {
+                kind: "NOFILE".into(),
+                ..limit
+            })
+            .is_err()
+        );
+        assert_eq!(
+            io_priority(&IoPriority {
+                class: "IOPRIO_CLASS_BE".into(),
+                priority: 4
+            })
+            .unwrap(),
+            (2, 4)
+        );
+        assert!(
+            io_priority(&IoPriority {
+                class: "IOPRIO_CLASS_BE".into(),
+                priority: 8
+            })
+            .is_err()
+        );
+        assert_eq!(
+            personality(&Personality {
+                domain: "LINUX32".into(),
+                flags: vec![]
+            })
+            .unwrap(),
+            8
+        );
+        let batch = Scheduler {
+            policy: "SCHED_BATCH".into(),
+            nice: 5,
+            ..Scheduler::default()
+        };
         assert_eq!(scheduler(&batch).unwrap().policy, 3);
     }
 }

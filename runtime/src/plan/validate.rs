@@ -34,7 +34,10 @@ pub(super) fn process(process: Option<&Process>) -> Result<&Process, Error> {
 /// What concerns the spec as a whole.
 pub(super) fn spec(spec: &Spec, linux: &Linux) -> Result<(), Error> {
     if !spec.oci_version.is_empty() && !spec.oci_version.starts_with("1.") {
-        return Err(Error::Invalid(format!("unsupported ociVersion {:?}: this runtime implements 1.x", spec.oci_version)));
+        return Err(Error::Invalid(format!(
+            "unsupported ociVersion {:?}: this runtime implements 1.x",
+            spec.oci_version
+        )));
     }
     if linux.intel_rdt.is_some() {
         return Err(Error::Unsupported("linux.intelRdt".into()));
@@ -47,14 +50,28 @@ pub(super) fn spec(spec: &Spec, linux: &Linux) -> Result<(), Error> {
     }
     let hooks = spec.hooks.iter();
     for hook in hooks.flat_map(|hooks| {
-        let lists = [&hooks.prestart, &hooks.create_runtime, &hooks.create_container, &hooks.start_container];
-        lists.into_iter().chain([&hooks.poststart, &hooks.poststop]).flatten()
+        let lists = [
+            &hooks.prestart,
+            &hooks.create_runtime,
+            &hooks.create_container,
+            &hooks.start_container,
+        ];
+        lists
+            .into_iter()
+            .chain([&hooks.poststart, &hooks.poststop])
+            .flatten()
     }) {
         if !hook.path.starts_with('/') {
-            return Err(Error::Invalid(format!("hook path {:?} is not absolute", hook.path)));
+            return Err(Error::Invalid(format!(
+                "hook path {:?} is not absolute",
+                hook.path
+            )));
         }
         if hook.timeout.is_some_and(|seconds| seconds <= 0) {
-            return Err(Error::Invalid(format!("timeout of hook {:?} is not positive", hook.path)));
+            return Err(Error::Invalid(format!(
+                "timeout of hook {:?} is not positive",
+                hook.path
+            )));
         }
     }
     Ok(())
@@ -63,14 +80,20 @@ pub(super) fn spec(spec: &Spec, linux: &Linux) -> Result<(), Error> {
 /// What needs a namespace of its own.
 pub(super) fn namespaces(spec: &Spec, linux: &Linux, namespaces: &Namespaces) -> Result<(), Error> {
     if !namespaces.contains(Kind::Mount) {
-        return Err(Error::invalid("a mount namespace is required: linux.namespaces names none"));
+        return Err(Error::invalid(
+            "a mount namespace is required: linux.namespaces names none",
+        ));
     }
     if !namespaces.contains(Kind::Uts) {
         if !spec.hostname.is_empty() {
-            return Err(Error::invalid("unable to set hostname without a private UTS namespace"));
+            return Err(Error::invalid(
+                "unable to set hostname without a private UTS namespace",
+            ));
         }
         if !spec.domainname.is_empty() {
-            return Err(Error::invalid("unable to set domainname without a private UTS namespace"));
+            return Err(Error::invalid(
+                "unable to set domainname without a private UTS namespace",
+            ));
         }
     }
     for name in linux.sysctl.keys() {
@@ -97,10 +120,22 @@ pub(super) fn sysctl_path(name: &str) -> String {
 
 /// Allows kernel parameters that belong to a namespace of the container, and no others.
 fn sysctl(name: &str, spec: &Spec, namespaces: &Namespaces) -> Result<(), Error> {
-    const IPC: [&str; 8] = ["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"];
+    const IPC: [&str; 8] = [
+        "msgmax",
+        "msgmnb",
+        "msgmni",
+        "sem",
+        "shmall",
+        "shmmax",
+        "shmmni",
+        "shm_rmid_forced",
+    ];
     let path = sysctl_path(name);
     let components: Vec<&str> = path.split('/').collect();
-    if components.iter().any(|component| component.is_empty() || *component == "." || *component == "..") {
+    if components
+        .iter()
+        .any(|component| component.is_empty() || *component == "." || *component == "..")
+    {
         return Err(Error::Invalid(format!("invalid sysctl name {name:?}")));
     }
     let own = match components.as_slice() {
@@ -110,7 +145,9 @@ fn sysctl(name: &str, spec: &Spec, namespaces: &Namespaces) -> Result<(), Error>
             if namespaces.is_joined(Kind::Network) || namespaces.makes(Kind::Network) {
                 true
             } else {
-                return Err(Error::Invalid(format!("sysctl {name:?} not allowed in host network namespace")));
+                return Err(Error::Invalid(format!(
+                    "sysctl {name:?} not allowed in host network namespace"
+                )));
             }
         }
         ["kernel", "domainname"] => namespaces.contains(Kind::Uts) && spec.domainname.is_empty(),
@@ -122,7 +159,13 @@ fn sysctl(name: &str, spec: &Spec, namespaces: &Namespaces) -> Result<(), Error>
         ["user", ..] => namespaces.has_user(),
         _ => false,
     };
-    if own { Ok(()) } else { Err(Error::Invalid(format!("sysctl {name:?} is not in a separate kernel namespace"))) }
+    if own {
+        Ok(())
+    } else {
+        Err(Error::Invalid(format!(
+            "sysctl {name:?} is not in a separate kernel namespace"
+        )))
+    }
 }
 
 #[cfg(test)]
@@ -148,29 +191,50 @@ mod tests {
         assert!(with(r#",{"type":"network"}"#, "net.ipv4.ping_group_range").is_ok());
         assert!(with(r#",{"type":"network"}"#, "net/ipv4/conf/eth0.1/x").is_ok());
         assert!(with(r#",{"type":"ipc"}"#, "net.ipv4.ip_forward").is_err());
-        for name in ["kernel.core_pattern", "vm.swappiness", "net/../kernel/core_pattern", "net..x"] {
-            assert!(with(r#",{"type":"network"},{"type":"ipc"}"#, name).is_err(), "{name}");
+        for name in [
+            "kernel.core_pattern",
+            "vm.swappiness",
+            "net/../kernel/core_pattern",
+            "net..x",
+        ] {
+            assert!(
+                with(r#",{"type":"network"},{"type":"ipc"}"#, name).is_err(),
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn sysctl_names_become_paths() {
         assert_eq!(sysctl_path("net.ipv4.ip_forward"), "net/ipv4/ip_forward");
-        assert_eq!(sysctl_path("net/ipv4/conf/eth0.1/x"), "net/ipv4/conf/eth0.1/x");
-        assert_eq!(sysctl_path("net.ipv4.conf.eth0/1.x"), "net/ipv4/conf/eth0.1/x");
+        assert_eq!(
+            sysctl_path("net/ipv4/conf/eth0.1/x"),
+            "net/ipv4/conf/eth0.1/x"
+        );
+        assert_eq!(
+            sysctl_path("net.ipv4.conf.eth0/1.x"),
+            "net/ipv4/conf/eth0.1/x"
+        );
     }
 
     #[test]
     fn names_need_a_uts_namespace() {
-        let error = check(r#"{"hostname":"h","linux":{"namespaces":[{"type":"mount"}]}}"#).unwrap_err();
-        assert_eq!(error.to_string(), "unable to set hostname without a private UTS namespace");
+        let error =
+            check(r#"{"hostname":"h","linux":{"namespaces":[{"type":"mount"}]}}"#).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "unable to set hostname without a private UTS namespace"
+        );
         assert!(check(r#"{"linux":{"namespaces":[]}}"#).is_err());
     }
 
     #[test]
     fn versions_and_hooks() {
-        assert!(check(r#"{"ociVersion":"2.0.0","linux":{"namespaces":[{"type":"mount"}]}}"#).is_err());
-        let hook = r#"{"hooks":{"poststop":[{"path":"true"}]},"linux":{"namespaces":[{"type":"mount"}]}}"#;
+        assert!(
+            check(r#"{"ociVersion":"2.0.0","linux":{"namespaces":[{"type":"mount"}]}}"#).is_err()
+        );
+        let hook =
+            r#"{"hooks":{"poststop":[{"path":"true"}]},"linux":{"namespaces":[{"type":"mount"}]}}"#;
         assert!(check(hook).is_err());
     }
 

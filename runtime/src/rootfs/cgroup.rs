@@ -18,29 +18,57 @@ use super::path::{Missing, Root};
 use crate::cgroup::Hierarchy;
 use crate::plan::mount::MountStep;
 use crate::setup::handshake::{At, Fault, Step};
-use crate::sys::mount::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, MountAttr, mount, mount_setattr};
+use crate::sys::mount::{
+    ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, MountAttr, mount, mount_setattr,
+};
 
 /// Flags of every hierarchy.
 const FLAGS: u64 = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
 
 /// Mounts what a mount of type `cgroup` asks for.
-pub(super) fn mount_cgroup(root: &Root, step: &MountStep, view: &mut CgroupView<'_>) -> Result<(), Fault> {
+pub(super) fn mount_cgroup(
+    root: &Root,
+    step: &MountStep,
+    view: &mut CgroupView<'_>,
+) -> Result<(), Fault> {
     let joined = (view.join)()?;
     let subject = subject(step);
-    let target = root.ensure(&step.destination, Missing::Directory).at(Step::Mount, "create mount point", &subject)?;
+    let target = root.ensure(&step.destination, Missing::Directory).at(
+        Step::Mount,
+        "create mount point",
+        &subject,
+    )?;
     fchdir(&target).at(Step::Mount, "fchdir", &subject)?;
     if view.hierarchies.is_pure_v2() {
         return mount_v2(step, &joined, &subject);
     }
     let flags = step.flags & !libc::MS_RDONLY;
-    mount(Some(c"tmpfs"), c".", Some(c"tmpfs"), flags, Some(c"mode=755")).at(Step::Mount, "mount", &subject)?;
+    mount(
+        Some(c"tmpfs"),
+        c".",
+        Some(c"tmpfs"),
+        flags,
+        Some(c"mode=755"),
+    )
+    .at(Step::Mount, "mount", &subject)?;
     let tmpfs = root
-        .resolve_with(&step.destination, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC)
+        .resolve_with(
+            &step.destination,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        )
         .at(Step::Mount, "openat2", &subject)?;
     for hierarchy in view.hierarchies.list() {
-        mkdirat(&tmpfs, &*hierarchy.name, Mode::from_raw_mode(0o755)).at(Step::Mount, "mkdir", &hierarchy.name)?;
+        mkdirat(&tmpfs, &*hierarchy.name, Mode::from_raw_mode(0o755)).at(
+            Step::Mount,
+            "mkdir",
+            &hierarchy.name,
+        )?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let place = openat(&tmpfs, &*hierarchy.name, flags, Mode::empty()).at(Step::Mount, "open", &hierarchy.name)?;
+        let place = openat(&tmpfs, &*hierarchy.name, flags, Mode::empty()).at(
+            Step::Mount,
+            "open",
+            &hierarchy.name,
+        )?;
         if view.own_namespace {
             mount_hierarchy(hierarchy, &place, step).at(Step::Mount, "mount", &hierarchy.name)?;
         } else if let Some(own) = own_directory(hierarchy, &joined) {
@@ -64,9 +92,16 @@ pub(super) fn mount_cgroup(root: &Root, step: &MountStep, view: &mut CgroupView<
 fn mount_v2(step: &MountStep, joined: &[(String, String)], subject: &str) -> Result<(), Fault> {
     match mount(Some(c"cgroup"), c".", Some(c"cgroup2"), step.flags, None) {
         Err(Errno::PERM | Errno::BUSY) => {
-            let own = joined.first().map_or("/sys/fs/cgroup", |(_, path)| path.as_str());
-            let place = openat(CWD, c".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-                .at(Step::Mount, "open", subject)?;
+            let own = joined
+                .first()
+                .map_or("/sys/fs/cgroup", |(_, path)| path.as_str());
+            let place = openat(
+                CWD,
+                c".",
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .at(Step::Mount, "open", subject)?;
             bind_hierarchy(own, &place, step).at(Step::Mount, "open_tree", own)
         }
         other => other.at(Step::Mount, "mount", subject),
@@ -88,7 +123,9 @@ fn mount_hierarchy(hierarchy: &Hierarchy, place: &OwnedFd, step: &MountStep) -> 
 
 /// The directory of the container's cgroup in a hierarchy.
 fn own_directory<'a>(hierarchy: &Hierarchy, joined: &'a [(String, String)]) -> Option<&'a str> {
-    let found = joined.iter().find(|(_, path)| Path::new(path).starts_with(&hierarchy.mount_point));
+    let found = joined
+        .iter()
+        .find(|(_, path)| Path::new(path).starts_with(&hierarchy.mount_point));
     found.map(|(_, path)| path.as_str())
 }
 
@@ -101,9 +138,14 @@ fn bind_hierarchy(source: &str, place: &OwnedFd, step: &MountStep) -> Result<(),
         other => other?,
     };
     let read_only = if read_only == 0 { 0 } else { ATTR_RDONLY };
-    let attr = MountAttr { attr_set: ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC | read_only, ..MountAttr::default() };
+    let attr = MountAttr {
+        attr_set: ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC | read_only,
+        ..MountAttr::default()
+    };
     match mount_setattr(&tree, false, &attr) {
-        Err(Errno::NOSYS) => return bind_by_mount(source, place, FLAGS | step.flags & libc::MS_RDONLY),
+        Err(Errno::NOSYS) => {
+            return bind_by_mount(source, place, FLAGS | step.flags & libc::MS_RDONLY);
+        }
         other => other?,
     }
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
@@ -115,5 +157,11 @@ fn bind_by_mount(source: &str, place: &OwnedFd, flags: u64) -> Result<(), Errno>
     let source = CString::new(source).map_err(|_| Errno::INVAL)?;
     let place = fd_path(place);
     mount(Some(&source), &place, None, libc::MS_BIND, None)?;
-    mount(None, &place, None, libc::MS_BIND | libc::MS_REMOUNT | flags, None)
+    mount(
+        None,
+        &place,
+        None,
+        libc::MS_BIND | libc::MS_REMOUNT | flags,
+        None,
+    )
 }

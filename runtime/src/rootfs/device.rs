@@ -6,7 +6,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chmodat, chownat, makedev, mknodat, openat, statat, symlinkat, unlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chmodat, chownat, makedev, mknodat, openat,
+    statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
@@ -19,8 +20,14 @@ use crate::spec::linux::Device;
 use crate::sys::mount::mount;
 
 /// Device files every container has: name, major and minor number.
-const DEFAULT: [(&str, u32, u32); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const DEFAULT: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
 
 /// Links every container has: name and target.
 const LINKS: [(&str, &str); 5] = [
@@ -33,14 +40,23 @@ const LINKS: [(&str, &str); 5] = [
 
 /// Fills `/dev`.
 pub(crate) fn populate(root: &Root, plan: &RootPlan) -> Result<(), Fault> {
-    let dev = root.ensure("/dev", Missing::Directory).at(Step::Device, "mkdir", "/dev")?;
+    let dev = root
+        .ensure("/dev", Missing::Directory)
+        .at(Step::Device, "mkdir", "/dev")?;
     for (name, major, minor) in DEFAULT {
-        let own = plan.devices.iter().any(|device| device.path.strip_prefix("/dev/") == Some(name));
+        let own = plan
+            .devices
+            .iter()
+            .any(|device| device.path.strip_prefix("/dev/") == Some(name));
         if own {
             continue;
         }
         let number = makedev(major, minor);
-        let made = if plan.bind_devices { Err(Errno::PERM) } else { make(&dev, name, FileType::CharacterDevice, number) };
+        let made = if plan.bind_devices {
+            Err(Errno::PERM)
+        } else {
+            make(&dev, name, FileType::CharacterDevice, number)
+        };
         match made {
             Ok(()) => {}
             Err(Errno::PERM) => bind(root, &format!("/dev/{name}"))?,
@@ -85,7 +101,9 @@ fn make_listed(root: &Root, device: &Device, bind_devices: bool) -> Result<(), F
         return bind(root, path);
     }
     let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let directory = root.ensure(parent, Missing::Directory).at(Step::Device, "mkdir", parent)?;
+    let directory = root
+        .ensure(parent, Missing::Directory)
+        .at(Step::Device, "mkdir", parent)?;
     let part = |number: i64| u32::try_from(number).map_err(|_| Errno::INVAL);
     let number = part(device.major)
         .and_then(|major| Ok(makedev(major, part(device.minor)?)))
@@ -101,14 +119,23 @@ fn make_listed(root: &Root, device: &Device, bind_devices: bool) -> Result<(), F
     let (user, group) = (device.uid.unwrap_or(0), device.gid.unwrap_or(0));
     if (user, group) != (0, 0) {
         let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
-        chownat(&directory, name, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW).at(Step::Device, "chown", path)?;
+        chownat(
+            &directory,
+            name,
+            Some(user),
+            Some(group),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .at(Step::Device, "chown", path)?;
     }
     Ok(())
 }
 
 /// Binds a device file of the host.
 fn bind(root: &Root, path: &str) -> Result<(), Fault> {
-    let target = root.ensure(path, Missing::File).at(Step::Device, "create", path)?;
+    let target = root
+        .ensure(path, Missing::File)
+        .at(Step::Device, "create", path)?;
     bind_file(CWD, path, &target).at(Step::Device, "bind", path)
 }
 
@@ -117,11 +144,23 @@ fn bind_file(from: impl AsFd, path: &str, target: &OwnedFd) -> Result<(), Errno>
     let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE;
     match open_tree(from.as_fd(), path, flags) {
         Err(Errno::NOSYS) => {
-            let source = openat(from.as_fd(), path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-            mount(Some(&fd_path(&source)), &fd_path(target), None, libc::MS_BIND, None)
+            let source = openat(
+                from.as_fd(),
+                path,
+                OFlags::PATH | OFlags::CLOEXEC,
+                Mode::empty(),
+            )?;
+            mount(
+                Some(&fd_path(&source)),
+                &fd_path(target),
+                None,
+                libc::MS_BIND,
+                None,
+            )
         }
         Ok(tree) => {
-            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+            let flags =
+                MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
             move_mount(&tree, c"", target, c"", flags)
         }
         Err(errno) => Err(errno),

@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, makedev, openat};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
 use super::mount::{fd_path, set_read_only};
@@ -24,8 +24,9 @@ const BY_DESCRIPTOR: MoveMountFlags =
     MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH.union(MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH);
 
 /// A detached copy of what a descriptor refers to.
-const COPY: OpenTreeFlags =
-    OpenTreeFlags::OPEN_TREE_CLOEXEC.union(OpenTreeFlags::OPEN_TREE_CLONE).union(OpenTreeFlags::AT_EMPTY_PATH);
+const COPY: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLOEXEC
+    .union(OpenTreeFlags::OPEN_TREE_CLONE)
+    .union(OpenTreeFlags::AT_EMPTY_PATH);
 
 /// Makes paths read-only.
 pub(crate) fn make_read_only(root: &Root, plan: &RootPlan) -> Result<(), Fault> {
@@ -41,7 +42,10 @@ pub(crate) fn make_read_only(root: &Root, plan: &RootPlan) -> Result<(), Fault> 
 
 /// Binds a place on itself, read-only.
 fn cover_with_read_only_self(root: &Root, path: &str, place: &OwnedFd) -> Result<(), Errno> {
-    let attr = MountAttr { attr_set: ATTR_RDONLY, ..MountAttr::default() };
+    let attr = MountAttr {
+        attr_set: ATTR_RDONLY,
+        ..MountAttr::default()
+    };
     let made = open_tree(place, c"", COPY | OpenTreeFlags::AT_RECURSIVE).and_then(|tree| {
         mount_setattr(&tree, true, &attr)?;
         move_mount(&tree, c"", place, c"", BY_DESCRIPTOR)
@@ -50,7 +54,13 @@ fn cover_with_read_only_self(root: &Root, path: &str, place: &OwnedFd) -> Result
         return made;
     }
     let place = fd_path(place);
-    mount(Some(&place), &place, None, libc::MS_BIND | libc::MS_REC, None)?;
+    mount(
+        Some(&place),
+        &place,
+        None,
+        libc::MS_BIND | libc::MS_REC,
+        None,
+    )?;
     let mounted = root.resolve(path)?;
     let kept = rustix::fs::fstatvfs(&mounted)?.f_flag.bits() & 0x40f;
     set_read_only(&mounted, kept)
@@ -82,22 +92,39 @@ pub(crate) fn mask(root: &Root, plan: &RootPlan) -> Result<(), Fault> {
 
 /// Opens the container's `/dev/null`.
 fn open_null() -> Result<OwnedFd, Errno> {
-    let null = openat(CWD, c"/dev/null", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-    if is_null(&fstat(&null)?) { Ok(null) } else { Err(Errno::NODEV) }
+    let null = openat(
+        CWD,
+        c"/dev/null",
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    if is_null(&fstat(&null)?) {
+        Ok(null)
+    } else {
+        Err(Errno::NODEV)
+    }
 }
 
 /// Whether a file is the null device.
 pub(crate) fn is_null(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == makedev(1, 3)
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == makedev(1, 3)
 }
 
 /// Covers a file with the null device.
 fn mask_file(null: &OwnedFd, place: &OwnedFd) -> Result<(), Errno> {
-    let made = open_tree(null, c"", COPY).and_then(|tree| move_mount(&tree, c"", place, c"", BY_DESCRIPTOR));
+    let made = open_tree(null, c"", COPY)
+        .and_then(|tree| move_mount(&tree, c"", place, c"", BY_DESCRIPTOR));
     if made != Err(Errno::NOSYS) {
         return made;
     }
-    mount(Some(&fd_path(null)), &fd_path(place), None, libc::MS_BIND, None)
+    mount(
+        Some(&fd_path(null)),
+        &fd_path(place),
+        None,
+        libc::MS_BIND,
+        None,
+    )
 }
 
 /// Covers a directory with the empty tmpfs; the first time the tmpfs itself, then copies of it.
@@ -114,7 +141,13 @@ fn mask_directory(place: &OwnedFd, empty: &mut Option<OwnedFd>) -> Result<(), Er
         }
         Err(Errno::NOSYS) => {
             let data = c"nr_blocks=1,nr_inodes=1";
-            mount(Some(c"tmpfs"), &fd_path(place), Some(c"tmpfs"), libc::MS_RDONLY, Some(data))
+            mount(
+                Some(c"tmpfs"),
+                &fd_path(place),
+                Some(c"tmpfs"),
+                libc::MS_RDONLY,
+                Some(data),
+            )
         }
         Err(errno) => Err(errno),
     }
@@ -127,13 +160,21 @@ fn new_empty_directory() -> Result<OwnedFd, Errno> {
     fsconfig_set_string(&context, c"nr_inodes", c"1")?;
     fsconfig_set_flag(&context, c"ro")?;
     fsconfig_create(&context)?;
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)
+    fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::MOUNT_ATTR_RDONLY,
+    )
 }
 
 /// Makes the root read-only: last of all, because what came before writes to it.
 pub(crate) fn make_root_read_only() -> Result<(), Fault> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, c"/", flags, Mode::empty()).at(Step::ReadonlyRoot, "open", "/")?;
-    let kept = rustix::fs::fstatvfs(&root).at(Step::ReadonlyRoot, "fstatvfs", "/")?.f_flag.bits() & 0x40f;
+    let kept = rustix::fs::fstatvfs(&root)
+        .at(Step::ReadonlyRoot, "fstatvfs", "/")?
+        .f_flag
+        .bits()
+        & 0x40f;
     set_read_only(&root, kept).at(Step::ReadonlyRoot, "mount_setattr", "/")
 }

@@ -44,7 +44,10 @@ pub(crate) fn mount_all(
         match &step.kind {
             Kind::Bind { recursive } => bind(root, step, *recursive, sources[index].take())?,
             Kind::FileSystem(kind) => file_system(root, step, kind)?,
-            Kind::Cgroup if late.is_none() && !steps[index + 1..].iter().any(|later| lies_on(later, step)) => {
+            Kind::Cgroup
+                if late.is_none()
+                    && !steps[index + 1..].iter().any(|later| lies_on(later, step)) =>
+            {
                 late = Some(step);
             }
             Kind::Cgroup => cgroup::mount_cgroup(root, step, view)?,
@@ -56,14 +59,22 @@ pub(crate) fn mount_all(
 /// Whether a mount lies on or below another.
 fn lies_on(upper: &MountStep, lower: &MountStep) -> bool {
     let lower = lower.destination.trim_end_matches('/');
-    upper.destination.strip_prefix(lower).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    upper
+        .destination
+        .strip_prefix(lower)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Makes the tmpfs mounts that are to be read-only so, now that everything in them has been made.
 pub(crate) fn finish(root: &Root, steps: &[MountStep]) -> Result<(), Fault> {
-    for step in steps.iter().filter(|step| step.is_tmpfs() && step.is_read_only()) {
+    for step in steps
+        .iter()
+        .filter(|step| step.is_tmpfs() && step.is_read_only())
+    {
         let subject = subject(step);
-        let mounted = root.resolve(&step.destination).at(Step::Mount, "openat2", &subject)?;
+        let mounted = root
+            .resolve(&step.destination)
+            .at(Step::Mount, "openat2", &subject)?;
         set_read_only(&mounted, step.flags).at(Step::Mount, "mount_setattr", &subject)?;
     }
     Ok(())
@@ -71,7 +82,10 @@ pub(crate) fn finish(root: &Root, steps: &[MountStep]) -> Result<(), Fault> {
 
 /// Makes the mount a descriptor is on read-only. `flags` are its other `MS_*` flags, for kernels before 5.12.
 pub(crate) fn set_read_only(mounted: &OwnedFd, flags: u64) -> Result<(), Errno> {
-    let attr = MountAttr { attr_set: crate::sys::mount::ATTR_RDONLY, ..MountAttr::default() };
+    let attr = MountAttr {
+        attr_set: crate::sys::mount::ATTR_RDONLY,
+        ..MountAttr::default()
+    };
     match mount_setattr(mounted, false, &attr) {
         Err(Errno::NOSYS) => {
             let flags = flags | libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY;
@@ -102,14 +116,23 @@ pub(super) fn open_source(step: &MountStep, recursive: bool) -> Result<OwnedFd, 
     match open_tree(CWD, &step.source, flags) {
         Err(Errno::NOSYS) => {
             let flags = OFlags::PATH | OFlags::CLOEXEC;
-            rustix::fs::openat(CWD, &step.source, flags, rustix::fs::Mode::empty()).at(Step::Mount, "open", &subject(step))
+            rustix::fs::openat(CWD, &step.source, flags, rustix::fs::Mode::empty()).at(
+                Step::Mount,
+                "open",
+                &subject(step),
+            )
         }
         other => other.at(Step::Mount, "open_tree", &subject(step)),
     }
 }
 
 /// Makes a bind mount.
-fn bind(root: &Root, step: &MountStep, recursive: bool, source: Option<OwnedFd>) -> Result<(), Fault> {
+fn bind(
+    root: &Root,
+    step: &MountStep,
+    recursive: bool,
+    source: Option<OwnedFd>,
+) -> Result<(), Fault> {
     let subject = subject(step);
     let tree = match source {
         Some(tree) => tree,
@@ -117,8 +140,14 @@ fn bind(root: &Root, step: &MountStep, recursive: bool, source: Option<OwnedFd>)
     };
     let stat = fstat(&tree).at(Step::Mount, "fstat", &subject)?;
     let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-    let missing = if is_directory { Missing::Directory } else { Missing::File };
-    let target = root.ensure(&step.destination, missing).at(Step::Mount, "create mount point", &subject)?;
+    let missing = if is_directory {
+        Missing::Directory
+    } else {
+        Missing::File
+    };
+    let target =
+        root.ensure(&step.destination, missing)
+            .at(Step::Mount, "create mount point", &subject)?;
     if step.destination.trim_end_matches('/') == "/proc" {
         let kind = fstatfs(&tree).at(Step::Mount, "fstatfs", &subject)?.f_type;
         if kind != PROC_SUPER_MAGIC {
@@ -148,7 +177,10 @@ fn set_attributes(mounted: &OwnedFd, step: &MountStep) -> Result<(), (&'static s
         mount_setattr(mounted, true, &step.recursive_attr).map_err(|errno| (call, errno))?;
     }
     for (propagation, recursive) in &step.propagation {
-        let attr = MountAttr { propagation: *propagation, ..MountAttr::default() };
+        let attr = MountAttr {
+            propagation: *propagation,
+            ..MountAttr::default()
+        };
         mount_setattr(mounted, *recursive, &attr).map_err(|errno| (call, errno))?;
     }
     Ok(())
@@ -167,10 +199,18 @@ fn bind_by_mount(
         return Err(Errno::NOSYS).at(Step::Mount, "mount_setattr", &subject);
     }
     let below = if recursive { libc::MS_REC } else { 0 };
-    mount(Some(&fd_path(source)), &fd_path(target), None, libc::MS_BIND | below, None)
-        .at(Step::Mount, "mount", &subject)?;
+    mount(
+        Some(&fd_path(source)),
+        &fd_path(target),
+        None,
+        libc::MS_BIND | below,
+        None,
+    )
+    .at(Step::Mount, "mount", &subject)?;
     // The descriptor is of what lies below the new mount: open it anew.
-    let mounted = root.resolve(&step.destination).at(Step::Mount, "openat2", &subject)?;
+    let mounted = root
+        .resolve(&step.destination)
+        .at(Step::Mount, "openat2", &subject)?;
     let path = fd_path(&mounted);
     if !step.attr.is_empty() {
         let flags = step.flags | libc::MS_BIND | libc::MS_REMOUNT;
@@ -214,7 +254,10 @@ fn file_system(root: &Root, step: &MountStep, kind: &str) -> Result<(), Fault> {
         return Ok(());
     }
     let mounted = root
-        .resolve_with(&step.destination, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC)
+        .resolve_with(
+            &step.destination,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        )
         .at(Step::Mount, "openat2", &subject)?;
     if let Some(original) = original {
         copy_up::copy(&original, &mounted).at(Step::Mount, "tmpcopyup", &subject)?;

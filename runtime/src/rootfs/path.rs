@@ -6,7 +6,10 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, readlinkat, statat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, readlinkat,
+    statat,
+};
 use rustix::io::Errno;
 
 /// As many links as the kernel follows in one path.
@@ -76,14 +79,20 @@ impl Root {
                 if links > MAX_LINKS {
                     return Err(Errno::LOOP);
                 }
-                let target = readlinkat(here, &name, Vec::new())?.into_string().map_err(|_| Errno::ILSEQ)?;
+                let target = readlinkat(here, &name, Vec::new())?
+                    .into_string()
+                    .map_err(|_| Errno::ILSEQ)?;
                 if target.starts_with('/') {
                     open.clear();
                 }
                 left.extend(components(&target).rev().map(str::to_owned));
                 continue;
             }
-            let flags = if left.is_empty() { flags } else { OFlags::PATH | OFlags::CLOEXEC };
+            let flags = if left.is_empty() {
+                flags
+            } else {
+                OFlags::PATH | OFlags::CLOEXEC
+            };
             let next = openat(here, &name, flags | OFlags::NOFOLLOW, Mode::empty())?;
             open.push(next);
         }
@@ -115,17 +124,30 @@ impl Root {
         let made = match missing {
             Missing::Directory => mkdirat(&directory, name, Mode::from_raw_mode(0o755)),
             Missing::File => {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let flags = OFlags::WRONLY
+                    | OFlags::CREATE
+                    | OFlags::EXCL
+                    | OFlags::NOFOLLOW
+                    | OFlags::CLOEXEC;
                 openat(&directory, name, flags, Mode::from_raw_mode(0o644)).map(drop)
             }
         };
         match made {
-            Ok(()) => openat(&directory, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()),
+            Ok(()) => openat(
+                &directory,
+                name,
+                OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                Mode::empty(),
+            ),
             // A link that points nowhere, or somebody was faster.
             Err(Errno::EXIST) => match readlinkat(&directory, name, Vec::new()) {
                 Ok(target) => {
                     let target = target.into_string().map_err(|_| Errno::ILSEQ)?;
-                    let joined = if target.starts_with('/') { target } else { format!("{parent}/{target}") };
+                    let joined = if target.starts_with('/') {
+                        target
+                    } else {
+                        format!("{parent}/{target}")
+                    };
                     self.ensure_within(&joined, missing, links + 1)
                 }
                 Err(Errno::INVAL) => self.resolve(path),
@@ -146,7 +168,8 @@ fn relative(path: &str) -> &str {
 
 /// The components of a path that mean something.
 fn components(path: &str) -> impl DoubleEndedIterator<Item = &str> {
-    path.split('/').filter(|name| !name.is_empty() && *name != ".")
+    path.split('/')
+        .filter(|name| !name.is_empty() && *name != ".")
 }
 
 #[cfg(test)]
@@ -160,7 +183,8 @@ mod tests {
 
     impl Scratch {
         fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("qrun-path-{name}-{}", std::process::id()));
+            let path =
+                std::env::temp_dir().join(format!("qrun-path-{name}-{}", std::process::id()));
             let _ = std::fs::remove_dir_all(&path);
             std::fs::create_dir_all(path.join("root")).unwrap();
             std::fs::create_dir_all(path.join("outside")).unwrap();
@@ -202,10 +226,18 @@ mod tests {
         for path in ["up/x", "absolute/y", "var/z"] {
             root.ensure(path, Missing::Directory).unwrap();
         }
-        assert!(std::fs::read_dir(scratch.0.join("outside")).unwrap().next().is_none());
+        assert!(
+            std::fs::read_dir(scratch.0.join("outside"))
+                .unwrap()
+                .next()
+                .is_none()
+        );
         assert!(inside.join("outside/x").is_dir());
         assert!(inside.join("run/z").is_dir());
-        assert_eq!(root.ensure("loop/x", Missing::Directory).err(), Some(Errno::LOOP));
+        assert_eq!(
+            root.ensure("loop/x", Missing::Directory).err(),
+            Some(Errno::LOOP)
+        );
     }
 
     #[test]
@@ -218,7 +250,15 @@ mod tests {
         let root = scratch.root();
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let inode = |fd: OwnedFd| rustix::fs::fstat(&fd).unwrap().st_ino;
-        for path in ["a/b", "link/b", "link/../link/b", "../../a/b", ".", "up", "up/a/b/.."] {
+        for path in [
+            "a/b",
+            "link/b",
+            "link/../link/b",
+            "../../a/b",
+            ".",
+            "up",
+            "up/a/b/..",
+        ] {
             let walked = inode(root.walk(path, flags).unwrap());
             assert_eq!(walked, inode(root.resolve(path).unwrap()), "{path}");
         }

@@ -19,7 +19,11 @@ pub(crate) fn change_root(root: &Root, plan: &RootPlan) -> Result<(), Fault> {
     pivot_root(c".", c".").at(Step::Pivot, "pivot_root", "")?;
     if plan.propagation & (libc::MS_SHARED | libc::MS_UNBINDABLE) != 0 {
         // So that unmounting it here does not unmount anything on the host.
-        mount(None, c".", None, libc::MS_SLAVE | libc::MS_REC, None).at(Step::Pivot, "mount", "")?;
+        mount(None, c".", None, libc::MS_SLAVE | libc::MS_REC, None).at(
+            Step::Pivot,
+            "mount",
+            "",
+        )?;
     }
     unmount(c".", UnmountFlags::DETACH).at(Step::Pivot, "umount2", "")?;
     chdir(c"/").at(Step::Pivot, "chdir", "")

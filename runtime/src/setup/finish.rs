@@ -10,7 +10,8 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, accessat, fchown, fstat, 
 use rustix::io::Errno;
 use rustix::process::{Gid, Rlimit, Uid, chdir, getcwd, setrlimit, umask};
 use rustix::thread::{
-    set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
+    set_thread_res_uid,
 };
 
 use super::handshake::{At, Fault, InitEnd, Step, ToInit};
@@ -49,7 +50,10 @@ pub(crate) struct Prepared {
 /// Undoes what Rust's start-up, our parent and our callers did to signals.
 pub(crate) fn reset_signals() -> Result<(), Fault> {
     sys::signal::reset_all();
-    sys::signal::SignalSet::empty().block().map(drop).at(Step::Descriptors, "sigprocmask", "")
+    sys::signal::SignalSet::empty()
+        .block()
+        .map(drop)
+        .at(Step::Descriptors, "sigprocmask", "")
 }
 
 /// Takes the rights of root of the user namespace that this process is in.
@@ -70,7 +74,9 @@ pub(crate) fn become_namespace_root() -> Result<(), Fault> {
 pub(crate) fn join_keyring(id: &str) -> Result<(), Fault> {
     /// Everything for the possessor; view, read, search and link for the user: so that `exec` finds it.
     const PERMISSIONS: u32 = 0x3f1b_0000;
-    let name = CString::new(format!("_ses.{id}")).map_err(|_| Errno::INVAL).at(Step::Keyring, "keyctl", id)?;
+    let name = CString::new(format!("_ses.{id}"))
+        .map_err(|_| Errno::INVAL)
+        .at(Step::Keyring, "keyctl", id)?;
     match sys::process::join_session_keyring(&name) {
         // A kernel without keyrings.
         Err(Errno::NOSYS) => return Ok(()),
@@ -87,13 +93,22 @@ pub(crate) fn join_keyring(id: &str) -> Result<(), Fault> {
 pub(crate) fn reopen_null() -> Result<(), Fault> {
     let mut own = None;
     for stream in 0..3 {
-        let Ok(fd) = sys::process::inherited_fd(stream) else { continue };
+        let Ok(fd) = sys::process::inherited_fd(stream) else {
+            continue;
+        };
         if !fstat(fd).is_ok_and(|stat| is_null(&stat)) {
             continue;
         }
         if own.is_none() {
             // A container without it keeps the host's.
-            let Ok(null) = openat(CWD, c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) else { return Ok(()) };
+            let Ok(null) = openat(
+                CWD,
+                c"/dev/null",
+                OFlags::RDWR | OFlags::CLOEXEC,
+                Mode::empty(),
+            ) else {
+                return Ok(());
+            };
             if !fstat(&null).is_ok_and(|stat| is_null(&stat)) {
                 return Err(Errno::NODEV).at(Step::Descriptors, "open", "/dev/null");
             }
@@ -108,7 +123,12 @@ pub(crate) fn reopen_null() -> Result<(), Fault> {
 
 /// Becomes the process of the plan, all but for exec.
 pub(crate) fn become_process(identity: Identity<'_>, channel: &InitEnd) -> Result<Prepared, Fault> {
-    let Identity { process, host_proc, seccomp, keep_fds } = identity;
+    let Identity {
+        process,
+        host_proc,
+        seccomp,
+        keep_fds,
+    } = identity;
     apply_labels(process, &host_proc)?;
     drop(host_proc);
     // From here on nobody in the container may trace this process, which still has descriptors of the host; exec ends that.
@@ -126,7 +146,10 @@ pub(crate) fn become_process(identity: Identity<'_>, channel: &InitEnd) -> Resul
         install_filter(program, channel)?;
         filter_left = false;
     }
-    process.capabilities.apply_bounding().at(Step::Capabilities, "prctl", "")?;
+    process
+        .capabilities
+        .apply_bounding()
+        .at(Step::Capabilities, "prctl", "")?;
     fix_stdio_owner(process.user.uid)?;
     let there = enter_working_directory(&process.cwd)?;
     change_user(process)?;
@@ -134,7 +157,10 @@ pub(crate) fn become_process(identity: Identity<'_>, channel: &InitEnd) -> Resul
         chdir(&*process.cwd).at(Step::WorkingDirectory, "chdir", &process.cwd)?;
     }
     check_working_directory()?;
-    let refused = process.capabilities.apply().at(Step::Capabilities, "capset", "")?;
+    let refused = process
+        .capabilities
+        .apply()
+        .at(Step::Capabilities, "capset", "")?;
     if !refused.is_empty() {
         log::warn!("cannot raise ambient capabilities: [{}]", refused.join(" "));
     }
@@ -142,11 +168,19 @@ pub(crate) fn become_process(identity: Identity<'_>, channel: &InitEnd) -> Resul
     let env = complete_environment(process);
     let program = find_program(process)?;
     close_descriptors(keep_fds)?;
-    Ok(Prepared { program, env, filter_left })
+    Ok(Prepared {
+        program,
+        env,
+        filter_left,
+    })
 }
 
 /// Executes the program; returns only when that fails.
-pub(crate) fn execute(prepared: Prepared, process: &ProcessPlan, seccomp: Option<&Program>) -> Fault {
+pub(crate) fn execute(
+    prepared: Prepared,
+    process: &ProcessPlan,
+    seccomp: Option<&Program>,
+) -> Fault {
     if let Some(filter) = seccomp.filter(|_| prepared.filter_left)
         && let Err(fault) = sys::seccomp::install(filter).at(Step::Seccomp, "seccomp", "")
     {
@@ -154,15 +188,24 @@ pub(crate) fn execute(prepared: Prepared, process: &ProcessPlan, seccomp: Option
     }
     let errno = sys::process::execve(&prepared.program, &process.args, &prepared.env);
     let subject = prepared.program.to_string_lossy().into_owned();
-    Fault { step: Step::Exec, call: "execve".into(), subject, errno: errno.raw_os_error() }
+    Fault {
+        step: Step::Exec,
+        call: "execve".into(),
+        subject,
+        errno: errno.raw_os_error(),
+    }
 }
 
 /// Installs the filter; hands the listener over if there is one.
 fn install_filter(program: &Program, channel: &InitEnd) -> Result<(), Fault> {
     use std::os::fd::AsFd;
     if let Some(listener) = sys::seccomp::install(program).at(Step::Seccomp, "seccomp", "")? {
-        channel.send_listener(listener.as_fd()).at(Step::Seccomp, "sendmsg", "")?;
-        channel.expect(&ToInit::ListenerTaken).at(Step::Seccomp, "recvmsg", "")?;
+        channel
+            .send_listener(listener.as_fd())
+            .at(Step::Seccomp, "sendmsg", "")?;
+        channel
+            .expect(&ToInit::ListenerTaken)
+            .at(Step::Seccomp, "recvmsg", "")?;
     }
     Ok(())
 }
@@ -179,7 +222,9 @@ fn apply_labels(process: &ProcessPlan, host_proc: &HostProc) -> Result<(), Fault
         written.at(Step::Label, "write", profile)?;
     }
     if let Some(label) = &process.selinux_label {
-        host_proc.write("thread-self/attr/exec", label.as_bytes()).at(Step::Label, "write", label)?;
+        host_proc
+            .write("thread-self/attr/exec", label.as_bytes())
+            .at(Step::Label, "write", label)?;
     }
     Ok(())
 }
@@ -187,7 +232,10 @@ fn apply_labels(process: &ProcessPlan, host_proc: &HostProc) -> Result<(), Fault
 /// Resource limits, scheduling, execution domain.
 fn set_limits(process: &ProcessPlan) -> Result<(), Fault> {
     for limit in &process.rlimits {
-        let value = Rlimit { current: finite(limit.soft), maximum: finite(limit.hard) };
+        let value = Rlimit {
+            current: finite(limit.soft),
+            maximum: finite(limit.hard),
+        };
         let number = limit.resource as u32;
         setrlimit(limit.resource, value).at(Step::Rlimit, "setrlimit", &number.to_string())?;
     }
@@ -211,9 +259,14 @@ fn finite(limit: u64) -> Option<u64> {
 /// Gives pipes and terminals on the standard streams to the user, so that it can open them anew.
 fn fix_stdio_owner(uid: u32) -> Result<(), Fault> {
     for stream in 0..3 {
-        let Ok(fd) = sys::process::inherited_fd(stream) else { continue };
+        let Ok(fd) = sys::process::inherited_fd(stream) else {
+            continue;
+        };
         let Ok(stat) = fstat(fd) else { continue };
-        if stat.st_uid == uid || is_null(&stat) || FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+        if stat.st_uid == uid
+            || is_null(&stat)
+            || FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+        {
             continue;
         }
         match fchown(fd, Some(rustix::fs::Uid::from_raw(uid)), None) {
@@ -238,13 +291,15 @@ fn enter_working_directory(cwd: &str) -> Result<bool, Fault> {
 /// Checks that the working directory is in the container: a path through a leaked descriptor could lead elsewhere
 /// (CVE-2024-21626). The kernel then names it without a leading slash.
 fn check_working_directory() -> Result<(), Fault> {
-    let fault = || Fault {
+    let fault = || {
+        Fault {
         step: Step::WorkingDirectory,
         call: String::new(),
         subject: "current working directory is outside of container mount namespace root -- possible container breakout \
                   detected"
             .into(),
         errno: 0,
+    }
     };
     match getcwd(Vec::new()) {
         Ok(path) if path.as_bytes().starts_with(b"/") => Ok(()),
@@ -258,7 +313,11 @@ fn check_working_directory() -> Result<(), Fault> {
 fn change_user(process: &ProcessPlan) -> Result<(), Fault> {
     set_keep_capabilities(true).at(Step::User, "prctl", "keepcaps")?;
     let user = &process.user;
-    let groups: Vec<Gid> = user.additional_gids.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    let groups: Vec<Gid> = user
+        .additional_gids
+        .iter()
+        .map(|gid| Gid::from_raw(*gid))
+        .collect();
     match set_thread_groups(&groups) {
         // A user namespace of somebody without privileges, where groups cannot be changed; there are none to drop either.
         Err(Errno::PERM) if groups.is_empty() => {}
@@ -293,7 +352,10 @@ fn home_directory(uid: u32) -> Option<String> {
         return None;
     }
     let mut text = Vec::new();
-    std::fs::File::from(file).take(MOST).read_to_end(&mut text).ok()?;
+    std::fs::File::from(file)
+        .take(MOST)
+        .read_to_end(&mut text)
+        .ok()?;
     find_home(&String::from_utf8_lossy(&text), uid)
 }
 
@@ -315,9 +377,19 @@ fn find_program(process: &ProcessPlan) -> Result<CString, Fault> {
         return Ok(name.to_owned());
     }
     let mut refused = Errno::NOENT;
-    for directory in process.variable("PATH").unwrap_or(NO_PATH).split(|byte| *byte == b':') {
-        let directory = if directory.is_empty() { b"." } else { directory };
-        let Ok(candidate) = CString::new([directory, b"/", name.to_bytes()].concat()) else { continue };
+    for directory in process
+        .variable("PATH")
+        .unwrap_or(NO_PATH)
+        .split(|byte| *byte == b':')
+    {
+        let directory = if directory.is_empty() {
+            b"."
+        } else {
+            directory
+        };
+        let Ok(candidate) = CString::new([directory, b"/", name.to_bytes()].concat()) else {
+            continue;
+        };
         match check_executable(&candidate) {
             Ok(()) => return Ok(candidate),
             Err(Errno::ACCESS) => refused = Errno::ACCESS,

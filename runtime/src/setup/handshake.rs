@@ -32,8 +32,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
 use crate::failure;
@@ -152,20 +152,37 @@ impl std::error::Error for Fault {}
 
 impl std::fmt::Display for Fault {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { step, call, subject, errno } = self;
-        let errno_text = failure::text(Errno::from_raw_os_error(*errno));
+        let Self {
+            step,
+            call,
+            subject,
+            errno,
+        } = self;
+        let errno_text = match *errno {
+            0 => String::new(),
+            errno => failure::text(Errno::from_raw_os_error(errno)),
+        };
         let why = format!("{call}: {errno_text}");
         match step {
             Step::Namespace => write!(formatter, "error joining namespace {subject}: {why}"),
             Step::Unshare => write!(formatter, "error making namespace {subject}: {why}"),
-            Step::UserNamespace => write!(formatter, "error becoming root of the user namespace: {why}"),
+            Step::UserNamespace => write!(
+                formatter,
+                "error becoming root of the user namespace: {why}"
+            ),
             Step::Handshake => write!(formatter, "error talking with qrun: {why}"),
             Step::PrepareRoot => write!(formatter, "error preparing rootfs {subject:?}: {why}"),
             Step::Mount => write!(formatter, "error mounting {subject}: {why}"),
-            Step::Device => write!(formatter, "error creating device nodes: {call} {subject}: {errno_text}"),
+            Step::Device => write!(
+                formatter,
+                "error creating device nodes: {call} {subject}: {errno_text}"
+            ),
             Step::Hook => formatter.write_str(subject),
             Step::Pivot => write!(formatter, "error jailing process inside rootfs: {why}"),
-            Step::Console => write!(formatter, "error setting up console: {call} {subject}: {errno_text}"),
+            Step::Console => write!(
+                formatter,
+                "error setting up console: {call} {subject}: {errno_text}"
+            ),
             Step::ReadonlyRoot => write!(formatter, "error setting rootfs as readonly: {why}"),
             Step::ReadonlyPath => write!(formatter, "can't make {subject:?} read-only: {why}"),
             Step::MaskPath => write!(formatter, "can't mask path {subject:?}: {why}"),
@@ -173,21 +190,44 @@ impl std::fmt::Display for Fault {
             Step::Sysctl => write!(formatter, "can't set sysctl {subject}: {why}"),
             Step::Network => write!(formatter, "error bringing up the loopback interface: {why}"),
             Step::Keyring => write!(formatter, "unable to join session keyring: {why}"),
-            Step::Label => write!(formatter, "unable to apply security label {subject:?}: {why}"),
-            Step::Rlimit => write!(formatter, "error setting rlimit type {subject}: {errno_text}"),
+            Step::Label => write!(
+                formatter,
+                "unable to apply security label {subject:?}: {why}"
+            ),
+            Step::Rlimit => write!(
+                formatter,
+                "error setting rlimit type {subject}: {errno_text}"
+            ),
             Step::Scheduling => write!(formatter, "unable to set {subject}: {why}"),
             Step::Capabilities => write!(formatter, "unable to apply caps: {why}"),
-            Step::User => write!(formatter, "unable to setup user: {call} {subject}: {errno_text}"),
+            Step::User => write!(
+                formatter,
+                "unable to setup user: {call} {subject}: {errno_text}"
+            ),
             Step::WorkingDirectory if *errno == 0 => formatter.write_str(subject),
             Step::WorkingDirectory => {
-                write!(formatter, "chdir to cwd ({subject:?}) set in config.json failed: {errno_text}")
+                write!(
+                    formatter,
+                    "chdir to cwd ({subject:?}) set in config.json failed: {errno_text}"
+                )
             }
             Step::Seccomp => write!(formatter, "error loading seccomp filter: {why}"),
-            Step::Descriptors => write!(formatter, "error marking descriptors close-on-exec: {why}"),
-            Step::Program if *errno == Errno::NOENT.raw_os_error() && !subject.contains('/') => {
-                write!(formatter, "exec: {subject:?}: executable file not found in $PATH")
+            Step::Descriptors => {
+                write!(formatter, "error marking descriptors close-on-exec: {why}")
             }
-            Step::Program => write!(formatter, "exec: {subject:?}: {call} {subject}: {errno_text}"),
+            Step::Program if *errno == Errno::NOENT.raw_os_error() && !subject.contains('/') => {
+                write!(
+                    formatter,
+                    "exec: {subject:?}: executable file not found in $PATH"
+                )
+            }
+            Step::Program if *errno == Errno::ACCESS.raw_os_error() => {
+                write!(formatter, "exec: {subject:?}: {errno_text}")
+            }
+            Step::Program => write!(
+                formatter,
+                "exec: {subject:?}: {call} {subject}: {errno_text}"
+            ),
             Step::Start => write!(formatter, "error waiting for start: {why}"),
             Step::Exec => write!(formatter, "exec {subject}: {errno_text}"),
         }
@@ -202,7 +242,12 @@ pub(crate) trait At<T> {
 
 impl<T> At<T> for Result<T, Errno> {
     fn at(self, step: Step, call: &'static str, subject: &str) -> Result<T, Fault> {
-        self.map_err(|errno| Fault { step, call: call.into(), subject: subject.into(), errno: errno.raw_os_error() })
+        self.map_err(|errno| Fault {
+            step,
+            call: call.into(),
+            subject: subject.into(),
+            errno: errno.raw_os_error(),
+        })
     }
 }
 
@@ -222,9 +267,15 @@ impl Fault {
         let (step, rest) = bytes.split_first()?;
         let step = *Step::ALL.get(usize::from(*step))?;
         let (errno, rest) = rest.split_first_chunk::<4>()?;
+        let errno = Some(i32::from_le_bytes(*errno)).filter(|errno| (0..4096).contains(errno))?;
         let end = rest.iter().position(|byte| *byte == 0)?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Some(Self { step, errno: i32::from_le_bytes(*errno), call: text(&rest[..end]), subject: text(&rest[end + 1..]) })
+        Some(Self {
+            step,
+            errno,
+            call: text(&rest[..end]),
+            subject: text(&rest[end + 1..]),
+        })
     }
 }
 
@@ -271,12 +322,22 @@ pub(crate) struct InitEnd(OwnedFd);
 
 /// Both ends of a new conversation.
 pub(crate) fn pair() -> Result<(ParentEnd, InitEnd), Errno> {
-    let (parent, init) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let (parent, init) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
     Ok((ParentEnd(parent), InitEnd(init)))
 }
 
 /// Sends a datagram, perhaps with a descriptor.
-fn send(socket: BorrowedFd<'_>, tag: u8, body: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+fn send(
+    socket: BorrowedFd<'_>,
+    tag: u8,
+    body: &[u8],
+    fd: Option<BorrowedFd<'_>>,
+) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let fds = fd.map(|fd| [fd]);
@@ -284,7 +345,12 @@ fn send(socket: BorrowedFd<'_>, tag: u8, body: &[u8], fd: Option<BorrowedFd<'_>>
         control.push(SendAncillaryMessage::ScmRights(fds));
     }
     let tag = [tag];
-    sendmsg(socket, &[IoSlice::new(&tag), IoSlice::new(body)], &mut control, SendFlags::NOSIGNAL)?;
+    sendmsg(
+        socket,
+        &[IoSlice::new(&tag), IoSlice::new(body)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?;
     Ok(())
 }
 
@@ -295,7 +361,12 @@ fn receive(socket: BorrowedFd<'_>, flags: RecvFlags) -> Result<(Vec<u8>, Option<
     let mut bytes = [0; MAX_MESSAGE];
     let flags = flags | RecvFlags::CMSG_CLOEXEC;
     let length = loop {
-        match recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
+        match recvmsg(
+            socket,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut control,
+            flags,
+        ) {
             Err(Errno::INTR) => {}
             other => break other?.bytes,
         }
@@ -312,9 +383,13 @@ impl ParentEnd {
     pub(crate) fn send(&self, message: &ToInit) -> Result<(), Errno> {
         let (tag, body) = match message {
             ToInit::Mapped => (1, Vec::new()),
-            ToInit::Joined(paths) => {
-                (2, paths.iter().flat_map(|(name, path)| format!("{name}\0{path}\0").into_bytes()).collect())
-            }
+            ToInit::Joined(paths) => (
+                2,
+                paths
+                    .iter()
+                    .flat_map(|(name, path)| format!("{name}\0{path}\0").into_bytes())
+                    .collect(),
+            ),
             ToInit::HooksDone => (3, Vec::new()),
             ToInit::ListenerTaken => (4, Vec::new()),
             ToInit::Go => (5, Vec::new()),
@@ -344,9 +419,13 @@ impl ParentEnd {
             Err(Errno::CONNRESET) => return Ok(None),
             other => other?,
         };
-        let Some((tag, body)) = bytes.split_first() else { return Ok(None) };
+        let Some((tag, body)) = bytes.split_first() else {
+            return Ok(None);
+        };
         let message = match (tag, fd) {
-            (1, _) => body.first_chunk().map(|pid| FromInit::Forked(i32::from_le_bytes(*pid))),
+            (1, _) => body
+                .first_chunk()
+                .map(|pid| FromInit::Forked(i32::from_le_bytes(*pid))),
             (2, _) => Some(FromInit::RunHooks),
             (3, Some(fd)) => Some(FromInit::Listener(fd)),
             (4, _) => Some(FromInit::Ready),
@@ -390,7 +469,11 @@ impl InitEnd {
 
     /// Waits for one particular message; ECONNRESET when the parent is gone, EPROTO when it says something else.
     pub(crate) fn expect(&self, expected: &ToInit) -> Result<(), Errno> {
-        if self.receive()? == *expected { Ok(()) } else { Err(Errno::PROTO) }
+        if self.receive()? == *expected {
+            Ok(())
+        } else {
+            Err(Errno::PROTO)
+        }
     }
 
     /// Waits for what the parent says.
@@ -400,7 +483,9 @@ impl InitEnd {
         Ok(match tag {
             1 => ToInit::Mapped,
             2 => {
-                let mut fields = body.split(|byte| *byte == 0).map(|field| String::from_utf8_lossy(field).into_owned());
+                let mut fields = body
+                    .split(|byte| *byte == 0)
+                    .map(|field| String::from_utf8_lossy(field).into_owned());
                 let mut paths = Vec::new();
                 while let (Some(name), Some(path)) = (fields.next(), fields.next()) {
                     paths.push((name, path));
@@ -424,7 +509,12 @@ mod tests {
         for (index, step) in Step::ALL.into_iter().enumerate() {
             assert_eq!(usize::from(step as u8), index);
         }
-        let fault = Fault { step: Step::Mount, call: "mount".into(), subject: "\"a\" to \"b\"".into(), errno: 2 };
+        let fault = Fault {
+            step: Step::Mount,
+            call: "mount".into(),
+            subject: "\"a\" to \"b\"".into(),
+            errno: 2,
+        };
         assert_eq!(Fault::decode(&fault.encode()), Some(fault));
         assert_eq!(Fault::decode(&[255, 0, 0, 0, 0, 0]), None);
         assert_eq!(Fault::decode(&[1, 0]), None);
@@ -432,23 +522,50 @@ mod tests {
 
     #[test]
     fn faults_read_as_runc_says_it() {
-        let missing = Err::<(), _>(Errno::NOENT).at(Step::Program, "stat", "foo").unwrap_err();
-        assert_eq!(missing.to_string(), "exec: \"foo\": executable file not found in $PATH");
-        let missing = Err::<(), _>(Errno::NOENT).at(Step::Program, "stat", "/foo").unwrap_err();
-        assert_eq!(missing.to_string(), "exec: \"/foo\": stat /foo: no such file or directory");
+        let missing = Err::<(), _>(Errno::NOENT)
+            .at(Step::Program, "stat", "foo")
+            .unwrap_err();
+        assert_eq!(
+            missing.to_string(),
+            "exec: \"foo\": executable file not found in $PATH"
+        );
+        let missing = Err::<(), _>(Errno::NOENT)
+            .at(Step::Program, "stat", "/foo")
+            .unwrap_err();
+        assert_eq!(
+            missing.to_string(),
+            "exec: \"/foo\": stat /foo: no such file or directory"
+        );
+    }
+
+    #[test]
+    fn a_fault_without_error_number_is_its_subject() {
+        let fault = Fault {
+            step: Step::Hook,
+            call: String::new(),
+            subject: "it failed".into(),
+            errno: 0,
+        };
+        assert_eq!(fault.to_string(), "it failed");
     }
 
     #[test]
     fn messages_arrive_as_sent() {
         let (parent, init) = pair().unwrap();
-        let joined = ToInit::Joined(vec![("memory".into(), "/sys/fs/cgroup/memory/x".into()), (String::new(), "/y".into())]);
+        let joined = ToInit::Joined(vec![
+            ("memory".into(), "/sys/fs/cgroup/memory/x".into()),
+            (String::new(), "/y".into()),
+        ]);
         parent.send(&joined).unwrap();
         assert_eq!(init.receive().unwrap(), joined);
         parent.send(&ToInit::Go).unwrap();
         assert_eq!(init.expect(&ToInit::Mapped), Err(Errno::PROTO));
         let null = std::fs::File::open("/dev/null").unwrap();
         init.send_listener(null.as_fd()).unwrap();
-        assert!(matches!(parent.receive().unwrap(), Some(FromInit::Listener(_))));
+        assert!(matches!(
+            parent.receive().unwrap(),
+            Some(FromInit::Listener(_))
+        ));
         assert!(parent.receive_now().unwrap().is_none());
         drop(init);
         assert!(parent.receive().unwrap().is_none());

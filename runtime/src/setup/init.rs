@@ -11,8 +11,8 @@ use rustix::io::Errno;
 use rustix::process::{chdir, umask};
 
 use super::finish::{self, Identity, Prepared};
-use super::parent::joined_early;
 use super::handshake::{At, Fault, InitEnd, Step, ToInit};
+use super::parent::joined_early;
 use crate::cgroup::Hierarchies;
 use crate::console;
 use crate::hook::{self, Point};
@@ -75,7 +75,12 @@ fn set_up(context: &Context<'_>, channel: InitEnd) -> Result<Infallible, (Fault,
         Err(fault) => return Err((fault, Some(channel))),
     };
     if let Err(errno) = channel.expect(&ToInit::Go) {
-        let fault = Fault { step: Step::Handshake, call: "recvmsg".into(), subject: String::new(), errno: errno.raw_os_error() };
+        let fault = Fault {
+            step: Step::Handshake,
+            call: "recvmsg".into(),
+            subject: String::new(),
+            errno: errno.raw_os_error(),
+        };
         return Err((fault, None));
     }
     match context.start_fifo {
@@ -92,10 +97,17 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
     let plan = context.plan;
     finish::reset_signals()?;
     // A session of its own: no terminal of the caller's, and its signals do not reach it.
-    rustix::process::setsid().map(drop).or_else(ignore_leader).at(Step::Descriptors, "setsid", "")?;
+    rustix::process::setsid()
+        .map(drop)
+        .or_else(ignore_leader)
+        .at(Step::Descriptors, "setsid", "")?;
     let host_proc = HostProc::open().at(Step::PrepareRoot, "open", "/proc")?;
     // Before the mappings of a user namespace are there, because then the caller's rights on paths are gone.
-    let sources = if plan.namespaces.has_user() { rootfs::open_sources(&plan.root)? } else { Sources::new() };
+    let sources = if plan.namespaces.has_user() {
+        rootfs::open_sources(&plan.root)?
+    } else {
+        Sources::new()
+    };
     enter_namespaces(context, channel, &host_proc)?;
     if !plan.extra.no_new_keyring {
         finish::join_keyring(&plan.id)?;
@@ -105,14 +117,27 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
     }
     // So that modes given to mkdir and mknod are what they say.
     umask(Mode::empty());
-    let mut gate = CgroupGate { context, channel, passed: None };
+    let mut gate = CgroupGate {
+        context,
+        channel,
+        passed: None,
+    };
     let root = build_root(context, &mut gate, sources)?;
     if !(context.hooks.prestart.is_empty() && context.hooks.create_runtime.is_empty()) {
-        channel.send_run_hooks().at(Step::Handshake, "sendmsg", "")?;
-        channel.expect(&ToInit::HooksDone).at(Step::Handshake, "recvmsg", "")?;
+        channel
+            .send_run_hooks()
+            .at(Step::Handshake, "sendmsg", "")?;
+        channel
+            .expect(&ToInit::HooksDone)
+            .at(Step::Handshake, "recvmsg", "")?;
     }
-    hook::run(Point::CreateContainer, &context.hooks.create_container, context.record, Some(own_pid()))
-        .map_err(hook_fault)?;
+    hook::run(
+        Point::CreateContainer,
+        &context.hooks.create_container,
+        context.record,
+        Some(own_pid()),
+    )
+    .map_err(hook_fault)?;
     pivot::change_root(&root, &plan.root)?;
     make_working_directory(&plan.process.cwd)?;
     if let Some(socket) = context.console_socket {
@@ -128,7 +153,12 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
     }
     // After the last step that may need the root's mount writable, and before the first that gives rights away.
     drop(root);
-    let identity = Identity { process: &plan.process, host_proc, seccomp: context.seccomp, keep_fds: keep_fds(plan) };
+    let identity = Identity {
+        process: &plan.process,
+        host_proc,
+        seccomp: context.seccomp,
+        keep_fds: keep_fds(plan),
+    };
     let prepared = finish::become_process(identity, channel)?;
     channel.send_ready().at(Step::Handshake, "sendmsg", "")?;
     Ok(prepared)
@@ -141,7 +171,11 @@ fn keep_fds(plan: &Plan) -> u32 {
 
 /// A process that leads a group already, as one run by hand in tests, cannot make a session and needs none.
 fn ignore_leader(errno: Errno) -> Result<(), Errno> {
-    if errno == Errno::PERM { Ok(()) } else { Err(errno) }
+    if errno == Errno::PERM {
+        Ok(())
+    } else {
+        Err(errno)
+    }
 }
 
 /// Its own process id as its pid namespace has it.
@@ -151,12 +185,25 @@ fn own_pid() -> i32 {
 
 /// A hook that failed inside, as a fault.
 fn hook_fault(error: hook::Error) -> Fault {
-    Fault { step: Step::Hook, call: String::new(), subject: crate::failure::chain(&error), errno: 0 }
+    Fault {
+        step: Step::Hook,
+        call: String::new(),
+        subject: crate::failure::chain(&error),
+        errno: 0,
+    }
 }
 
 /// Joins and makes the namespaces the process was not born into, and becomes root of a user namespace.
-fn enter_namespaces(context: &Context<'_>, channel: &InitEnd, host_proc: &HostProc) -> Result<(), Fault> {
-    for (kind, fd) in context.joins.iter().filter(|namespace| !joined_early(namespace)) {
+fn enter_namespaces(
+    context: &Context<'_>,
+    channel: &InitEnd,
+    host_proc: &HostProc,
+) -> Result<(), Fault> {
+    for (kind, fd) in context
+        .joins
+        .iter()
+        .filter(|namespace| !joined_early(namespace))
+    {
         sys::process::setns(fd, kind.flag()).at(Step::Namespace, "setns", kind.name())?;
     }
     let namespaces = &context.plan.namespaces;
@@ -164,7 +211,9 @@ fn enter_namespaces(context: &Context<'_>, channel: &InitEnd, host_proc: &HostPr
         make_time_namespace(&namespaces.time_offsets, host_proc)?;
     }
     if namespaces.makes(Kind::User) {
-        channel.expect(&ToInit::Mapped).at(Step::Handshake, "recvmsg", "")?;
+        channel
+            .expect(&ToInit::Mapped)
+            .at(Step::Handshake, "recvmsg", "")?;
     }
     if namespaces.has_user() {
         finish::become_namespace_root()?;
@@ -176,10 +225,18 @@ fn enter_namespaces(context: &Context<'_>, channel: &InitEnd, host_proc: &HostPr
 fn make_time_namespace(offsets: &str, host_proc: &HostProc) -> Result<(), Fault> {
     sys::process::unshare(sys::process::CLONE_NEWTIME).at(Step::Unshare, "unshare", "time")?;
     if !offsets.is_empty() {
-        host_proc.write("self/timens_offsets", offsets.as_bytes()).at(Step::Unshare, "write timens_offsets", "time")?;
+        host_proc
+            .write("self/timens_offsets", offsets.as_bytes())
+            .at(Step::Unshare, "write timens_offsets", "time")?;
     }
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let made = openat(CWD, c"/proc/self/ns/time_for_children", flags, Mode::empty()).at(Step::Unshare, "open", "time")?;
+    let made = openat(
+        CWD,
+        c"/proc/self/ns/time_for_children",
+        flags,
+        Mode::empty(),
+    )
+    .at(Step::Unshare, "open", "time")?;
     sys::process::setns(&made, sys::process::CLONE_NEWTIME).at(Step::Unshare, "setns", "time")
 }
 
@@ -213,12 +270,20 @@ impl CgroupGate<'_> {
 }
 
 /// Puts the tree together: root, mounts, device files.
-fn build_root(context: &Context<'_>, gate: &mut CgroupGate<'_>, sources: Sources) -> Result<Root, Fault> {
+fn build_root(
+    context: &Context<'_>,
+    gate: &mut CgroupGate<'_>,
+    sources: Sources,
+) -> Result<Root, Fault> {
     let plan = &context.plan.root;
     let root = rootfs::prepare(plan)?;
     let own_namespace = context.plan.namespaces.contains(Kind::Cgroup);
     let mut pass = || gate.pass();
-    let mut view = CgroupView { hierarchies: context.hierarchies, own_namespace, join: &mut pass };
+    let mut view = CgroupView {
+        hierarchies: context.hierarchies,
+        own_namespace,
+        join: &mut pass,
+    };
     mount::mount_all(&root, &plan.mounts, sources, &mut view)?;
     if plan.populate_dev {
         device::populate(&root, plan)?;
@@ -303,7 +368,12 @@ fn wait_for_word(fifo: &OwnedFd) -> Result<(), Fault> {
 /// The last steps: hooks, filter, exec. Returns only when they fail.
 fn start(context: &Context<'_>, prepared: Prepared) -> Fault {
     let hooks = &context.hooks.start_container;
-    match hook::run(Point::StartContainer, hooks, context.record, Some(own_pid())) {
+    match hook::run(
+        Point::StartContainer,
+        hooks,
+        context.record,
+        Some(own_pid()),
+    ) {
         Err(error) => hook_fault(error),
         Ok(()) => finish::execute(prepared, &context.plan.process, context.seccomp),
     }

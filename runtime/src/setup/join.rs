@@ -76,15 +76,16 @@ pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
         enter_pid_namespace(&context)?;
     }
     let ends = || handshake::pair().during("socketpair", "exec");
-    let (child, channel) = match clone_process(0, born_inside, ends()?, |channel| run(&context, &channel)) {
-        // The container's cgroup has children and takes no processes of its own any more.
-        Err(Errno::BUSY) => {
-            context.waits_for_cgroup = true;
-            clone_process(0, None, ends()?, |channel| run(&context, &channel))
+    let (child, channel) =
+        match clone_process(0, born_inside, ends()?, |channel| run(&context, &channel)) {
+            // The container's cgroup has children and takes no processes of its own any more.
+            Err(Errno::BUSY) => {
+                context.waits_for_cgroup = true;
+                clone_process(0, None, ends()?, |channel| run(&context, &channel))
+            }
+            other => other,
         }
-        other => other,
-    }
-    .during("clone3", "exec")?;
+        .during("clone3", "exec")?;
     match attend(&context, cgroup, &child, &channel) {
         Ok(()) => Ok(child),
         Err(error) => {
@@ -95,14 +96,21 @@ pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
 }
 
 /// The parent's side of the conversation.
-fn attend(context: &Context<'_>, cgroup: &Cgroup, child: &Child, channel: &ParentEnd) -> Result<(), Error> {
+fn attend(
+    context: &Context<'_>,
+    cgroup: &Cgroup,
+    child: &Child,
+    channel: &ParentEnd,
+) -> Result<(), Error> {
     let request = context.request;
     let record = &request.container.record;
     if context.waits_for_cgroup {
         if let Err(error) = cgroup.join(child.pid) {
             join_cgroup_of_init(record.pid, child).map_err(|()| error)?;
         }
-        channel.send(&ToInit::Joined(Vec::new())).during("sendmsg", "exec")?;
+        channel
+            .send(&ToInit::Joined(Vec::new()))
+            .during("sendmsg", "exec")?;
     }
     let in_user_namespace = record.namespaces & Kind::User.flag() != 0;
     parent::set_oom_score_adj(child.pid, request.process.oom_score_adj, in_user_namespace)?;
@@ -112,7 +120,9 @@ fn attend(context: &Context<'_>, cgroup: &Cgroup, child: &Child, channel: &Paren
             Some(FromInit::Listener(listener)) => {
                 let pid = child.pid.as_raw_nonzero().get();
                 seccomp_agent::hand_over(request.seccomp, listener.as_fd(), record, pid)?;
-                channel.send(&ToInit::ListenerTaken).during("sendmsg", "exec")?;
+                channel
+                    .send(&ToInit::ListenerTaken)
+                    .during("sendmsg", "exec")?;
             }
             Some(FromInit::Failed(fault)) => return Err(Error::Init(fault)),
             Some(_) => return Err(Error::Protocol),
@@ -137,17 +147,30 @@ fn namespace_files(container: &Container) -> Vec<(Kind, PathBuf)> {
         other => other.name(),
     };
     let record = &container.record;
-    let own = Kind::ALL.into_iter().filter(|kind| record.namespaces & kind.flag() != 0);
-    own.map(|kind| (kind, PathBuf::from(format!("/proc/{}/ns/{}", record.pid, name(kind))))).collect()
+    let own = Kind::ALL
+        .into_iter()
+        .filter(|kind| record.namespaces & kind.flag() != 0);
+    own.map(|kind| {
+        (
+            kind,
+            PathBuf::from(format!("/proc/{}/ns/{}", record.pid, name(kind))),
+        )
+    })
+    .collect()
 }
 
 /// Makes the children of this process be born in the container's pid namespace.
 fn enter_pid_namespace(context: &Context<'_>) -> Result<(), Error> {
     match setns(context.pidfd, Kind::Pid.flag()) {
         Err(Errno::INVAL) => {
-            let path = context.files.iter().find(|(kind, _)| *kind == Kind::Pid).map(|(_, path)| path.as_path());
+            let path = context
+                .files
+                .iter()
+                .find(|(kind, _)| *kind == Kind::Pid)
+                .map(|(_, path)| path.as_path());
             let path = path.unwrap_or(Path::new("/proc/self/ns/pid"));
-            let file = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).during("open", path)?;
+            let file = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                .during("open", path)?;
             setns(&file, Kind::Pid.flag()).during("setns", path)?;
         }
         other => other.during("setns", "pid")?,
@@ -159,8 +182,13 @@ fn enter_pid_namespace(context: &Context<'_>) -> Result<(), Error> {
 /// manages cgroups itself has moved its processes down.
 fn join_cgroup_of_init(init: i32, child: &Child) -> Result<(), ()> {
     let text = std::fs::read_to_string(format!("/proc/{init}/cgroup")).map_err(drop)?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::")).ok_or(())?;
-    let procs = Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/')).join("cgroup.procs");
+    let path = text
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .ok_or(())?;
+    let procs = Path::new("/sys/fs/cgroup")
+        .join(path.trim_start_matches('/'))
+        .join("cgroup.procs");
     std::fs::write(procs, child.pid.as_raw_nonzero().to_string()).map_err(drop)
 }
 
@@ -189,7 +217,9 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
     // In the container's pid namespace already, where processes might look into this one.
     crate::sys::process::set_not_dumpable().at(Step::User, "prctl", "")?;
     let host_proc = HostProc::open().at(Step::PrepareRoot, "open", "/proc")?;
-    rustix::process::setsid().map(drop).at(Step::Descriptors, "setsid", "")?;
+    rustix::process::setsid()
+        .map(drop)
+        .at(Step::Descriptors, "setsid", "")?;
     if context.waits_for_cgroup {
         match channel.receive().at(Step::Handshake, "recvmsg", "")? {
             ToInit::Joined(_) => {}
@@ -204,8 +234,12 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
         console::attach_new(socket, request.process.console_size, false)?;
     }
     finish::reopen_null()?;
-    let identity =
-        Identity { process: request.process, host_proc, seccomp: context.seccomp.as_ref(), keep_fds: request.keep_fds };
+    let identity = Identity {
+        process: request.process,
+        host_proc,
+        seccomp: context.seccomp.as_ref(),
+        keep_fds: request.keep_fds,
+    };
     let prepared = finish::become_process(identity, channel)?;
     channel.send_ready().at(Step::Handshake, "sendmsg", "")?;
     Ok(prepared)
@@ -243,9 +277,17 @@ fn enter_one_by_one(context: &Context<'_>) -> Result<(), Fault> {
 /// The names of namespaces by their flags, for errors.
 fn names(flags: u64) -> String {
     let mut names = String::new();
-    for kind in Kind::ALL.into_iter().filter(|kind| flags & kind.flag() != 0) {
+    for kind in Kind::ALL
+        .into_iter()
+        .filter(|kind| flags & kind.flag() != 0)
+    {
         // Writing to a string does not fail.
-        let _ = write!(names, "{}{}", if names.is_empty() { "" } else { "," }, kind.name());
+        let _ = write!(
+            names,
+            "{}{}",
+            if names.is_empty() { "" } else { "," },
+            kind.name()
+        );
     }
     names
 }

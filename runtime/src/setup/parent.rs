@@ -22,9 +22,11 @@ use crate::hook::{self, Point};
 use crate::namespace::{self, Kind};
 use crate::plan::Plan;
 use crate::plan::mount::Kind as MountKind;
+use crate::readiness::Relay;
 use crate::seccomp::{self, Program};
 use crate::seccomp_agent;
-use crate::spec::{Hooks, Spec, linux::Linux};
+use crate::spec::linux::{IdMapping, Linux};
+use crate::spec::{Hooks, Spec};
 use crate::state::{self, Directory, Record, START_FIFO, Store};
 use crate::sys::process::{CLONE_PARENT, Child, clone_process};
 use crate::sys::signal::pidfd_send_signal;
@@ -68,6 +70,8 @@ pub(crate) struct Created {
     pub(crate) child: Child,
     /// The conversation; it ends when the process executes.
     pub(crate) channel: ParentEnd,
+    /// Where the process says that it is ready, if anybody wants to know and it has not to wait for `start`.
+    pub(crate) relay: Option<Relay>,
 }
 
 /// What exists so far, to be undone when something fails.
@@ -85,9 +89,14 @@ impl Made {
         }
         if let Some(cgroup) = &self.cgroup {
             // Hooks may have left something there.
-            let removed = cgroup.kill_all(rustix::process::Signal::KILL).and_then(|()| cgroup.remove());
+            let removed = cgroup
+                .kill_all(rustix::process::Signal::KILL)
+                .and_then(|()| cgroup.remove());
             if let Err(error) = removed {
-                log::warn!("cannot remove the cgroup: {}", crate::failure::chain(&error));
+                log::warn!(
+                    "cannot remove the cgroup: {}",
+                    crate::failure::chain(&error)
+                );
             }
         }
         if let Err(error) = self.directory.remove() {
@@ -128,9 +137,19 @@ struct Prepared {
 pub(crate) fn create(request: &Request<'_>) -> Result<Created, Error> {
     let prepared = prepare(request)?;
     let directory = request.store.create(&request.plan.id)?;
-    let mut made = Made { directory, cgroup: None, child: None };
+    let mut made = Made {
+        directory,
+        cgroup: None,
+        child: None,
+    };
     match carry_out(request, prepared, &mut made) {
-        Ok((record, channel, child)) => Ok(Created { directory: made.directory, record, child, channel }),
+        Ok((record, channel, child, relay)) => Ok(Created {
+            directory: made.directory,
+            record,
+            child,
+            channel,
+            relay,
+        }),
         Err(error) => {
             made.undo();
             Err(error)
@@ -144,13 +163,23 @@ fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     let linux = request.spec.linux.as_ref().unwrap_or(&no_linux);
     let hierarchies = Hierarchies::detect()?;
     let path = Some(linux.cgroups_path.as_str()).filter(|path| !path.is_empty());
-    let cgroup = cgroup::Plan::new(&hierarchies, &request.plan.id, path, linux.resources.as_ref(), request.systemd_cgroup)?;
+    let mut cgroup = cgroup::Plan::new(
+        &hierarchies,
+        &request.plan.id,
+        path,
+        linux.resources.as_ref(),
+        request.systemd_cgroup,
+    )?;
+    if hierarchies.is_pure_v2() && manages_its_cgroup(request.plan) {
+        cgroup.set_owner(host_id(&linux.uid_mappings, request.plan.process.user.uid));
+    }
     for warning in cgroup.warnings() {
         log::warn!("{warning}");
     }
     let mut joins = Vec::new();
     for (kind, path) in request.plan.namespaces.joined() {
-        let fd = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).during("open", path)?;
+        let fd = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .during("open", path)?;
         joins.push((kind, fd));
     }
     Ok(Prepared {
@@ -162,25 +191,58 @@ fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     })
 }
 
+/// Whether the container is to manage its cgroup itself: it sees nothing above it and may write to what it sees.
+fn manages_its_cgroup(plan: &Plan) -> bool {
+    let writable = |step: &crate::plan::mount::MountStep| {
+        step.kind == MountKind::Cgroup && !step.is_read_only()
+    };
+    plan.namespaces.makes(Kind::Cgroup) && plan.root.mounts.iter().any(writable)
+}
+
+/// What an id inside is outside; the same where it is not mapped.
+fn host_id(mappings: &[IdMapping], inside: u32) -> u32 {
+    let outside = |mapping: &IdMapping| {
+        let offset = inside.checked_sub(mapping.container_id)?;
+        (offset < mapping.size).then(|| mapping.host_id.saturating_add(offset))
+    };
+    mappings.iter().find_map(outside).unwrap_or(inside)
+}
+
 /// Makes everything. What exists is noted in `made` at once.
 fn carry_out(
     request: &Request<'_>,
     mut prepared: Prepared,
     made: &mut Made,
-) -> Result<(Record, ParentEnd, Child), Error> {
+) -> Result<(Record, ParentEnd, Child, Option<Relay>), Error> {
     let plan = request.plan;
     let mut record = first_record(request, &prepared);
-    let fifo = if request.wait_for_start { Some(make_fifo(&made.directory)?) } else { None };
-    let Some(cgroup_plan) = prepared.cgroup.take() else { return Err(Error::Protocol) };
+    let fifo = if request.wait_for_start {
+        Some(make_fifo(&made.directory)?)
+    } else {
+        None
+    };
+    if let Some(directory) = &plan.extra.notify_directory {
+        std::fs::create_dir(directory).during("mkdir", directory)?;
+    }
+    let Some(cgroup_plan) = prepared.cgroup.take() else {
+        return Err(Error::Protocol);
+    };
     let mut cgroup_plan = Some(cgroup_plan);
     if prepared.hierarchies.is_pure_v2() {
         // The child is born into it, so it comes first; and the record before it, for whoever has to clear up after us.
         made.directory.write(&record)?;
         made.cgroup = cgroup_plan.take().map(cgroup::Plan::create).transpose()?;
     }
-    let born_inside = made.cgroup.as_ref().is_some_and(|cgroup| cgroup.clone_into().is_some());
+    let born_inside = made
+        .cgroup
+        .as_ref()
+        .is_some_and(|cgroup| cgroup.clone_into().is_some());
     let needs_cgroup = plan.namespaces.makes(Kind::Cgroup)
-        || plan.root.mounts.iter().any(|step| step.kind == MountKind::Cgroup);
+        || plan
+            .root
+            .mounts
+            .iter()
+            .any(|step| step.kind == MountKind::Cgroup);
     let context = Context {
         plan,
         hierarchies: &prepared.hierarchies,
@@ -208,24 +270,46 @@ fn carry_out(
     if let Some(cgroup_plan) = cgroup_plan {
         made.cgroup = Some(cgroup_plan.create()?);
     }
+    if let Some(cgroup) = &made.cgroup
+        && cgroup.record() != record.cgroup
+    {
+        // A rootless container does without what its user may not make.
+        record.cgroup = cgroup.record();
+        made.directory.write(&record)?;
+    }
     if let Some(cgroup) = made.cgroup.as_ref().filter(|_| !born_inside) {
         cgroup.join(pid)?;
     }
     if waits_for_cgroup {
-        channel.send(&ToInit::Joined(paths_of(&record.cgroup))).during("sendmsg", "init")?;
+        channel
+            .send(&ToInit::Joined(paths_of(&record.cgroup)))
+            .during("sendmsg", "init")?;
     }
     set_oom_score_adj(pid, plan.process.oom_score_adj, plan.namespaces.has_user())?;
     converse(request, &prepared, &record, &channel)?;
-    let Some(child) = made.child.as_ref() else { return Err(Error::Protocol) };
+    let Some(child) = made.child.as_ref() else {
+        return Err(Error::Protocol);
+    };
     report(&request.report, child)?;
+    let relay = match request.wait_for_start {
+        true => None,
+        false => Relay::listen(made.directory.path())?,
+    };
     channel.send(&ToInit::Go).during("sendmsg", "init")?;
-    made.child.take().map(|child| (record, channel, child)).ok_or(Error::Protocol)
+    made.child
+        .take()
+        .map(|child| (record, channel, child, relay))
+        .ok_or(Error::Protocol)
 }
 
 /// The state as it is before there is a process.
 fn first_record(request: &Request<'_>, prepared: &Prepared) -> Record {
     let hooks = &prepared.hooks;
-    let later = Hooks { poststart: hooks.poststart.clone(), poststop: hooks.poststop.clone(), ..Hooks::default() };
+    let later = Hooks {
+        poststart: hooks.poststart.clone(),
+        poststop: hooks.poststop.clone(),
+        ..Hooks::default()
+    };
     Record {
         oci_version: request.spec.oci_version.clone(),
         id: request.plan.id.clone(),
@@ -235,38 +319,61 @@ fn first_record(request: &Request<'_>, prepared: &Prepared) -> Record {
         rootfs: request.plan.root.path.clone(),
         created: clock::now_with_nanoseconds(),
         annotations: request.spec.annotations.clone(),
-        cgroup: prepared.cgroup.as_ref().map(cgroup::Plan::record).unwrap_or_default(),
+        cgroup: prepared
+            .cgroup
+            .as_ref()
+            .map(cgroup::Plan::record)
+            .unwrap_or_default(),
         namespaces: request.plan.namespaces.all_flags(),
         hooks: Some(later).filter(|hooks| *hooks != Hooks::default()),
         owner: rustix::process::getuid().as_raw(),
-        notify_socket: request.plan.extra.notify_directory.as_ref().map(|_| String::new()),
     }
 }
 
 /// A cgroup's directories by controller, as messages carry them.
 fn paths_of(record: &cgroup::Record) -> Vec<(String, String)> {
     let pairs = record.paths.iter();
-    pairs.map(|(name, path)| (name.clone(), path.to_string_lossy().into_owned())).collect()
+    pairs
+        .map(|(name, path)| (name.clone(), path.to_string_lossy().into_owned()))
+        .collect()
 }
 
 /// Makes the fifo on which the process will wait, and opens both of its ends: so neither side ever blocks in open.
 fn make_fifo(directory: &Directory) -> Result<OwnedFd, CallFailed> {
     let path = directory.path().join(START_FIFO);
-    mknodat(directory.fd(), START_FIFO, FileType::Fifo, Mode::from_raw_mode(0o600), 0).during("mkfifo", &path)?;
-    openat(directory.fd(), START_FIFO, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).during("open", &path)
+    mknodat(
+        directory.fd(),
+        START_FIFO,
+        FileType::Fifo,
+        Mode::from_raw_mode(0o600),
+        0,
+    )
+    .during("mkfifo", &path)?;
+    openat(
+        directory.fd(),
+        START_FIFO,
+        OFlags::RDWR | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .during("open", &path)
 }
 
 /// Starts the new process. With a pid or user namespace to join an intermediate process does that first, because one only
 /// enters a pid namespace by being born there, and only root of a user namespace makes others that belong to it.
-fn spawn(context: &Context<'_>, cgroup: Option<std::os::fd::BorrowedFd<'_>>) -> Result<(Child, ParentEnd), Error> {
+fn spawn(
+    context: &Context<'_>,
+    cgroup: Option<std::os::fd::BorrowedFd<'_>>,
+) -> Result<(Child, ParentEnd), Error> {
     let flags = context.plan.namespaces.clone_flags();
     let ends = handshake::pair().during("socketpair", "init")?;
     if !context.joins.iter().any(joined_early) {
         let child = clone_process(flags, cgroup, ends, |channel| init::run(context, channel));
         return Ok(child.during("clone3", "init")?);
     }
-    let (between, channel) =
-        clone_process(0, cgroup, ends, |channel| join_and_spawn(context, flags, &channel)).during("clone3", "init")?;
+    let (between, channel) = clone_process(0, cgroup, ends, |channel| {
+        join_and_spawn(context, flags, &channel)
+    })
+    .during("clone3", "init")?;
     let said = channel.receive().during("recvmsg", "init");
     wait_for(between.pid);
     match said? {
@@ -299,19 +406,29 @@ fn join_and_spawn(context: &Context<'_>, flags: u64, channel: &InitEnd) -> i32 {
 
 /// Joins, makes the real child, whose parent is ours, and reports it.
 fn try_join_and_spawn(context: &Context<'_>, flags: u64, channel: &InitEnd) -> Result<(), Fault> {
-    for (kind, fd) in context.joins.iter().filter(|namespace| joined_early(namespace)) {
+    for (kind, fd) in context
+        .joins
+        .iter()
+        .filter(|namespace| joined_early(namespace))
+    {
         crate::sys::process::setns(fd, kind.flag()).at(Step::Namespace, "setns", kind.name())?;
     }
     let own = channel.duplicate().at(Step::Handshake, "dup", "")?;
     // The child begins when this process is gone, so that the report comes before anything the child says.
-    let (held, release) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at(Step::Handshake, "pipe2", "")?;
+    let (held, release) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at(
+        Step::Handshake,
+        "pipe2",
+        "",
+    )?;
     let ends = (release, (own, held));
     let (child, _release) = clone_process(flags | CLONE_PARENT, None, ends, |(own, held)| {
         let _ = rustix::io::retry_on_intr(|| rustix::io::read(&held, &mut [0]));
         init::run(context, own)
     })
     .at(Step::Namespace, "clone3", "init")?;
-    channel.send_forked(child.pid.as_raw_nonzero().get()).at(Step::Handshake, "sendmsg", "")
+    channel
+        .send_forked(child.pid.as_raw_nonzero().get())
+        .at(Step::Handshake, "sendmsg", "")
 }
 
 /// Runs hooks and passes descriptors on until the process is ready.
@@ -325,14 +442,30 @@ fn converse(
         match channel.receive().during("recvmsg", "init")? {
             Some(FromInit::Ready) => return Ok(()),
             Some(FromInit::RunHooks) => {
-                hook::run(Point::Prestart, &prepared.hooks.prestart, record, Some(record.pid))?;
-                hook::run(Point::CreateRuntime, &prepared.hooks.create_runtime, record, Some(record.pid))?;
+                hook::run(
+                    Point::Prestart,
+                    &prepared.hooks.prestart,
+                    record,
+                    Some(record.pid),
+                )?;
+                hook::run(
+                    Point::CreateRuntime,
+                    &prepared.hooks.create_runtime,
+                    record,
+                    Some(record.pid),
+                )?;
                 channel.send(&ToInit::HooksDone).during("sendmsg", "init")?;
             }
             Some(FromInit::Listener(listener)) => {
-                let profile = request.spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref());
+                let profile = request
+                    .spec
+                    .linux
+                    .as_ref()
+                    .and_then(|linux| linux.seccomp.as_ref());
                 seccomp_agent::hand_over(profile, listener.as_fd(), record, record.pid)?;
-                channel.send(&ToInit::ListenerTaken).during("sendmsg", "init")?;
+                channel
+                    .send(&ToInit::ListenerTaken)
+                    .during("sendmsg", "init")?;
             }
             Some(FromInit::Failed(fault)) => return Err(Error::Init(fault)),
             Some(FromInit::Forked(_)) => return Err(Error::Protocol),
@@ -342,7 +475,11 @@ fn converse(
 }
 
 /// Adjusts how gladly the OOM killer takes a process, from outside, where `/proc` is trusted.
-pub(crate) fn set_oom_score_adj(pid: Pid, score: Option<i32>, in_user_namespace: bool) -> Result<(), CallFailed> {
+pub(crate) fn set_oom_score_adj(
+    pid: Pid,
+    score: Option<i32>,
+    in_user_namespace: bool,
+) -> Result<(), CallFailed> {
     let Some(score) = score else { return Ok(()) };
     let path = format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero());
     match std::fs::write(&path, score.to_string()) {
@@ -365,7 +502,11 @@ pub(crate) fn report(report: &Report, child: &Child) -> Result<(), Error> {
     }
     if let Some(path) = &report.pidfd_socket {
         let socket = crate::console::connect_socket(path)?;
-        let pidfd = child.pidfd.as_ref().ok_or(Errno::NOSYS).during("pidfd_open", path)?;
+        let pidfd = child
+            .pidfd
+            .as_ref()
+            .ok_or(Errno::NOSYS)
+            .during("pidfd_open", path)?;
         crate::console::send_descriptor(&socket, b"pidfd", pidfd).during("sendmsg", path)?;
     }
     Ok(())
@@ -376,7 +517,13 @@ fn write_pid_file(path: &Path, pid: Pid) -> Result<(), CallFailed> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let hidden = path.with_file_name(format!(".{name}"));
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::SYNC | OFlags::CLOEXEC;
-    let file = openat(CWD, &hidden, flags - OFlags::SYNC, Mode::from_raw_mode(0o666)).during("open", &hidden)?;
+    let file = openat(
+        CWD,
+        &hidden,
+        flags - OFlags::SYNC,
+        Mode::from_raw_mode(0o666),
+    )
+    .during("open", &hidden)?;
     let written = File::from(file).write_all(pid.as_raw_nonzero().to_string().as_bytes());
     let renamed = written.and_then(|()| std::fs::rename(&hidden, path));
     if renamed.is_err() {
@@ -386,3 +533,38 @@ fn write_pid_file(path: &Path, pid: Pid) -> Result<(), CallFailed> {
     renamed.during("write", path)
 }
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_outside() {
+        let mappings = [
+            IdMapping {
+                container_id: 0,
+                host_id: 1000,
+                size: 1,
+            },
+            IdMapping {
+                container_id: 1,
+                host_id: 100_000,
+                size: 10,
+            },
+        ];
+        assert_eq!(host_id(&mappings, 0), 1000);
+        assert_eq!(host_id(&mappings, 5), 100_004);
+        assert_eq!(host_id(&mappings, 11), 11);
+    }
+
+    #[test]
+    fn pid_files_are_complete() {
+        let path = std::env::temp_dir().join(format!("qrun-pid-{}", std::process::id()));
+        write_pid_file(&path, rustix::process::getpid()).unwrap();
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap(),
+            std::process::id().to_string()
+        );
+        std::fs::remove_file(&path).unwrap();
+        assert!(write_pid_file(Path::new("/nowhere/pid"), rustix::process::getpid()).is_err());
+    }
+}

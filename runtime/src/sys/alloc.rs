@@ -36,7 +36,10 @@ pub(crate) struct BumpAllocator {
 impl BumpAllocator {
     /// An allocator that has handed out nothing yet.
     pub(crate) const fn new() -> Self {
-        Self { next: AtomicUsize::new(0), end: AtomicUsize::new(0) }
+        Self {
+            next: AtomicUsize::new(0),
+            end: AtomicUsize::new(0),
+        }
     }
 
     /// Takes `size` bytes from the current region; `None` when it has not enough left.
@@ -48,7 +51,10 @@ impl BumpAllocator {
             if next == 0 || after > self.end.load(Ordering::Acquire) {
                 return None;
             }
-            match self.next.compare_exchange_weak(next, after, Ordering::Relaxed, Ordering::Relaxed) {
+            match self
+                .next
+                .compare_exchange_weak(next, after, Ordering::Relaxed, Ordering::Relaxed)
+            {
                 Ok(_) => return Some(start),
                 Err(current) => next = current,
             }
@@ -65,7 +71,10 @@ impl BumpAllocator {
             self.next.store(start, Ordering::Relaxed);
             return Some(());
         }
-        let length = size.checked_add(align)?.max(CHUNK_SIZE).checked_next_multiple_of(4096)?;
+        let length = size
+            .checked_add(align)?
+            .max(CHUNK_SIZE)
+            .checked_next_multiple_of(4096)?;
         // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no existing memory.
         let chunk = unsafe {
             libc::mmap(
@@ -102,21 +111,35 @@ unsafe impl GlobalAlloc for BumpAllocator {
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         let start = pointer as usize;
-        let _ = self.next.compare_exchange(start + layout.size(), start, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.next.compare_exchange(
+            start + layout.size(),
+            start,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         let start = pointer as usize;
-        let Some(after) = start.checked_add(new_size) else { return null_mut() };
+        let Some(after) = start.checked_add(new_size) else {
+            return null_mut();
+        };
         let grown = after <= self.end.load(Ordering::Acquire)
             && self
                 .next
-                .compare_exchange(start + layout.size(), after, Ordering::Relaxed, Ordering::Relaxed)
+                .compare_exchange(
+                    start + layout.size(),
+                    after,
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                )
                 .is_ok();
         if grown || new_size <= layout.size() {
             return pointer;
         }
-        let Ok(new_layout) = Layout::from_size_align(new_size, layout.align()) else { return null_mut() };
+        let Ok(new_layout) = Layout::from_size_align(new_size, layout.align()) else {
+            return null_mut();
+        };
         // SAFETY: `new_size` is not zero, as the contract of `realloc` demands of our caller.
         let fresh = unsafe { self.alloc(new_layout) };
         if !fresh.is_null() {

@@ -75,7 +75,14 @@ pub(crate) fn mount(
 ) -> Result<(), Errno> {
     let pointer = |text: Option<&CStr>| text.map_or(null(), CStr::as_ptr);
     // SAFETY: every pointer is null or a C string that outlives the call; the kernel only reads them.
-    let done =
-        unsafe { libc::mount(pointer(source), target.as_ptr(), pointer(kind), flags, pointer(data).cast()) };
+    let done = unsafe {
+        libc::mount(
+            pointer(source),
+            target.as_ptr(),
+            pointer(kind),
+            flags,
+            pointer(data).cast(),
+        )
+    };
     check(done.into()).map(drop)
 }

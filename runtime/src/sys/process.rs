@@ -80,7 +80,8 @@ pub(crate) fn clone_process<P, C>(
     }
     // SAFETY: without CLONE_VM and without a stack of its own the child continues on a copy of this thread's stack, as
     // after fork(2). There is one thread, so no lock is held by a thread that the child lacks. `pidfd` outlives the call.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<CloneArgs>()) };
+    let pid =
+        unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<CloneArgs>()) };
     let pid = match check(pid) {
         // Before Linux 5.3, and where a seccomp filter around us refuses it.
         Err(Errno::NOSYS) if cgroup.is_none() => clone_without_clone3(flags)?,
@@ -94,7 +95,10 @@ pub(crate) fn clone_process<P, C>(
         std::mem::forget(guard);
         exit_now(code);
     }
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::CHILD)?;
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or(Errno::CHILD)?;
     // SAFETY: the kernel has just put a new descriptor there, which nothing else owns; -1 means it did not.
     let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
     Ok((Child { pid, pidfd }, for_parent))
@@ -107,7 +111,11 @@ fn address<T>(pointer: *mut T) -> u64 {
 
 /// The same through `clone(2)`, without a pidfd.
 fn clone_without_clone3(flags: u64) -> Result<libc::c_long, Errno> {
-    let signal = if flags & CLONE_PARENT == 0 { EXIT_SIGNAL } else { 0 };
+    let signal = if flags & CLONE_PARENT == 0 {
+        EXIT_SIGNAL
+    } else {
+        0
+    };
     // SAFETY: as for clone3 above; no pointer is passed.
     check(unsafe { libc::syscall(libc::SYS_clone, flags | signal, 0, 0, 0, 0) })
 }
@@ -120,7 +128,11 @@ pub(crate) fn exit_now(code: i32) -> ! {
 
 /// Null-terminated pointers to C strings, for exec.
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings.iter().map(|string| string.as_ptr()).chain([null()]).collect()
+    strings
+        .iter()
+        .map(|string| string.as_ptr())
+        .chain([null()])
+        .collect()
 }
 
 /// Replaces this process by another program; returns only on failure.
@@ -151,7 +163,14 @@ pub(crate) fn fexecve(file: impl AsFd, arguments: &[CString], environment: &[CSt
 /// Marks every descriptor from `first` on close-on-exec. Since Linux 5.11; before that, by way of `/proc/self/fd`.
 pub(crate) fn close_on_exec_from(first: u32) -> Result<(), Errno> {
     // SAFETY: CLOSE_RANGE_CLOEXEC only sets a flag on descriptors; none is closed.
-    let done = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
     match check(done) {
         Ok(_) => Ok(()),
         Err(Errno::NOSYS | Errno::INVAL) => set_close_on_exec_one_by_one(first),
@@ -200,7 +219,9 @@ pub(crate) fn keep_only(fd: &OwnedFd, number: RawFd) -> Result<OwnedFd, Errno> {
 
 /// Descriptors are below this number.
 fn descriptor_limit() -> RawFd {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1 << 20);
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
+        .current
+        .unwrap_or(1 << 20);
     i32::try_from(limit.min(1 << 20)).unwrap_or(1 << 20)
 }
 
@@ -269,12 +290,6 @@ pub(crate) fn set_child_subreaper() -> Result<(), Errno> {
     prctl(libc::PR_SET_CHILD_SUBREAPER, [1, 0, 0, 0]).map(drop)
 }
 
-/// Asks the kernel to kill this process when its parent ends; `None` takes the request back.
-pub(crate) fn set_parent_death_signal(signal: Option<i32>) -> Result<(), Errno> {
-    let signal = libc::c_ulong::try_from(signal.unwrap_or(0)).map_err(|_| Errno::INVAL)?;
-    prctl(libc::PR_SET_PDEATHSIG, [signal, 0, 0, 0]).map(drop)
-}
-
 /// Whether a capability is in the bounding set; EINVAL for a number the kernel does not know.
 pub(crate) fn bounding_set_has(capability: u8) -> Result<bool, Errno> {
     prctl(libc::PR_CAPBSET_READ, [capability.into(), 0, 0, 0]).map(|value| value == 1)
@@ -307,7 +322,10 @@ struct CapabilityHeader {
 /// Sets the effective, permitted and inheritable sets of this thread, bit by capability number.
 pub(crate) fn capset(effective: u64, permitted: u64, inheritable: u64) -> Result<(), Errno> {
     const VERSION_3: u32 = 0x2008_0522;
-    let header = CapabilityHeader { version: VERSION_3, pid: 0 };
+    let header = CapabilityHeader {
+        version: VERSION_3,
+        pid: 0,
+    };
     let half = |set: u64, shift: u32| u32::try_from((set >> shift) & 0xffff_ffff).unwrap_or(0);
     let data = [
         half(effective, 0),

@@ -31,12 +31,21 @@ pub(crate) struct SchedAttr {
 /// Sets the scheduling policy.
 pub(crate) fn sched_setattr(attr: &SchedAttr) -> Result<(), Errno> {
     // SAFETY: `attr` is a `struct sched_attr` that says its own size and is only read; pid 0 is the calling thread.
-    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, std::ptr::from_ref(attr), 0) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, std::ptr::from_ref(attr), 0) })
+        .map(drop)
 }
 
 /// Sets the I/O priority: class in the upper bits, level in the lower 13.
 pub(crate) fn ioprio_set(class: u32, level: u32) -> Result<(), Errno> {
     const IOPRIO_WHO_PROCESS: libc::c_int = 1;
     // SAFETY: the call takes numbers only; 0 is the calling thread.
-    check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, (class << 13) | level) }).map(drop)
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_ioprio_set,
+            IOPRIO_WHO_PROCESS,
+            0,
+            (class << 13) | level,
+        )
+    })
+    .map(drop)
 }

@@ -42,8 +42,13 @@ impl SignalSet {
     pub(crate) fn block(&self) -> Result<Self, Errno> {
         let mut old = Self::empty();
         // SAFETY: both sets are initialised and outlive the call.
-        let done = unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const self.0, &raw mut old.0) };
-        if done == -1 { Err(super::last_errno()) } else { Ok(old) }
+        let done =
+            unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const self.0, &raw mut old.0) };
+        if done == -1 {
+            Err(super::last_errno())
+        } else {
+            Ok(old)
+        }
     }
 
     /// Waits for a blocked signal of the set and takes it; `timeout` in milliseconds, `None` for ever.
@@ -52,10 +57,17 @@ impl SignalSet {
             tv_sec: (milliseconds / 1000).into(),
             tv_nsec: (milliseconds % 1000 * 1_000_000).into(),
         });
-        let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        let timeout = timeout
+            .as_ref()
+            .map_or(std::ptr::null(), std::ptr::from_ref);
         // SAFETY: the set is initialised, no information is asked for, the time is null or valid during the call.
-        let signal = unsafe { libc::sigtimedwait(&raw const self.0, std::ptr::null_mut(), timeout) };
-        if signal == -1 { Err(super::last_errno()) } else { Ok(signal) }
+        let signal =
+            unsafe { libc::sigtimedwait(&raw const self.0, std::ptr::null_mut(), timeout) };
+        if signal == -1 {
+            Err(super::last_errno())
+        } else {
+            Ok(signal)
+        }
     }
 }
 
@@ -63,7 +75,13 @@ impl SignalSet {
     /// A descriptor that is readable while a signal of the set is pending.
     pub(crate) fn descriptor(&self) -> Result<OwnedFd, Errno> {
         // SAFETY: the set is initialised and only read; -1 asks for a new descriptor.
-        let raw = unsafe { libc::signalfd(-1, &raw const self.0, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+        let raw = unsafe {
+            libc::signalfd(
+                -1,
+                &raw const self.0,
+                libc::SFD_CLOEXEC | libc::SFD_NONBLOCK,
+            )
+        };
         super::check(raw.into())?;
         // SAFETY: the kernel has just made it, and nothing else owns it.
         Ok(unsafe { OwnedFd::from_raw_fd(raw) })
@@ -82,19 +100,14 @@ pub(crate) fn reset_all() {
     }
 }
 
-/// Ignores a signal.
-pub(crate) fn ignore(signal: i32) {
-    set_action(signal, libc::SIG_IGN);
-}
-
 /// Gives SIGPIPE, which Rust's start-up ignores, its default action.
 pub(crate) fn reset_pipe() {
     set_action(libc::SIGPIPE, libc::SIG_DFL);
 }
 
-/// Sets one of the two actions that need no code.
+/// Sets an action that needs no code.
 fn set_action(signal: i32, action: libc::sighandler_t) {
-    // SAFETY: SIG_DFL and SIG_IGN run no code of ours; an impossible signal number gives an error and changes nothing.
+    // SAFETY: SIG_DFL runs no code of ours; an impossible signal number gives an error and changes nothing.
     unsafe { libc::signal(signal, action) };
 }
 
@@ -109,5 +122,6 @@ pub(crate) fn pidfd_send_signal(pidfd: impl AsFd, signal: i32) -> Result<(), Err
     let pidfd = pidfd.as_fd().as_raw_fd();
     let no_info = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: a null pointer asks for the information kill(2) would send.
-    super::check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal, no_info, 0) }).map(drop)
+    super::check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal, no_info, 0) })
+        .map(drop)
 }

@@ -52,44 +52,49 @@ impl Monitor {
         }
     }
 
+    /// Handles what happened to a client.
     pub(super) fn serve_client(&mut self, slot: usize, flags: EventFlags) {
         let room = self.takes_input();
-        let Some(client) = self.attach.as_mut().and_then(|attach| attach.client(slot)) else {
+        let Some(attach) = &mut self.attach else {
+            return;
+        };
+        let Some(client) = attach.client(slot) else {
             return;
         };
         if flags.contains(EventFlags::OUT) {
             client.flush(Instant::now());
         }
-        if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
+        let closed = flags.intersects(EventFlags::HUP | EventFlags::ERR);
+        if closed {
             client.hang_up();
         }
-        if room && flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
-            let mut large = Vec::new();
-            let mut received = client.receive(&mut self.buffer);
+        let mut large = Vec::new();
+        let mut received = Received::Nothing;
+        if room && (closed || flags.contains(EventFlags::IN)) {
+            received = client.receive(&mut self.buffer);
             if let Received::TooLarge(size) = received {
                 large.resize(size, 0);
                 received = client.receive(&mut large);
             }
-            let gone = client.is_gone();
-            match received {
-                Received::Input(count) => {
-                    let buffer = if large.is_empty() {
-                        &self.buffer[..]
-                    } else {
-                        &large
-                    };
-                    if let Some(stdin) = &mut self.stdio.stdin
-                        && !stdin.write(&buffer[..count])
-                    {
-                        self.stdio.stdin = None;
-                    }
+        }
+        if client.is_gone() {
+            attach.dismiss(slot);
+        }
+        match received {
+            Received::Input(count) => {
+                let buffer = if large.is_empty() {
+                    &self.buffer[..]
+                } else {
+                    &large
+                };
+                if let Some(stdin) = &mut self.stdio.stdin
+                    && !stdin.write(&buffer[..count])
+                {
+                    self.stdio.stdin = None;
                 }
-                Received::End => self.close_stdin(),
-                Received::Nothing | Received::TooLarge(_) => {}
             }
-            if gone && let Some(attach) = &mut self.attach {
-                attach.dismiss(slot);
-            }
+            Received::End => self.close_stdin(),
+            Received::Nothing | Received::TooLarge(_) => {}
         }
     }
 

@@ -85,7 +85,9 @@ fn qrun_spec_writes_what_runc_spec_writes() {
         serde_json::from_slice(&text).unwrap()
     };
     let ours = config(&bundle_by(&built("qrun").display().to_string(), "spec"));
-    let theirs = config(&bundle_by("runc", "spec"));
+    let mut theirs = config(&bundle_by("runc", "spec"));
+    // Older releases of runc ask for ambient capabilities, too.
+    theirs["process"]["capabilities"].as_object_mut().unwrap().remove("ambient");
     for part in ["process", "root", "hostname", "mounts"] {
         assert_eq!(ours[part], theirs[part], "{part}");
     }
@@ -117,7 +119,7 @@ fn a_bundle_of_qbundle_unpack_runs() {
         layout.directory().display(),
         directory.path().join("bundle"),
     );
-    qbundle(&format!("unpack {image}:it:1 {}", bundle.display())).ok();
+    qbundle(&format!("unpack --image {image}:it:1 {}", bundle.display())).ok();
     assert!(!bundle.join("rootfs/bin/vi").exists());
     assert_eq!(
         std::fs::read_to_string(bundle.join("rootfs/etc/motd")).unwrap(),
@@ -170,7 +172,7 @@ fn unpack_stays_inside() {
             )
             .unwrap();
         let outcome = qbundle(&format!(
-            "unpack {}:it:1 {}",
+            "unpack --image {}:it:1 {}",
             layout.directory().display(),
             at.join("bundle").display()
         ));

@@ -138,6 +138,7 @@ fn qrun_create_dies_at_any_moment() {
 /// Lets strace kill whichever process of `qrun create` makes the nth call of a kind.
 fn qrun_create_dies_in_a_system_call() {
     let (runtime, bundle) = (Runtime::new(), Bundle::new(&["echo", "works"]));
+    let mut struck = 0;
     for point in [
         "clone3:when=1",
         "mkdir:when=1",
@@ -169,18 +170,15 @@ fn qrun_create_dies_in_a_system_call() {
             .arg(&id);
         let mut child = start(command);
         // strace -f stays as long as the container it traces.
-        let ended = stack_tests::wait::within(Duration::from_secs(3), || {
-            let created = || {
-                runtime
-                    .run(&format!("state {id}"))
-                    .stdout
-                    .contains("created")
-            };
+        let ended = stack_tests::wait::within(stack_tests::wait::patience(), || {
+            let created = || runtime.run(&format!("state {id}")).stdout.contains("created");
             (child.try_wait().unwrap().is_some() || created()).then_some(())
         });
         assert!(ended.is_some(), "qrun create hangs, killed at {point}");
+        struck += usize::from(child.try_wait().unwrap().is_some_and(|status| !status.success()));
         let _ = child.kill();
         let _ = child.wait();
         recovers(&runtime, &bundle, &id, &format!("at {point}"));
     }
+    assert!(struck >= 8, "only {struck} of the points are ever reached");
 }

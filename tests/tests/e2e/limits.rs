@@ -112,20 +112,20 @@ fn cpuset_binds() {
 
 fn limits_are_in_inspect() {
     let engine = Engine::new().with_base();
-    engine.ok("run -d --name a -m 100m -cpuset 0 -cpushare 512 base sleep 1000");
-    assert_eq!(engine.look("a", "/HostConfig/Memory"), 100 << 20);
-    assert_eq!(engine.look("a", "/HostConfig/CpusetCpus"), "0");
-    assert_eq!(engine.look("a", "/HostConfig/CpuShares"), 512);
+    engine.ok("run -d --name one -m 100m -cpuset 0 -cpushare 512 base sleep 1000");
+    assert_eq!(engine.look("one", "/HostConfig/Memory"), 100 << 20);
+    assert_eq!(engine.look("one", "/HostConfig/CpusetCpus"), "0");
+    assert_eq!(engine.look("one", "/HostConfig/CpuShares"), 512);
 }
 
 /// The content of a control file of the container's cgroup, as the container sees it.
 fn control(engine: &Engine, file: &str) -> String {
-    engine.ok(&format!("exec a cat /sys/fs/cgroup/{file}"))
+    engine.ok(&format!("exec one cat /sys/fs/cgroup/{file}"))
 }
 
 fn v1_files_have_the_values() {
     let engine = Engine::new().with_base();
-    engine.ok("run -d --name a -m 100m -cpuset 0 -cpushare 512 base sleep 1000");
+    engine.ok("run -d --name one -m 100m -cpuset 0 -cpushare 512 base sleep 1000");
     assert_eq!(
         control(&engine, "memory/memory.limit_in_bytes"),
         (100 << 20).to_string()
@@ -137,7 +137,7 @@ fn v1_files_have_the_values() {
 fn v2_files_have_the_values() {
     let engine = Engine::new().with_base();
     let outcome =
-        engine.run("run -d --name a -m 100m -cpuset 0 --oom_kill_disable 1 base sleep 1000");
+        engine.run("run -d --name one -m 100m -cpuset 0 --oom_kill_disable 1 base sleep 1000");
     outcome.code(0).err("oom");
     assert_eq!(control(&engine, "memory.max"), (100 << 20).to_string());
     assert_eq!(control(&engine, "cpuset.cpus"), "0");

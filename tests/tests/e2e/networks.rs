@@ -39,7 +39,7 @@ fn a_port_is_reached_from_everywhere() {
     let engine = Engine::new().with_base();
     let neighbour = Neighbour::new();
     engine.ok(&format!(
-        "run -d --name a -p 8080:80 -p 127.0.0.1:8081:80 base {SERVER}"
+        "run -d --name one -p 8080:80 -p 127.0.0.1:8081:80 base {SERVER}"
     ));
     until("127.0.0.1 answers", || serves("127.0.0.1", 8080));
     until("the own address answers", || serves(Neighbour::HOST, 8080));
@@ -51,11 +51,11 @@ fn a_port_is_reached_from_everywhere() {
         neighbour.visit(|| http::get(Neighbour::HOST, 8081, "/").is_err()),
         "8081 is only for 127.0.0.1"
     );
-    let hairpin = format!("exec a wget -q -O - http://{}:8080/", Neighbour::HOST);
+    let hairpin = format!("exec one wget -q -O - http://{}:8080/", Neighbour::HOST);
     assert_eq!(engine.ok(&hairpin), "served");
-    engine.ok("run -d --name b -p 9000:80 base sleep 1000");
-    assert_eq!(engine.ok(&hairpin.replace("exec a", "exec b")), "served");
-    engine.ok("rm -f a");
+    engine.ok("run -d --name two -p 9000:80 base sleep 1000");
+    assert_eq!(engine.ok(&hairpin.replace("exec one", "exec two")), "served");
+    engine.ok("rm -f one");
     assert!(
         http::get("127.0.0.1", 8080, "/").is_err(),
         "a port of a container that is gone answers"
@@ -86,8 +86,8 @@ fn containers_of_a_network_meet_by_address() {
         .code(0)
         .out("testbridge")
         .out("bridge");
-    engine.ok("run -d --name a -net testbridge base sleep 1000");
-    let address = engine.look("a", "/NetworkSettings/Networks/testbridge/IPAddress");
+    engine.ok("run -d --name one -net testbridge base sleep 1000");
+    let address = engine.look("one", "/NetworkSettings/Networks/testbridge/IPAddress");
     let address = address.as_str().unwrap();
     assert!(
         address.starts_with("10.72.0.") && address != "10.72.0.1",
@@ -110,7 +110,7 @@ fn containers_of_a_network_meet_by_address() {
         .run("network create testbridge")
         .code(1)
         .err("testbridge");
-    engine.ok("rm -f a");
+    engine.ok("rm -f one");
     engine.ok("network remove testbridge");
     assert!(!engine.ok("network ls").contains("testbridge"));
     assert!(
@@ -122,16 +122,16 @@ fn containers_of_a_network_meet_by_address() {
 
 fn the_network_of_another_container() {
     let engine = Engine::new().with_base();
-    engine.ok(&format!("run -d --name a base {SERVER}"));
+    engine.ok(&format!("run -d --name one base {SERVER}"));
     let fetch =
         "base sh -c 'until wget -q -O - http://127.0.0.1/; do usleep 10000; done 2>/dev/null'";
     assert_eq!(
-        engine.ok(&format!("run --rm -net container:a {fetch}")),
+        engine.ok(&format!("run --rm -net container:one {fetch}")),
         "served"
     );
     assert_eq!(
         engine.ok(&format!(
-            "run --rm --netdriver container --container a {fetch}"
+            "run --rm --netdriver container --container one {fetch}"
         )),
         "served"
     );
@@ -160,8 +160,8 @@ fn the_files_in_etc() {
     );
     assert!(seen.contains("\tnest") || seen.contains(" nest"), "{seen}");
     assert!(seen.contains("127.0.0.1"), "{seen}");
-    let own = engine.ok("run -d --name a base sleep 1000");
-    assert_eq!(engine.ok("exec a hostname"), own[..12]);
+    let own = engine.ok("run -d --name one base sleep 1000");
+    assert_eq!(engine.ok("exec one hostname"), own[..12]);
 }
 
 fn addresses_are_given_back() {
@@ -171,10 +171,10 @@ fn addresses_are_given_back() {
     for _ in 0..3 {
         engine.ok("run --rm -n tiny base true");
     }
-    engine.ok("run -d --name a -n tiny base sleep 1000");
+    engine.ok("run -d --name one -n tiny base sleep 1000");
     let full = engine.run("run --rm -n tiny base true");
     full.code(125).err("tiny");
-    engine.ok("rm -f a");
+    engine.ok("rm -f one");
     engine.ok("run --rm -n tiny base true");
     engine.ok("network remove tiny");
 }
@@ -182,22 +182,22 @@ fn addresses_are_given_back() {
 fn a_network_in_use_is_not_removed() {
     let engine = Engine::new().with_base();
     engine.ok("network create mine");
-    engine.ok("run -d --name a -n mine base sleep 1000");
+    engine.ok("run -d --name one -n mine base sleep 1000");
     engine.run("network remove mine").code(1).err("mine");
     engine.run("network remove nosuch").code(1).err("nosuch");
     engine.run("network remove bridge").code(1).err("bridge");
-    engine.ok("rm -f a");
+    engine.ok("rm -f one");
     engine.ok("network remove mine");
 }
 
 fn inspect_shows_address_and_gateway() {
     let engine = Engine::new().with_base();
-    engine.ok("run -d --name a -p 8080:80 base sleep 1000");
-    let settings = engine.look("a", "/NetworkSettings");
+    engine.ok("run -d --name one -p 8080:80 base sleep 1000");
+    let settings = engine.look("one", "/NetworkSettings");
     let address = settings["IPAddress"].as_str().unwrap();
     let mac = settings["MacAddress"].as_str().unwrap();
     let gateway = settings["Gateway"].as_str().unwrap();
-    let seen = engine.ok("exec a sh -c 'ip addr show eth0; ip route'");
+    let seen = engine.ok("exec one sh -c 'ip addr show eth0; ip route'");
     assert!(
         seen.contains(address) && seen.contains(mac),
         "{seen}\n{settings}"
@@ -206,7 +206,7 @@ fn inspect_shows_address_and_gateway() {
         seen.contains(&format!("default via {gateway}")),
         "{seen}\n{settings}"
     );
-    let object = engine.inspect("a");
+    let object = engine.inspect("one");
     for pointer in [
         "/Id",
         "/Name",

@@ -60,8 +60,10 @@ fn the_window_size_follows() {
 fn detach_and_attach_again() {
     let engine = Engine::new().with_base();
     let mut shell = Pty::start(&engine.command("run -it --name bird base sh"));
-    shell.send("echo ready\n");
-    shell.expect("ready\r\n");
+    // The prompt: what is typed before the terminal is raw is for the local line discipline.
+    shell.expect("# ");
+    shell.send("echo ready $((1 + 1))\n");
+    shell.expect("ready 2");
     shell.send("\x10\x11");
     shell.exit();
     engine.wait_for("bird", "running");

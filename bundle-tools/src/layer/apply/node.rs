@@ -1,7 +1,9 @@
 //! Makes what entries describe, in place of whatever is there.
 
+use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 
 use rustix::fs::{
@@ -107,6 +109,9 @@ impl Applier<'_> {
         }
         if self.options.whiteouts == Whiteouts::Apply {
             self.ours.insert(directory.path.clone());
+        } else if !opaque {
+            let path = OsStr::from_bytes(&directory.path);
+            self.summary.implied.push(path.into());
         }
         Ok(directory)
     }
@@ -274,7 +279,7 @@ impl Applier<'_> {
             Some(_) => {}
         }
         let path = place.real_path();
-        remove::remove(place.parent.fd.as_fd(), place.name, !self.options.ownership)
+        remove::remove(place.parent.fd.as_fd(), place.name, self.locked())
             .map_err(Error::entry("replace", place.path))?;
         self.ours.remove(&path);
         self.drop_notes(&path);
@@ -296,6 +301,14 @@ impl Applier<'_> {
             .collect();
         for path in gone {
             self.late.remove(&path);
+        }
+    }
+
+    pub(super) fn locked(&self) -> remove::Locked {
+        if self.options.ownership {
+            remove::Locked::Ignore
+        } else {
+            remove::Locked::Open
         }
     }
 

@@ -9,11 +9,18 @@ use rustix::io::Errno;
 use super::tree::directory_flags;
 use crate::rooted::proc_path;
 
+/// What to do about directories that do not let their owner in.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(super) enum Locked {
+    /// They do not stop root.
+    Ignore,
+    /// Make them accessible on the way.
+    Open,
+}
+
 /// Removes `name` in `parent` with everything in it.
-///
-/// `unlock`: make directories writable on the way, for callers that are not root.
-pub(super) fn remove(parent: BorrowedFd<'_>, name: &[u8], unlock: bool) -> io::Result<()> {
-    prune(parent, name, &mut Vec::new(), unlock, &|_| false).map(|_| ())
+pub(super) fn remove(parent: BorrowedFd<'_>, name: &[u8], locked: Locked) -> io::Result<()> {
+    prune(parent, name, &mut Vec::new(), locked, &|_| false).map(|_| ())
 }
 
 /// Removes `name` in `parent` but for what `keep` claims, and the directories that lead there.
@@ -23,7 +30,7 @@ pub(super) fn prune(
     parent: BorrowedFd<'_>,
     name: &[u8],
     path: &mut Vec<u8>,
-    unlock: bool,
+    locked: Locked,
     keep: &dyn Fn(&[u8]) -> bool,
 ) -> io::Result<bool> {
     let kept = keep(path);
@@ -34,12 +41,12 @@ pub(super) fn prune(
             Err(error) => return Err(error.into()),
         }
     }
-    let directory = match open(parent, name, unlock) {
+    let directory = match open(parent, name, locked) {
         // A file that is kept.
         Err(Errno::NOTDIR | Errno::LOOP) if kept => return Ok(false),
         other => other?,
     };
-    let empty = prune_children(directory.as_fd(), path, unlock, keep)?;
+    let empty = prune_children(directory.as_fd(), path, locked, keep)?;
     if kept || !empty {
         return Ok(false);
     }
@@ -51,7 +58,7 @@ pub(super) fn prune(
 pub(super) fn prune_children(
     directory: BorrowedFd<'_>,
     path: &mut Vec<u8>,
-    unlock: bool,
+    locked: Locked,
     keep: &dyn Fn(&[u8]) -> bool,
 ) -> io::Result<bool> {
     let mut names = Vec::new();
@@ -69,7 +76,7 @@ pub(super) fn prune_children(
             path.push(b'/');
         }
         path.extend_from_slice(&name);
-        empty &= prune(directory, &name, path, unlock, keep)?;
+        empty &= prune(directory, &name, path, locked, keep)?;
         path.truncate(length);
     }
     Ok(empty)
@@ -78,9 +85,9 @@ pub(super) fn prune_children(
 fn open(
     parent: BorrowedFd<'_>,
     name: &[u8],
-    unlock: bool,
+    locked: Locked,
 ) -> rustix::io::Result<rustix::fd::OwnedFd> {
-    if unlock {
+    if locked == Locked::Open {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let pinned = openat(parent, name, flags, Mode::empty())?;
         chmod(proc_path(pinned.as_fd()), Mode::RWXU)?;

@@ -746,3 +746,46 @@ fn without_root_modes_do_not_lock_us_out() {
             .is_fifo()
     );
 }
+
+#[test]
+fn implied_directories_take_over_from_the_nearest_lower_layer() {
+    let (near, far) = (Arena::new(), Arena::new());
+    let overlay = options(Whiteouts::OverlayUser);
+    let tar = Tar::default()
+        .raw(b'5', "tmp", "", 0o1777, b"")
+        .raw(b'5', "root", "", 0o700, b"")
+        .directory("gone");
+    far.apply_with(&tar.end(), &overlay).unwrap();
+    let tar = Tar::default()
+        .raw(b'5', "root", "", 0o750, b"")
+        .file(".wh.gone", "");
+    near.apply_with(&tar.end(), &overlay).unwrap();
+
+    let arena = Arena::new();
+    let tar = Tar::default()
+        .file("tmp/deep/x", "")
+        .file("root/x", "")
+        .file("gone/x", "")
+        .directory("own")
+        .file("own/x", "");
+    let summary = arena.apply_with(&tar.end(), &overlay).unwrap();
+    let implied: Vec<&str> = summary
+        .implied
+        .iter()
+        .filter_map(|path| path.to_str())
+        .collect();
+    assert_eq!(implied, ["tmp", "tmp/deep", "root", "gone"]);
+    let root = File::open(arena.root()).unwrap();
+    inherit(&root, &[near.root(), far.root()], &summary.implied).unwrap();
+    let mode = |name: &str| fs::metadata(arena.root().join(name)).unwrap().mode() & 0o7777;
+    assert_eq!(mode("tmp"), 0o1777);
+    assert_eq!(mode("root"), 0o750);
+    assert_eq!(
+        (mode("tmp/deep"), mode("gone"), mode("own")),
+        (0o755, 0o755, 0o755)
+    );
+    assert_eq!(
+        fs::metadata(arena.root().join("tmp")).unwrap().mtime(),
+        1_700_000_000
+    );
+}

@@ -89,9 +89,9 @@ impl Applier<'_> {
         let path = place.parent.join(hidden);
         self.tree.forget();
         let ours = &self.ours;
-        let unlock = !self.options.ownership;
+        let locked = self.locked();
         let parent = place.parent.fd.as_fd();
-        remove::prune(parent, hidden, &mut path.clone(), unlock, &|path| {
+        remove::prune(parent, hidden, &mut path.clone(), locked, &|path| {
             ours.contains(path)
         })
         .map_err(Error::entry("apply whiteout", place.path))?;
@@ -103,9 +103,9 @@ impl Applier<'_> {
         let mut path = place.parent.path.clone();
         self.tree.forget();
         let ours = &self.ours;
-        let unlock = !self.options.ownership;
+        let locked = self.locked();
         let parent = place.parent.fd.as_fd();
-        remove::prune_children(parent, &mut path, unlock, &|path| ours.contains(path))
+        remove::prune_children(parent, &mut path, locked, &|path| ours.contains(path))
             .map_err(Error::entry("apply whiteout", place.path))?;
         let own_note = self.late.remove(&path);
         self.drop_notes(&path);

@@ -5,14 +5,19 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Uid, chmodat, chownat, mkdirat, mknodat, openat, readlinkat, statat,
-    symlinkat,
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Uid, chmodat, chownat, mkdirat, mknodat,
+    openat, readlinkat, statat, symlinkat,
 };
 use rustix::io::Errno;
 
 /// Opens a directory for reading that is open as a path.
 pub(super) fn open_directory(directory: &OwnedFd) -> Result<OwnedFd, Errno> {
-    openat(directory, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    openat(
+        directory,
+        c".",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 /// Copies what is in a directory, without following links.
@@ -39,14 +44,29 @@ fn copy_entry(from: impl AsFd, to: impl AsFd, name: &CStr, stat: &Stat) -> Resul
         FileType::Directory => {
             mkdirat(to, name, Mode::RWXU)?;
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            copy(openat(from, name, flags, Mode::empty())?, openat(to, name, flags, Mode::empty())?)?;
+            copy(
+                openat(from, name, flags, Mode::empty())?,
+                openat(to, name, flags, Mode::empty())?,
+            )?;
         }
         FileType::RegularFile => {
             let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let source = openat(from, name, flags | OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
-            let target = openat(to, name, flags | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, Mode::RUSR)?;
+            let source = openat(
+                from,
+                name,
+                flags | OFlags::RDONLY | OFlags::NONBLOCK,
+                Mode::empty(),
+            )?;
+            let target = openat(
+                to,
+                name,
+                flags | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL,
+                Mode::RUSR,
+            )?;
             let copied = std::io::copy(&mut File::from(source), &mut File::from(target));
-            copied.map_err(|error| Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO)))?;
+            copied.map_err(|error| {
+                Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO))
+            })?;
         }
         FileType::Symlink => symlinkat(readlinkat(from, name, Vec::new())?, to, name)?,
         _ => mknodat(to, name, kind, mode, stat.st_rdev)?,
@@ -73,13 +93,24 @@ mod tests {
         std::fs::create_dir_all(from.join("d/e")).unwrap();
         std::fs::create_dir(&to).unwrap();
         std::fs::write(from.join("d/f"), "text").unwrap();
-        std::fs::set_permissions(from.join("d/f"), std::fs::Permissions::from_mode(0o4751)).unwrap();
+        std::fs::set_permissions(from.join("d/f"), std::fs::Permissions::from_mode(0o4751))
+            .unwrap();
         symlink("/nowhere", from.join("l")).unwrap();
         copy(File::open(&from).unwrap(), File::open(&to).unwrap()).unwrap();
         assert_eq!(std::fs::read_to_string(to.join("d/f")).unwrap(), "text");
-        assert_eq!(std::fs::metadata(to.join("d/f")).unwrap().permissions().mode() & 0o7777, 0o4751);
+        assert_eq!(
+            std::fs::metadata(to.join("d/f"))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o7777,
+            0o4751
+        );
         assert!(to.join("d/e").is_dir());
-        assert_eq!(std::fs::read_link(to.join("l")).unwrap().to_str(), Some("/nowhere"));
+        assert_eq!(
+            std::fs::read_link(to.join("l")).unwrap().to_str(),
+            Some("/nowhere")
+        );
         std::fs::remove_dir_all(&base).unwrap();
     }
 }

@@ -291,7 +291,7 @@ mod tests {
 
     fn plan_of(line: &str) -> Result<Plan, Error> {
         match parse(line.split_whitespace().map(OsString::from))? {
-            Parsed::Run(flags) => flags.into_plan(Path::new("/work/dir")),
+            Parsed::Run(flags) => flags.into_plan(Path::new("/some/dir")),
             Parsed::Print(text) => Err(Error::Usage(text)),
         }
     }
@@ -350,7 +350,7 @@ mod tests {
         let plan = plan_of(line).unwrap();
         assert_eq!(
             words(&plan.runtime_command(None)),
-            "/bin/sh exec --pid-file /work/dir/pid --process /work/dir/spec.json --detach ID"
+            "/bin/sh exec --pid-file /some/dir/pid --process /some/dir/spec.json --detach ID"
         );
         assert_eq!(plan.api, Api::Legacy);
         assert_eq!(plan.socket_dir(), None);
@@ -374,8 +374,8 @@ mod tests {
     fn links_and_defaults() {
         let plan = plan_of("-c ID -u UID -r /bin/sh -l none").unwrap();
         assert_eq!(plan.socket_link, Some("/var/run/crio/UID".into()));
-        assert_eq!(plan.bundle, Some("/work/dir".into()));
-        assert_eq!(plan.container_pidfile, Path::new("/work/dir/pidfile-ID"));
+        assert_eq!(plan.bundle, Some("/some/dir".into()));
+        assert_eq!(plan.container_pidfile, Path::new("/some/dir/pidfile-ID"));
         assert_eq!(plan.detach, Detach::Daemon);
         let long = "x".repeat(LONGEST_PATH - 4);
         let plan = plan_of(&format!(

@@ -1,0 +1,116 @@
+//! Readiness: passing on what a service says to systemd's `NOTIFY_SOCKET`.
+//!
+//! The host's socket cannot be bound into the container: systemd wants to hear from a process it knows. So a directory of
+//! the container's state is bound at `/run/notify`; `start` or `run` listens there, and when the container has said
+//! `READY=1` says so to the host, together with the process id of the container. See sd_notify(3).
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+use crate::failure::{CallFailed, During};
+
+/// Directory of the socket within a container's state.
+const DIRECTORY: &str = "notify";
+/// The socket in it.
+const SOCKET: &str = "notify.sock";
+
+/// Where the host wants to be told, if it does.
+fn host_address() -> Option<String> {
+    std::env::var("NOTIFY_SOCKET")
+        .ok()
+        .filter(|address| !address.is_empty())
+}
+
+/// The directory to bind into a container whose state is kept at `state`, if the host wants to be told.
+pub(crate) fn directory(state: &Path) -> Option<PathBuf> {
+    host_address().map(|_| state.join(DIRECTORY))
+}
+
+/// A socket at which the container reports, and the host's.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    inside: UnixDatagram,
+    host: String,
+}
+
+impl Relay {
+    /// Listens for a container whose state is kept at `state`. Before its process runs, so that nothing is missed.
+    ///
+    /// `None` when the host does not want to be told, or did not when the container was created.
+    pub(crate) fn listen(state: &Path) -> Result<Option<Self>, CallFailed> {
+        let directory = state.join(DIRECTORY);
+        let Some(host) = host_address().filter(|_| directory.is_dir()) else {
+            return Ok(None);
+        };
+        let path = directory.join(SOCKET);
+        let inside = UnixDatagram::bind(&path).during("bind", &path)?;
+        // Whoever the service runs as.
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o777)).during("chmod", &path)?;
+        inside.set_nonblocking(true).during("fcntl", &path)?;
+        Ok(Some(Self { inside, host }))
+    }
+
+    /// Readable when there is something to pass on.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.inside.as_fd()
+    }
+
+    /// Takes what was said; true when the service is ready and the host has been told.
+    pub(crate) fn pass_on(&self, pid: i32) -> Result<bool, CallFailed> {
+        let mut bytes = [0; 4096];
+        while let Ok(length) = self.inside.recv(&mut bytes) {
+            if bytes[..length]
+                .split(|byte| *byte == b'\n')
+                .any(|line| line == b"READY=1")
+            {
+                self.tell_host(pid)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Waits until the service is ready or its process has ended.
+    pub(crate) fn wait(&self, pid: i32, pidfd: Option<BorrowedFd<'_>>) -> Result<(), CallFailed> {
+        loop {
+            let mut watched = vec![PollFd::new(&self.inside, PollFlags::IN)];
+            watched.extend(
+                pidfd
+                    .as_ref()
+                    .map(|pidfd| PollFd::new(pidfd, PollFlags::IN)),
+            );
+            match poll(&mut watched, None) {
+                Err(Errno::INTR) => continue,
+                other => other.during("poll", &self.host)?,
+            };
+            let ended = watched
+                .get(1)
+                .is_some_and(|pidfd| !pidfd.revents().is_empty());
+            if self.pass_on(pid)? || ended {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Tells the host that the service is ready, and which process it is.
+    fn tell_host(&self, pid: i32) -> Result<(), CallFailed> {
+        let address = match self.host.strip_prefix('@') {
+            Some(name) => SocketAddr::from_abstract_name(name),
+            None => SocketAddr::from_pathname(&self.host),
+        };
+        let address = address.during("connect", &self.host)?;
+        let socket = UnixDatagram::unbound().during("socket", &self.host)?;
+        for message in [format!("MAINPID={pid}"), "READY=1\n".to_owned()] {
+            socket
+                .send_to_addr(message.as_bytes(), &address)
+                .during("sendto", &self.host)?;
+        }
+        Ok(())
+    }
+}
