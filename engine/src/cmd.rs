@@ -35,6 +35,10 @@ mod stop;
 mod tag;
 mod wait;
 
+/// Nothing was typed where a command belongs: clap answers with the help text.
+const HELP: clap::error::ErrorKind =
+    clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+
 /// Exit code when the engine itself failed before the container's process could say anything; docker's.
 const ENGINE_FAILED: u8 = 125;
 
@@ -105,7 +109,7 @@ pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
         .and_then(|matches| Cli::from_arg_matches(&matches))
     {
         Ok(cli) => cli,
-        Err(error) if error.use_stderr() => return complain(&error),
+        Err(error) if error.use_stderr() && error.kind() != HELP => return complain(&error),
         Err(help) => {
             // Nobody to tell when nobody reads it.
             drop(help.print());
