@@ -18,7 +18,7 @@ use rustix::termios::{OptionalActions, OutputModes, Winsize, tcgetattr, tcsetatt
 
 use crate::failure::{CallFailed, During};
 use crate::rootfs::mount::fd_path;
-use crate::setup::handshake::{At, Fault, Step};
+use crate::setup::fault::{At, Fault, Step};
 use crate::spec::process::ConsoleSize;
 use crate::sys;
 

@@ -18,7 +18,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use crate::failure::During;
 use crate::plan::RootPlan;
 use crate::plan::mount::Kind;
-use crate::setup::handshake::{At, Fault, Step};
+use crate::setup::fault::{At, Fault, Step};
 use crate::sys;
 use path::Root;
 

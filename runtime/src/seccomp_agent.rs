@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::console::{connect_socket, send_descriptor};
 use crate::failure::{CallFailed, During};
 use crate::spec::seccomp::Seccomp;
-use crate::state::Record;
+use crate::state::{Agent, Record};
 
 /// Why the agent did not get it.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,18 @@ pub(crate) enum Error {
     /// A system call failed.
     #[error("unable to hand the seccomp listener over")]
     Call(#[from] CallFailed),
+}
+
+/// The agent of a profile.
+pub(crate) fn of(profile: &Seccomp) -> Option<Agent> {
+    let path = profile
+        .listener_path
+        .clone()
+        .filter(|path| !path.is_empty())?;
+    Some(Agent {
+        path,
+        metadata: profile.listener_metadata.clone().unwrap_or_default(),
+    })
 }
 
 /// What the agent is told.
@@ -49,25 +61,11 @@ struct ContainerState<'a> {
 }
 
 /// Sends the listener of process `pid` to the agent.
-pub(crate) fn hand_over(
-    profile: Option<&Seccomp>,
-    listener: BorrowedFd<'_>,
-    record: &Record,
-    pid: i32,
-) -> Result<(), Error> {
-    let profile = profile.ok_or(Error::NoPath)?;
-    let path = profile
-        .listener_path
-        .as_deref()
-        .filter(|path| !path.is_empty())
-        .ok_or(Error::NoPath)?;
-    let text = describe(
-        profile.listener_metadata.as_deref().unwrap_or(""),
-        record,
-        pid,
-    );
-    let socket = connect_socket(Path::new(path))?;
-    send_descriptor(&socket, &text, listener).during("sendmsg", path)?;
+pub(crate) fn hand_over(listener: BorrowedFd<'_>, record: &Record, pid: i32) -> Result<(), Error> {
+    let agent = record.agent.as_ref().ok_or(Error::NoPath)?;
+    let text = describe(&agent.metadata, record, pid);
+    let socket = connect_socket(Path::new(&agent.path))?;
+    send_descriptor(&socket, &text, listener).during("sendmsg", &agent.path)?;
     Ok(())
 }
 

@@ -3,11 +3,14 @@
 //! [`parent`] makes what must be made outside and forks; [`init`] runs in the new process up to exec. [`join`] is the
 //! second process of a container, which `exec` starts. [`handshake`] has the drawing and the messages.
 
+pub(crate) mod fault;
+mod filter;
 pub(crate) mod finish;
 pub(crate) mod handshake;
 pub(crate) mod init;
 pub(crate) mod join;
 pub(crate) mod parent;
+pub(crate) mod spawn;
 
 use crate::failure::CallFailed;
 
@@ -40,7 +43,7 @@ pub(crate) enum Error {
     Agent(#[from] crate::seccomp_agent::Error),
     /// Something inside.
     #[error("error during container init")]
-    Init(#[source] handshake::Fault),
+    Init(#[source] fault::Fault),
     /// The process inside ended without a word: killed, most likely.
     #[error("container init ended unexpectedly")]
     Died,

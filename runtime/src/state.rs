@@ -28,6 +28,9 @@ const STATE_FILE_NEW: &str = "state.json.new";
 /// Fifo on which a created container waits for `start`. While it is there, the container has not been started.
 pub(crate) const START_FIFO: &str = "exec.fifo";
 
+/// The compiled system call filter.
+pub(crate) const FILTER_FILE: &str = "seccomp.bpf";
+
 /// Why state cannot be had. The texts are runc's.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -84,8 +87,23 @@ pub(crate) struct Record {
     /// Hooks of later commands.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) hooks: Option<Hooks>,
+    /// Whether it has a system call filter, which then is in a file of its own.
+    pub(crate) has_filter: bool,
+    /// Who answers the filter's questions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) agent: Option<Agent>,
     /// User id of who created it.
     pub(crate) owner: u32,
+}
+
+/// The program that answers the questions of a filter with `SCMP_ACT_NOTIFY`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Agent {
+    /// Its socket.
+    pub(crate) path: String,
+    /// Text for it.
+    pub(crate) metadata: String,
 }
 
 /// The directory all containers' directories are in.
@@ -268,7 +286,7 @@ impl Directory {
 
     /// Removes the directory with all that is in it; fine when it is not there.
     pub(crate) fn remove(&self) -> Result<(), CallFailed> {
-        for name in [STATE_FILE, START_FIFO] {
+        for name in [STATE_FILE, START_FIFO, FILTER_FILE] {
             self.remove_file(name)?;
         }
         match unlinkat(CWD, &self.path, AtFlags::REMOVEDIR) {

@@ -257,8 +257,12 @@ impl Stage<'_> {
         let [name, pointer, value] = [(); 3].map(|()| parts.next().unwrap_or_default());
         let found = self.engine.look(name, pointer);
         // A text of digits may stand for itself.
-        let same = found == value || serde_json::from_str::<Value>(value).is_ok_and(|it| it == found);
-        assert!(same, "expected {value} as {pointer} of inspect {name}, not {found}");
+        let same =
+            found == value || serde_json::from_str::<Value>(value).is_ok_and(|it| it == found);
+        assert!(
+            same,
+            "expected {value} as {pointer} of inspect {name}, not {found}"
+        );
     }
 
     #[track_caller]

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 /// times slower than the host.
 #[must_use]
 pub fn patience() -> Duration {
-    let seconds = std::env::var("QSTACK_PATIENCE").ok().and_then(|text| text.parse().ok());
+    let seconds = std::env::var("QSTACK_PATIENCE")
+        .ok()
+        .and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(60))
 }
 

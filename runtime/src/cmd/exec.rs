@@ -31,8 +31,7 @@ pub(super) fn exec(request: &Request<'_>) -> Result<u8> {
         }
         _ => {}
     }
-    let spec = bundle_spec(&container)?;
-    let process = process(parsed, &spec)?;
+    let process = process(parsed, &container)?;
     let process = plan::exec_process(&process)?;
     let cgroup = own_cgroup(parsed, &container)?;
     let detach = parsed.is_on("detach");
@@ -57,7 +56,6 @@ pub(super) fn exec(request: &Request<'_>) -> Result<u8> {
     let wanted = join::Request {
         container: &container,
         process: &process,
-        seccomp: spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref()),
         cgroup: cgroup.as_ref(),
         console_socket: outside.as_ref().or(own.as_ref().map(|(_, inside)| inside)),
         keyring: true,
@@ -83,13 +81,19 @@ fn bundle_spec(container: &Container) -> Result<Spec> {
 }
 
 /// The process: from a file, or the container's own with other arguments and what the options change.
-fn process(parsed: &Parsed, spec: &Spec) -> Result<Process> {
-    if let Some(path) = parsed.path("process") {
-        let text = fs::read(&path).during("open", &path)?;
-        return serde_json::from_slice(&text)
-            .with_context(|| format!("cannot parse {}", path.display()));
+fn process(parsed: &Parsed, container: &Container) -> Result<Process> {
+    match parsed.path("process") {
+        Some(path) => {
+            let text = fs::read(&path).during("open", &path)?;
+            serde_json::from_slice(&text)
+                .with_context(|| format!("cannot parse {}", path.display()))
+        }
+        None => changed_process(parsed, bundle_spec(container)?.process.unwrap_or_default()),
     }
-    let mut process = spec.process.clone().unwrap_or_default();
+}
+
+/// The container's own process with other arguments and what the options change.
+fn changed_process(parsed: &Parsed, mut process: Process) -> Result<Process> {
     process.args = parsed.arguments[1..].to_vec();
     if process.args.is_empty() {
         bail!("process args cannot be empty");
@@ -202,7 +206,7 @@ mod tests {
                 "capabilities":{"bounding":["CAP_KILL"]}},"linux":{}}"#,
         )
         .unwrap();
-        process(&parsed, &spec)
+        changed_process(&parsed, spec.process.unwrap())
     }
 
     #[test]

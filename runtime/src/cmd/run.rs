@@ -12,7 +12,8 @@ use crate::failure::During;
 use crate::hook::{self, Point};
 use crate::setup;
 use crate::setup::handshake::FromInit;
-use crate::setup::parent::{self, Created};
+use crate::setup::parent::Created;
+use crate::setup::spawn;
 use crate::spec::Hook;
 use crate::supervise::{Foreground, Terminal};
 
@@ -62,7 +63,7 @@ fn run_container(request: &Request<'_>) -> Result<u8> {
         return outcome;
     }
     if outcome.is_err() {
-        parent::end(&created.child);
+        spawn::end(&created.child);
     }
     let removed = remove(created);
     // What failed first is told.

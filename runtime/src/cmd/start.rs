@@ -15,7 +15,7 @@ use crate::failure::During;
 use crate::hook::{self, Point};
 use crate::readiness::Relay;
 use crate::setup;
-use crate::setup::handshake::Fault;
+use crate::setup::fault::Fault;
 use crate::state::START_FIFO;
 
 /// Runs the command.

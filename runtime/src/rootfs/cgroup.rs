@@ -17,7 +17,7 @@ use super::mount::{CgroupView, fd_path, set_read_only, subject};
 use super::path::{Missing, Root};
 use crate::cgroup::Hierarchy;
 use crate::plan::mount::MountStep;
-use crate::setup::handshake::{At, Fault, Step};
+use crate::setup::fault::{At, Fault, Step};
 use crate::sys::mount::{
     ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, MountAttr, mount, mount_setattr,
 };

@@ -15,7 +15,7 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use super::mount::fd_path;
 use super::path::{Missing, Root};
 use crate::plan::RootPlan;
-use crate::setup::handshake::{At, Fault, Step};
+use crate::setup::fault::{At, Fault, Step};
 use crate::spec::linux::Device;
 use crate::sys::mount::mount;
 

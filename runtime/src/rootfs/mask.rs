@@ -16,7 +16,7 @@ use rustix::mount::{
 use super::mount::{fd_path, set_read_only};
 use super::path::Root;
 use crate::plan::RootPlan;
-use crate::setup::handshake::{At, Fault, Step};
+use crate::setup::fault::{At, Fault, Step};
 use crate::sys::mount::{ATTR_RDONLY, MountAttr, mount, mount_setattr};
 
 /// Both ends of a `move_mount` given by descriptor.

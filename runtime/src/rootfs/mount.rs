@@ -15,7 +15,7 @@ use rustix::process::fchdir;
 use super::path::{Missing, Root};
 use super::{Sources, cgroup};
 use crate::plan::mount::{Kind, MountStep};
-use crate::setup::handshake::{At, Fault, Step};
+use crate::setup::fault::{At, Fault, Step};
 use crate::sys::mount::{MountAttr, mount, mount_setattr};
 
 mod copy_up;

@@ -6,7 +6,7 @@ use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
 use super::path::Root;
 use crate::plan::RootPlan;
-use crate::setup::handshake::{At, Fault, Step};
+use crate::setup::fault::{At, Fault, Step};
 use crate::sys::mount::mount;
 
 /// Makes the container's root the root, and lets go of the host's.

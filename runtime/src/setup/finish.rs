@@ -14,7 +14,8 @@ use rustix::thread::{
     set_thread_res_uid,
 };
 
-use super::handshake::{At, Fault, InitEnd, Step, ToInit};
+use super::fault::{At, Fault, Step};
+use super::handshake::{InitEnd, ToInit};
 use crate::plan::process::ProcessPlan;
 use crate::procfs::HostProc;
 use crate::rootfs::mask::is_null;

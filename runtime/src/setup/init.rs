@@ -10,9 +10,10 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::{chdir, umask};
 
+use super::fault::{At, Fault, Step};
 use super::finish::{self, Identity, Prepared};
-use super::handshake::{At, Fault, InitEnd, Step, ToInit};
-use super::parent::joined_early;
+use super::handshake::{InitEnd, ToInit};
+use super::spawn::joined_early;
 use crate::cgroup::Hierarchies;
 use crate::console;
 use crate::hook::{self, Point};

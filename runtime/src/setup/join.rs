@@ -12,9 +12,11 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::Error;
+use super::fault::{At, Fault, Step};
 use super::finish::{self, Identity, Prepared};
-use super::handshake::{self, At, Fault, FromInit, InitEnd, ParentEnd, Step, ToInit};
+use super::handshake::{self, FromInit, InitEnd, ParentEnd, ToInit};
 use super::parent::{self, Report};
+use super::{filter, spawn};
 use crate::cgroup::Cgroup;
 use crate::console;
 use crate::container::Container;
@@ -22,9 +24,8 @@ use crate::failure::During;
 use crate::namespace::Kind;
 use crate::plan::process::ProcessPlan;
 use crate::procfs::HostProc;
-use crate::seccomp::{self, Program};
+use crate::seccomp::Program;
 use crate::seccomp_agent;
-use crate::spec::seccomp::Seccomp;
 use crate::sys::process::{Child, clone_process, setns};
 
 /// What is to be executed, and where.
@@ -34,8 +35,6 @@ pub(crate) struct Request<'a> {
     pub(crate) container: &'a Container,
     /// The process.
     pub(crate) process: &'a ProcessPlan,
-    /// The container's system call filter.
-    pub(crate) seccomp: Option<&'a Seccomp>,
     /// Cgroup to run it in instead of the container's own.
     pub(crate) cgroup: Option<&'a Cgroup>,
     /// Where the terminal's master end goes.
@@ -69,7 +68,11 @@ pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
         request,
         pidfd: &pidfd,
         files: namespace_files(container),
-        seccomp: request.seccomp.map(seccomp::compile).transpose()?,
+        seccomp: container
+            .record
+            .has_filter
+            .then(|| filter::load(&container.directory))
+            .transpose()?,
         waits_for_cgroup: born_inside.is_none(),
     };
     if container.record.namespaces & Kind::Pid.flag() != 0 {
@@ -89,7 +92,7 @@ pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
     match attend(&context, cgroup, &child, &channel) {
         Ok(()) => Ok(child),
         Err(error) => {
-            parent::end(&child);
+            spawn::end(&child);
             Err(error)
         }
     }
@@ -119,7 +122,7 @@ fn attend(
             Some(FromInit::Ready) => break,
             Some(FromInit::Listener(listener)) => {
                 let pid = child.pid.as_raw_nonzero().get();
-                seccomp_agent::hand_over(request.seccomp, listener.as_fd(), record, pid)?;
+                seccomp_agent::hand_over(listener.as_fd(), record, pid)?;
                 channel
                     .send(&ToInit::ListenerTaken)
                     .during("sendmsg", "exec")?;

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, openat};
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::Pid;
 
-use super::Error;
-use super::handshake::{self, At, Fault, FromInit, InitEnd, ParentEnd, Step, ToInit};
-use super::init::{self, Context};
+use super::handshake::{FromInit, ParentEnd, ToInit};
+use super::init::Context;
+use super::{Error, filter, spawn};
 use crate::cgroup::{self, Cgroup, Hierarchies};
 use crate::clock;
 use crate::failure::{CallFailed, During};
@@ -28,8 +28,7 @@ use crate::seccomp_agent;
 use crate::spec::linux::{IdMapping, Linux};
 use crate::spec::{Hooks, Spec};
 use crate::state::{self, Directory, Record, START_FIFO, Store};
-use crate::sys::process::{CLONE_PARENT, Child, clone_process};
-use crate::sys::signal::pidfd_send_signal;
+use crate::sys::process::Child;
 
 /// What is to be created, and for whom.
 #[derive(Debug)]
@@ -85,7 +84,7 @@ impl Made {
     /// Takes everything back. Failures are logged: the one that led here is what the user is told.
     fn undo(self) {
         if let Some(child) = &self.child {
-            end(child);
+            spawn::end(child);
         }
         if let Some(cgroup) = &self.cgroup {
             // Hooks may have left something there.
@@ -103,25 +102,6 @@ impl Made {
             log::warn!("cannot remove the state directory: {error}");
         }
     }
-}
-
-/// Kills a child and waits for its end.
-pub(crate) fn end(child: &Child) {
-    let killed = match &child.pidfd {
-        Some(pidfd) => pidfd_send_signal(pidfd, libc::SIGKILL),
-        None => crate::sys::signal::kill(child.pid, libc::SIGKILL),
-    };
-    // It may have ended by itself; either way it is a child of ours until it is waited for.
-    if let Err(errno) = killed {
-        log::debug!("kill {}: {errno}", child.pid.as_raw_nonzero());
-    }
-    wait_for(child.pid);
-}
-
-/// Waits for the end of a child.
-fn wait_for(pid: Pid) {
-    // ECHILD: it has been waited for already.
-    let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
 }
 
 /// What was worked out before anything was made.
@@ -256,13 +236,17 @@ fn carry_out(
         cgroup_paths: paths_of(&record.cgroup),
         locked_directory: made.directory.fd().as_raw_fd(),
     };
-    let (child, channel) = spawn(&context, made.cgroup.as_ref().and_then(Cgroup::clone_into))?;
+    let (child, channel) =
+        spawn::spawn(&context, made.cgroup.as_ref().and_then(Cgroup::clone_into))?;
     let pid = child.pid;
     let waits_for_cgroup = context.waits_for_cgroup;
     made.child = Some(child);
     record.pid = pid.as_raw_nonzero().get();
     record.start_time = state::start_time(pid).ok_or(Error::Died)?.0;
     made.directory.write(&record)?;
+    if let Some(program) = &prepared.seccomp {
+        filter::store(&made.directory, program)?;
+    }
     if plan.namespaces.makes(Kind::User) {
         namespace::write_id_maps(pid, &plan.namespaces)?;
         channel.send(&ToInit::Mapped).during("sendmsg", "init")?;
@@ -286,7 +270,7 @@ fn carry_out(
             .during("sendmsg", "init")?;
     }
     set_oom_score_adj(pid, plan.process.oom_score_adj, plan.namespaces.has_user())?;
-    converse(request, &prepared, &record, &channel)?;
+    converse(&prepared, &record, &channel)?;
     let Some(child) = made.child.as_ref() else {
         return Err(Error::Protocol);
     };
@@ -326,6 +310,13 @@ fn first_record(request: &Request<'_>, prepared: &Prepared) -> Record {
             .unwrap_or_default(),
         namespaces: request.plan.namespaces.all_flags(),
         hooks: Some(later).filter(|hooks| *hooks != Hooks::default()),
+        has_filter: prepared.seccomp.is_some(),
+        agent: request
+            .spec
+            .linux
+            .as_ref()
+            .and_then(|linux| linux.seccomp.as_ref())
+            .and_then(seccomp_agent::of),
         owner: rustix::process::getuid().as_raw(),
     }
 }
@@ -358,86 +349,8 @@ fn make_fifo(directory: &Directory) -> Result<OwnedFd, CallFailed> {
     .during("open", &path)
 }
 
-/// Starts the new process. With a pid or user namespace to join an intermediate process does that first, because one only
-/// enters a pid namespace by being born there, and only root of a user namespace makes others that belong to it.
-fn spawn(
-    context: &Context<'_>,
-    cgroup: Option<std::os::fd::BorrowedFd<'_>>,
-) -> Result<(Child, ParentEnd), Error> {
-    let flags = context.plan.namespaces.clone_flags();
-    let ends = handshake::pair().during("socketpair", "init")?;
-    if !context.joins.iter().any(joined_early) {
-        let child = clone_process(flags, cgroup, ends, |channel| init::run(context, channel));
-        return Ok(child.during("clone3", "init")?);
-    }
-    let (between, channel) = clone_process(0, cgroup, ends, |channel| {
-        join_and_spawn(context, flags, &channel)
-    })
-    .during("clone3", "init")?;
-    let said = channel.receive().during("recvmsg", "init");
-    wait_for(between.pid);
-    match said? {
-        Some(FromInit::Forked(pid)) => {
-            let pid = Pid::from_raw(pid).ok_or(Error::Protocol)?;
-            let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok();
-            Ok((Child { pid, pidfd }, channel))
-        }
-        Some(FromInit::Failed(fault)) => Err(Error::Init(fault)),
-        _ => Err(Error::Died),
-    }
-}
-
-/// Whether a namespace has to be joined by an intermediate process.
-pub(super) fn joined_early((kind, _): &(Kind, OwnedFd)) -> bool {
-    matches!(kind, Kind::User | Kind::Pid)
-}
-
-/// The intermediate process; returns its exit code.
-fn join_and_spawn(context: &Context<'_>, flags: u64, channel: &InitEnd) -> i32 {
-    match try_join_and_spawn(context, flags, channel) {
-        Ok(()) => 0,
-        Err(fault) => {
-            // The parent may be gone already; then nobody wants to know.
-            let _ = channel.send_fault(&fault);
-            1
-        }
-    }
-}
-
-/// Joins, makes the real child, whose parent is ours, and reports it.
-fn try_join_and_spawn(context: &Context<'_>, flags: u64, channel: &InitEnd) -> Result<(), Fault> {
-    for (kind, fd) in context
-        .joins
-        .iter()
-        .filter(|namespace| joined_early(namespace))
-    {
-        crate::sys::process::setns(fd, kind.flag()).at(Step::Namespace, "setns", kind.name())?;
-    }
-    let own = channel.duplicate().at(Step::Handshake, "dup", "")?;
-    // The child begins when this process is gone, so that the report comes before anything the child says.
-    let (held, release) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at(
-        Step::Handshake,
-        "pipe2",
-        "",
-    )?;
-    let ends = (release, (own, held));
-    let (child, _release) = clone_process(flags | CLONE_PARENT, None, ends, |(own, held)| {
-        let _ = rustix::io::retry_on_intr(|| rustix::io::read(&held, &mut [0]));
-        init::run(context, own)
-    })
-    .at(Step::Namespace, "clone3", "init")?;
-    channel
-        .send_forked(child.pid.as_raw_nonzero().get())
-        .at(Step::Handshake, "sendmsg", "")
-}
-
 /// Runs hooks and passes descriptors on until the process is ready.
-fn converse(
-    request: &Request<'_>,
-    prepared: &Prepared,
-    record: &Record,
-    channel: &ParentEnd,
-) -> Result<(), Error> {
+fn converse(prepared: &Prepared, record: &Record, channel: &ParentEnd) -> Result<(), Error> {
     loop {
         match channel.receive().during("recvmsg", "init")? {
             Some(FromInit::Ready) => return Ok(()),
@@ -457,12 +370,7 @@ fn converse(
                 channel.send(&ToInit::HooksDone).during("sendmsg", "init")?;
             }
             Some(FromInit::Listener(listener)) => {
-                let profile = request
-                    .spec
-                    .linux
-                    .as_ref()
-                    .and_then(|linux| linux.seccomp.as_ref());
-                seccomp_agent::hand_over(profile, listener.as_fd(), record, record.pid)?;
+                seccomp_agent::hand_over(listener.as_fd(), record, record.pid)?;
                 channel
                     .send(&ToInit::ListenerTaken)
                     .during("sendmsg", "init")?;

@@ -87,7 +87,10 @@ fn qrun_spec_writes_what_runc_spec_writes() {
     let ours = config(&bundle_by(&built("qrun").display().to_string(), "spec"));
     let mut theirs = config(&bundle_by("runc", "spec"));
     // Older releases of runc ask for ambient capabilities, too.
-    theirs["process"]["capabilities"].as_object_mut().unwrap().remove("ambient");
+    theirs["process"]["capabilities"]
+        .as_object_mut()
+        .unwrap()
+        .remove("ambient");
     for part in ["process", "root", "hostname", "mounts"] {
         assert_eq!(ours[part], theirs[part], "{part}");
     }

@@ -171,11 +171,21 @@ fn qrun_create_dies_in_a_system_call() {
         let mut child = start(command);
         // strace -f stays as long as the container it traces.
         let ended = stack_tests::wait::within(stack_tests::wait::patience(), || {
-            let created = || runtime.run(&format!("state {id}")).stdout.contains("created");
+            let created = || {
+                runtime
+                    .run(&format!("state {id}"))
+                    .stdout
+                    .contains("created")
+            };
             (child.try_wait().unwrap().is_some() || created()).then_some(())
         });
         assert!(ended.is_some(), "qrun create hangs, killed at {point}");
-        struck += usize::from(child.try_wait().unwrap().is_some_and(|status| !status.success()));
+        struck += usize::from(
+            child
+                .try_wait()
+                .unwrap()
+                .is_some_and(|status| !status.success()),
+        );
         let _ = child.kill();
         let _ = child.wait();
         recovers(&runtime, &bundle, &id, &format!("at {point}"));

@@ -54,7 +54,10 @@ fn a_port_is_reached_from_everywhere() {
     let hairpin = format!("exec one wget -q -O - http://{}:8080/", Neighbour::HOST);
     assert_eq!(engine.ok(&hairpin), "served");
     engine.ok("run -d --name two -p 9000:80 base sleep 1000");
-    assert_eq!(engine.ok(&hairpin.replace("exec one", "exec two")), "served");
+    assert_eq!(
+        engine.ok(&hairpin.replace("exec one", "exec two")),
+        "served"
+    );
     engine.ok("rm -f one");
     assert!(
         http::get("127.0.0.1", 8080, "/").is_err(),

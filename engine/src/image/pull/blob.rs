@@ -120,7 +120,10 @@ impl Job<'_> {
             self.progress
                 .layer(&blob.digest, LayerState::Downloading { done, total });
         }
-        self.progress.layer(&blob.digest, LayerState::Extracting);
+        // Cut short, it is no download that is complete; the digest will say so.
+        if done == blob.size {
+            self.progress.layer(&blob.digest, LayerState::Extracting);
+        }
         Ok(writer)
     }
 }

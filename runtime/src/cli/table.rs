@@ -1,0 +1,388 @@
+//! Which commands and options there are: the one table that the parser and the help texts are made from.
+
+/// An option of a command.
+#[derive(Debug)]
+pub(crate) struct OptionSpec {
+    /// Name after two dashes.
+    pub(crate) long: &'static str,
+    /// One-letter name.
+    pub(crate) short: Option<char>,
+    /// Placeholder of the value; `None` for a switch.
+    pub(crate) value: Option<&'static str>,
+    /// What it does.
+    pub(crate) help: &'static str,
+}
+
+/// A command.
+#[derive(Debug)]
+pub(crate) struct CommandSpec {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// What it does.
+    pub(crate) about: &'static str,
+    /// Its arguments, for help.
+    pub(crate) arguments: &'static str,
+    /// Least and greatest number of arguments.
+    pub(crate) count: (usize, usize),
+    /// Whether options end at the first argument.
+    pub(crate) stops: bool,
+    /// Its options.
+    pub(crate) options: &'static [OptionSpec],
+}
+
+/// An option with a value.
+const fn value(
+    long: &'static str,
+    short: Option<char>,
+    placeholder: &'static str,
+    help: &'static str,
+) -> OptionSpec {
+    OptionSpec {
+        long,
+        short,
+        value: Some(placeholder),
+        help,
+    }
+}
+
+/// A switch.
+pub(super) const fn switch(
+    long: &'static str,
+    short: Option<char>,
+    help: &'static str,
+) -> OptionSpec {
+    OptionSpec {
+        long,
+        short,
+        value: None,
+        help,
+    }
+}
+
+/// Options before the command.
+pub(crate) const GLOBAL_OPTIONS: &[OptionSpec] = &[
+    switch("debug", None, "log debug messages"),
+    value("log", None, "FILE", "log to FILE instead of standard error"),
+    value("log-format", None, "FORMAT", "log format: text or json"),
+    value(
+        "root",
+        None,
+        "DIR",
+        "where container state is kept (default: /run/qrun, or $XDG_RUNTIME_DIR/qrun)",
+    ),
+    value("criu", None, "PATH", "accepted and not used"),
+    switch(
+        "systemd-cgroup",
+        None,
+        "let systemd make cgroups; cgroupsPath is then SLICE:PREFIX:NAME",
+    ),
+    value(
+        "rootless",
+        None,
+        "BOOL",
+        "ignore cgroup permission errors: true, false or auto",
+    ),
+    switch("help", Some('h'), "show help"),
+    switch("version", Some('v'), "show the version"),
+];
+
+const BUNDLE: OptionSpec = value(
+    "bundle",
+    Some('b'),
+    "DIR",
+    "path of the bundle (default: the current directory)",
+);
+const CONSOLE_SOCKET: OptionSpec = value(
+    "console-socket",
+    None,
+    "PATH",
+    "socket that receives the terminal's master end",
+);
+const PIDFD_SOCKET: OptionSpec = value(
+    "pidfd-socket",
+    None,
+    "PATH",
+    "socket that receives a pidfd of the process",
+);
+const PID_FILE: OptionSpec = value("pid-file", None, "FILE", "write the process id to FILE");
+const NO_PIVOT: OptionSpec = switch(
+    "no-pivot",
+    None,
+    "move the root mount instead of pivoting: for a root on a ramdisk",
+);
+const NO_NEW_KEYRING: OptionSpec =
+    switch("no-new-keyring", None, "keep the caller's session keyring");
+const PRESERVE_FDS: OptionSpec = value(
+    "preserve-fds",
+    None,
+    "N",
+    "pass N descriptors after stdio to the process",
+);
+
+/// Every command.
+pub(crate) const COMMANDS: &[CommandSpec] = &[
+    CommandSpec {
+        name: "create",
+        about: "create a container",
+        arguments: "<container-id>",
+        count: (1, 1),
+        stops: false,
+        options: &[
+            BUNDLE,
+            CONSOLE_SOCKET,
+            PIDFD_SOCKET,
+            PID_FILE,
+            NO_PIVOT,
+            NO_NEW_KEYRING,
+            PRESERVE_FDS,
+        ],
+    },
+    CommandSpec {
+        name: "delete",
+        about: "delete a container and what it held",
+        arguments: "<container-id>",
+        count: (1, 1),
+        stops: false,
+        options: &[switch("force", Some('f'), "kill it first if it still runs")],
+    },
+    CommandSpec {
+        name: "events",
+        about: "show resource usage",
+        arguments: "<container-id>",
+        count: (1, 1),
+        stops: false,
+        options: &[
+            value(
+                "interval",
+                None,
+                "DURATION",
+                "pause between two reports (default: 5s)",
+            ),
+            switch("stats", None, "show the usage once and end"),
+        ],
+    },
+    CommandSpec {
+        name: "exec",
+        about: "execute another process in a container",
+        arguments: "<container-id> <command> [argument...]",
+        count: (1, usize::MAX),
+        stops: true,
+        options: &[
+            CONSOLE_SOCKET,
+            PIDFD_SOCKET,
+            value("cwd", None, "DIR", "working directory inside"),
+            value(
+                "env",
+                Some('e'),
+                "NAME=VALUE",
+                "set a variable (repeatable)",
+            ),
+            switch("tty", Some('t'), "give it a terminal"),
+            value("user", Some('u'), "UID[:GID]", "run as this user"),
+            value(
+                "additional-gids",
+                Some('g'),
+                "GID",
+                "supplementary group (repeatable)",
+            ),
+            value(
+                "process",
+                Some('p'),
+                "FILE",
+                "take everything from a file with a process object",
+            ),
+            switch("detach", Some('d'), "do not wait for it"),
+            PID_FILE,
+            value("process-label", None, "LABEL", "SELinux label"),
+            value("apparmor", None, "PROFILE", "AppArmor profile"),
+            switch(
+                "no-new-privs",
+                None,
+                "forbid gaining privileges by executing programs",
+            ),
+            value("cap", Some('c'), "CAP", "add a capability (repeatable)"),
+            PRESERVE_FDS,
+            value(
+                "cgroup",
+                None,
+                "PATH",
+                "run it in a child cgroup, or CONTROLLER[,…]:PATH on cgroup v1 (repeatable)",
+            ),
+            switch("ignore-paused", None, "do not refuse a paused container"),
+        ],
+    },
+    CommandSpec {
+        name: "features",
+        about: "show what this runtime supports, as JSON",
+        arguments: "",
+        count: (0, 0),
+        stops: false,
+        options: &[],
+    },
+    CommandSpec {
+        name: "kill",
+        about: "send a signal to the container's init process (default: SIGTERM)",
+        arguments: "<container-id> [signal]",
+        count: (1, 2),
+        stops: false,
+        options: &[switch(
+            "all",
+            Some('a'),
+            "send it to every process of the container",
+        )],
+    },
+    CommandSpec {
+        name: "list",
+        about: "list containers",
+        arguments: "",
+        count: (0, 0),
+        stops: false,
+        options: &[
+            value("format", Some('f'), "FORMAT", "table or json"),
+            switch("quiet", Some('q'), "show ids only"),
+        ],
+    },
+    CommandSpec {
+        name: "pause",
+        about: "stop all processes of a container",
+        arguments: "<container-id>",
+        count: (1, 1),
+        stops: false,
+        options: &[],
+    },
+    CommandSpec {
+        name: "ps",
+        about: "show the processes of a container",
+        arguments: "<container-id> [ps options]",
+        count: (1, usize::MAX),
+        stops: true,
+        options: &[value("format", Some('f'), "FORMAT", "table or json")],
+    },
+    CommandSpec {
+        name: "resume",
+        about: "let the processes of a paused container go on",
+        arguments: "<container-id>",
+        count: (1, 1),
+        stops: false,
+        options: &[],
+    },
+    CommandSpec {
+        name: "run",
+        about: "create and start a container",
+        arguments: "<container-id>",
+        count: (1, 1),
+        stops: false,
+        options: &[
+            BUNDLE,
+            CONSOLE_SOCKET,
+            PIDFD_SOCKET,
+            switch(
+                "detach",
+                Some('d'),
+                "do not wait for the container's process",
+            ),
+            switch(
+                "keep",
+                None,
+                "do not delete the container after its process has ended",
+            ),
+            PID_FILE,
+            switch("no-subreaper", None, "do not become the reaper of orphans"),
+            NO_PIVOT,
+            NO_NEW_KEYRING,
+            PRESERVE_FDS,
+        ],
+    },
+    CommandSpec {
+        name: "spec",
+        about: "write a config.json to start from",
+        arguments: "",
+        count: (0, 0),
+        stops: false,
+        options: &[
+            value(
+                "bundle",
+                Some('b'),
+                "DIR",
+                "where to write it (default: the current directory)",
+            ),
+            switch(
+                "rootless",
+                None,
+                "make it fit for a user without privileges",
+            ),
+        ],
+    },
+    CommandSpec {
+        name: "start",
+        about: "start the process of a created container",
+        arguments: "<container-id>",
+        count: (1, 1),
+        stops: false,
+        options: &[],
+    },
+    CommandSpec {
+        name: "state",
+        about: "show the state of a container, as JSON",
+        arguments: "<container-id>",
+        count: (1, 1),
+        stops: false,
+        options: &[],
+    },
+    CommandSpec {
+        name: "update",
+        about: "change resource limits",
+        arguments: "<container-id>",
+        count: (1, 1),
+        stops: false,
+        options: &[
+            value(
+                "resources",
+                Some('r'),
+                "FILE",
+                "read a resources object from FILE, or from standard input with \"-\"",
+            ),
+            value("blkio-weight", None, "N", "block I/O weight, 10 to 1000"),
+            value("cpu-period", None, "MICROSECONDS", "CPU period"),
+            value("cpu-quota", None, "MICROSECONDS", "CPU time per period"),
+            value(
+                "cpu-burst",
+                None,
+                "MICROSECONDS",
+                "CPU time that may be saved up",
+            ),
+            value("cpu-share", None, "N", "CPU shares"),
+            value(
+                "cpu-rt-period",
+                None,
+                "MICROSECONDS",
+                "real-time CPU period",
+            ),
+            value(
+                "cpu-rt-runtime",
+                None,
+                "MICROSECONDS",
+                "real-time CPU time per period",
+            ),
+            value("cpuset-cpus", None, "LIST", "CPUs to use"),
+            value("cpuset-mems", None, "LIST", "memory nodes to use"),
+            value("memory", None, "BYTES", "memory limit"),
+            value("kernel-memory", None, "BYTES", "accepted and not used"),
+            value("kernel-memory-tcp", None, "BYTES", "accepted and not used"),
+            value("memory-reservation", None, "BYTES", "memory soft limit"),
+            value(
+                "memory-swap",
+                None,
+                "BYTES",
+                "limit of memory and swap together; -1 for none",
+            ),
+            value("pids-limit", None, "N", "number of tasks"),
+            value(
+                "cpu-idle",
+                None,
+                "0|1",
+                "run only when nothing else wants to",
+            ),
+        ],
+    },
+];
