@@ -83,15 +83,22 @@ const PASSED_ON: [Signal; 10] = [
 /// Blocks the signals that a relay handles and returns the descriptor that tells of them.
 ///
 /// Called after the last program was started, since a program inherits the mask.
-pub(crate) fn signals() -> Result<SignalFd> {
-    let mut set = SigSet::empty();
-    for signal in PASSED_ON {
-        set.add(signal);
-    }
-    set.add(Signal::SIGWINCH);
+///
+/// Without `proxy` only changes of the window's size are taken; everything else does to us what it does to anybody.
+pub(crate) fn signals(proxy: bool) -> Result<SignalFd> {
+    let set = handled(proxy);
     set.thread_block().context("cannot block signals")?;
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .context("cannot open a signalfd")
+}
+
+fn handled(proxy: bool) -> SigSet {
+    let mut set = SigSet::empty();
+    for signal in PASSED_ON.into_iter().filter(|_| proxy) {
+        set.add(signal);
+    }
+    set.add(Signal::SIGWINCH);
+    set
 }
 
 impl Relay<'_> {
@@ -117,6 +124,8 @@ impl Relay<'_> {
         let mut keys = std::mem::replace(&mut self.detach_keys, DetachKeys::none());
         let ended = connection.relay(&ends, &mut keys, || self.handle_signals(signals));
         drop(raw);
+        // Nobody reads the descriptor from here on: Ctrl-C has to work again.
+        let _ = handled(true).thread_unblock();
         Ok(ended?)
     }
 

@@ -32,7 +32,8 @@ impl Attach {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
         let keys = DetachKeys::parse(&self.detach_keys)?;
         let mut handle = Handle::find(&context.store, &self.container)?;
-        match handle.live(&context.store)?.1 {
+        let (state, live) = handle.live(&context.store)?;
+        match live {
             Live::Running => {}
             Live::Paused => bail!("container {} is paused: unpause it first", handle.name()),
             live => bail!(
@@ -45,6 +46,12 @@ impl Attach {
             handle.config.options.interactive = false;
         }
         let connection = connect(&context.store, &handle)?;
-        stay(context, &handle, &connection, keys, self.sig_proxy)
+        stay(
+            context,
+            &handle,
+            (&connection, state.monitor),
+            keys,
+            self.sig_proxy,
+        )
     }
 }

@@ -74,7 +74,7 @@ impl Exec {
             )?));
         }
         let session = exec::session(&context.store, &context.programs, &handle, &options)?;
-        let signals = terminal::signals()?;
+        let signals = terminal::signals(false)?;
         let relay = Relay {
             tty: true,
             input: options.interactive,

@@ -10,8 +10,9 @@ use nix::sys::signal::Signal;
 use qengine::container::attach::{Connection, DetachKeys, Ended};
 use qengine::container::create::{Created, create};
 use qengine::container::find::Handle;
+use qengine::container::model::Process;
 use qengine::container::start::{Streams, start_locked};
-use qengine::container::wait::ExitWatch;
+use qengine::container::wait::{ExitWatch, until_exit};
 use qengine::container::{self, Live, cleanup, recover};
 use qengine::image::{self, Image};
 use qengine::network::PortMapping;
@@ -233,7 +234,13 @@ impl Run {
                 say(format_args!("{}", handle.id()))?;
                 Ok(ExitCode::SUCCESS)
             }
-            Some(connection) => stay(context, &handle, &connection, keys, sig_proxy),
+            Some(connection) => stay(
+                context,
+                &handle,
+                (&connection, state.monitor),
+                keys,
+                sig_proxy,
+            ),
         }
     }
 }
@@ -242,18 +249,13 @@ impl Run {
 pub(super) fn stay(
     context: &Context,
     handle: &Handle,
-    connection: &Connection,
+    (connection, monitor): (&Connection, Option<Process>),
     detach_keys: DetachKeys,
     sig_proxy: bool,
 ) -> Result<ExitCode> {
     let options = &handle.config.options;
     let watch = ExitWatch::new(&context.store, handle.id())?;
-    let monitor = handle
-        .state()
-        .ok()
-        .and_then(|state| state.monitor)
-        .and_then(|monitor| monitor.open());
-    let signals = terminal::signals()?;
+    let signals = terminal::signals(sig_proxy)?;
     let pass_on = |signal: Signal| {
         if sig_proxy {
             drop(container::stop::kill(
@@ -279,11 +281,7 @@ pub(super) fn stay(
         std::io::stderr().write_all(b"read escape sequence\n")?;
         return Ok(ExitCode::SUCCESS);
     }
-    let monitor = monitor.as_ref().map(std::os::fd::AsFd::as_fd);
-    let code = match watch.wait(monitor, None)? {
-        Some(code) => Some(code),
-        None => handle.state().ok().and_then(|state| state.exit_code),
-    };
+    let code = until_exit(&context.store, handle, &watch, monitor)?;
     cleanup::finish(&context.store, &context.programs, handle)?;
     if !handle.directory().exists() {
         // With `--rm` the exit code was left for us.

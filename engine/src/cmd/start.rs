@@ -40,10 +40,14 @@ impl Start {
         let [name] = self.containers.as_slice() else {
             bail!("only one container can be attached to at a time");
         };
-        let handle = Handle::find(&context.store, name)?;
+        let mut handle = Handle::find(&context.store, name)?;
         let keys = DetachKeys::parse(&self.detach_keys)?;
         match start(&context.store, &context.programs, &handle, Streams::Attach)? {
-            Some(connection) => stay(context, &handle, &connection, keys, true),
+            Some(connection) => {
+                let monitor = handle.state()?.monitor;
+                handle.config.options.interactive &= self.interactive;
+                stay(context, &handle, (&connection, monitor), keys, true)
+            }
             None => Ok(ExitCode::SUCCESS),
         }
     }

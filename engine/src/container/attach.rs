@@ -95,21 +95,31 @@ impl Connection {
         mut on_wake: impl FnMut(),
     ) -> Result<Ended> {
         let mut input = ends.input;
+        let mut pending: Option<Vec<u8>> = None;
         let mut buffer = vec![0u8; PACKET + 1];
         loop {
-            let mut list = vec![PollFd::new(&self.socket, PollFlags::IN)];
+            // What the container has not taken yet is kept, and nothing more is read meanwhile: its output and our
+            // signals go on.
+            let wanted = if pending.is_some() {
+                PollFlags::IN | PollFlags::OUT
+            } else {
+                PollFlags::IN
+            };
+            let mut list = vec![PollFd::new(&self.socket, wanted)];
             let wake_at = ends.wake.as_ref().map(|wake| {
                 list.push(PollFd::new(wake, PollFlags::IN));
                 list.len() - 1
             });
-            let input_at = input.as_ref().map(|input| {
+            let input_at = input.as_ref().filter(|_| pending.is_none()).map(|input| {
                 list.push(PollFd::new(input, PollFlags::IN));
                 list.len() - 1
             });
             poll_until(&mut list, None).system("wait for", "streams")?;
+            let events = list[0].revents();
+            let output_ready = events.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
+            let room = events.contains(PollFlags::OUT);
             let ready = |at: Option<usize>| at.is_some_and(|at| !list[at].revents().is_empty());
-            let (output_ready, wake_ready, input_ready) =
-                (ready(Some(0)), ready(wake_at), ready(input_at));
+            let (wake_ready, input_ready) = (ready(wake_at), ready(input_at));
             drop(list);
             if wake_ready {
                 on_wake();
@@ -117,9 +127,13 @@ impl Connection {
             if output_ready && !self.pass_output(ends, &mut buffer)? {
                 return Ok(Ended::Closed);
             }
+            if room && let Some(data) = pending.take() {
+                pending = self.send(data)?;
+            }
             if let (true, Some(source)) = (input_ready, input) {
                 match self.pass_input(source, keys, &mut buffer)? {
                     Input::More => {}
+                    Input::Kept(data) => pending = Some(data),
                     Input::End => input = None,
                     Input::Detach => return Ok(Ended::Detached),
                 }
@@ -165,19 +179,33 @@ impl Connection {
             return Ok(Input::End);
         }
         let (passed, detach) = keys.filter(&buffer[..count]);
-        if !passed.is_empty() {
-            match rustix::io::retry_on_intr(|| send(&self.socket, &passed, SendFlags::NOSIGNAL)) {
-                // The container has ended: its last output is still to be read.
-                Ok(_) | Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => {}
-                Err(errno) => return Err(errno).system("write to", "attach socket"),
-            }
+        let kept = if passed.is_empty() {
+            None
+        } else {
+            self.send(passed)?
+        };
+        Ok(match (detach, kept) {
+            (true, _) => Input::Detach,
+            (false, Some(data)) => Input::Kept(data),
+            (false, None) => Input::More,
+        })
+    }
+
+    /// Sends what was typed; gives it back when the container takes nothing just now.
+    fn send(&self, data: Vec<u8>) -> Result<Option<Vec<u8>>> {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        match rustix::io::retry_on_intr(|| send(&self.socket, &data, flags)) {
+            // The container has ended: its last output is still to be read.
+            Ok(_) | Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => Ok(None),
+            Err(rustix::io::Errno::AGAIN) => Ok(Some(data)),
+            Err(errno) => Err(errno).system("write to", "attach socket"),
         }
-        Ok(if detach { Input::Detach } else { Input::More })
     }
 }
 
 enum Input {
     More,
+    Kept(Vec<u8>),
     End,
     Detach,
 }

@@ -19,6 +19,7 @@ mod mounts;
 mod security;
 
 pub(super) use mounts::MADE_FILES;
+pub(super) use security::every_capability;
 
 /// Writes `config.json` for a start. The root file system is mounted already: user names are looked up in it.
 pub(super) fn write(store: &Store, handle: &Handle) -> Result<()> {

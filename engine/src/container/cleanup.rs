@@ -12,10 +12,10 @@ use jiff::Timestamp;
 
 use super::find::Handle;
 use super::live::{self, Live};
-use super::model::{State, Status};
+use super::model::{Process, State, Status};
 use super::{Programs, Result, SystemContext, monitor, overlay, remove};
 use crate::network;
-use crate::store::Store;
+use crate::store::{Store, reserve};
 
 /// Takes away processes, cgroups, links, rules, mounts and sockets of a container.
 ///
@@ -34,9 +34,14 @@ pub(super) fn tear_down(
         }
     };
     keep(delete_from_runtime(store, programs, handle));
-    if let Some(setup) = &state.network {
-        keep(network::disconnect(store, id, setup).map_err(Into::into));
-        keep(network::release(store, id, setup).map_err(Into::into));
+    match &state.network {
+        Some(setup) => {
+            keep(network::disconnect(store, id, setup).map_err(Into::into));
+            keep(network::release(store, id, setup).map_err(Into::into));
+        }
+        // Killed between the first reservation and the record of it.
+        None if state.status == Status::Starting => keep(release_by_owner(store, id)),
+        None => {}
     }
     keep(overlay::unmount_all(&handle.merged()));
     let run = store.container_run(id);
@@ -45,6 +50,54 @@ pub(super) fn tear_down(
         _ => {}
     }
     first
+}
+
+/// Gives back every port and address that a container holds, found by looking at all of them.
+fn release_by_owner(store: &Store, id: &str) -> Result<()> {
+    let addresses = store.addresses();
+    let networks = fs::read_dir(&addresses).system("read", &addresses)?;
+    let directories = networks.flatten().map(|entry| entry.path());
+    for directory in std::iter::once(store.ports()).chain(directories) {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            reserve::release(store, &entry.path(), id)?;
+        }
+    }
+    Ok(())
+}
+
+/// Ends the monitor of a start that did not come to its end, and the runtime if it is still at work: they must not
+/// publish an exit, or run their exit command, into a later start.
+pub(super) fn end_monitor(state: &State) {
+    let Some(monitor) = state.monitor else { return };
+    let children = format!("/proc/{0}/task/{0}/children", monitor.pid);
+    let children: Vec<Process> = fs::read_to_string(children)
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|pid| Process::remember(pid.parse().ok()?))
+        .collect();
+    for process in std::iter::once(monitor).chain(children) {
+        if let Some(descriptor) = process.open() {
+            // One that has just ended needs no signal.
+            let _ = rustix::process::pidfd_send_signal(descriptor, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+/// Removes exit codes that nobody has come for: of containers that are gone, older than a minute.
+pub(super) fn collect_exits(store: &Store) {
+    for entry in fs::read_dir(store.exits()).into_iter().flatten().flatten() {
+        let is_old = entry
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .is_ok_and(|time| time.elapsed().is_ok_and(|age| age.as_secs() > 60));
+        let is_orphan = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|id| !store.container(id).exists());
+        if is_old && is_orphan {
+            drop(fs::remove_file(entry.path()));
+        }
+    }
 }
 
 /// `qrun delete --force`, which is silent about a container it does not know. Not even started when the runtime has
@@ -109,6 +162,7 @@ pub(super) fn finish_locked(store: &Store, programs: &Programs, handle: &Handle)
     state.monitor = None;
     state.network = None;
     if handle.config.options.auto_remove {
+        collect_exits(store);
         remove::erase(store, handle, &mut state, remove::Volumes::RemoveAnonymous)?;
     } else {
         handle.save(&state)?;

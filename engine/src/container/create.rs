@@ -202,23 +202,45 @@ fn made_up_name(id: &str, attempt: u32) -> String {
 
 /// The image's VOLUME paths become anonymous volumes, where the user has mounted nothing there.
 fn add_image_volumes(image: &Image, options: &mut Options) -> Result<()> {
-    let taken: BTreeSet<String> = options
+    let tmpfs = options
+        .tmpfs
+        .iter()
+        .filter_map(|entry| clean_path(entry.split(':').next().unwrap_or_default()));
+    let mounted = options
         .volumes
         .iter()
-        .map(|volume| volume.destination.clone())
-        .collect();
-    for destination in image.config.config.volumes.keys() {
-        if !destination.starts_with('/') || taken.contains(destination) {
+        .map(|volume| volume.destination.clone());
+    let taken: BTreeSet<String> = mounted.chain(tmpfs).collect();
+    for declared in image.config.config.volumes.keys() {
+        let Some(destination) = clean_path(declared).filter(|path| path != "/") else {
+            continue;
+        };
+        if taken.contains(&destination) {
             continue;
         }
         options.volumes.push(Volume {
             source: VolumeSource::Anonymous(new_id()?),
-            destination: destination.clone(),
+            destination,
             read_only: false,
             options: Vec::new(),
         });
     }
     Ok(())
+}
+
+/// An absolute path without `.`, `..`, doubled and trailing slashes, read as text; `None` for a relative one.
+#[must_use]
+pub fn clean_path(path: &str) -> Option<String> {
+    let rest = path.strip_prefix('/')?;
+    let mut parts: Vec<&str> = Vec::new();
+    for part in rest.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    Some(format!("/{}", parts.join("/")))
 }
 
 /// A name for an anonymous volume.
@@ -297,6 +319,19 @@ mod tests {
         ] {
             assert_eq!(parse_bytes(text), bytes, "{text}");
         }
+    }
+
+    #[test]
+    fn paths_are_cleaned_as_text() {
+        for (path, clean) in [
+            ("/a/", "/a"),
+            ("//a/./b/../c", "/a/c"),
+            ("/..", "/"),
+            ("/", "/"),
+        ] {
+            assert_eq!(clean_path(path).as_deref(), Some(clean));
+        }
+        assert_eq!(clean_path("a"), None);
     }
 
     #[test]

@@ -231,7 +231,8 @@ fn process(store: &Store, handle: &Handle, options: &Options) -> Result<Value> {
     let mut spec: Value = crate::store::read_json(&path)?.unwrap_or_default();
     let mut process = spec["process"].take();
     process["args"] = json!(options.command);
-    process["terminal"] = json!(options.tty);
+    // Detached, it has nobody who could hold a terminal.
+    process["terminal"] = json!(options.tty && !options.detach);
     if let Some(workdir) = &options.workdir {
         process["cwd"] = json!(workdir);
     }
@@ -242,11 +243,18 @@ fn process(store: &Store, handle: &Handle, options: &Options) -> Result<Value> {
         process["user"] =
             json!({"uid": user.uid, "gid": user.gid, "additionalGids": user.additional_gids});
         set_variable(&mut process, "HOME", &user.home);
+        // Root has what the container has; anybody else has nothing of it, whoever the container's own process is.
+        let held = match user.uid {
+            0 => process["capabilities"]["bounding"].clone(),
+            _ => json!([]),
+        };
+        process["capabilities"]["effective"] = held.clone();
+        process["capabilities"]["permitted"] = held;
     }
     if options.privileged {
-        let all = spec["process"]["capabilities"]["bounding"].take();
-        if !all.is_null() {
-            process["capabilities"]["effective"] = all;
+        let all = json!(super::bundle::every_capability()?);
+        for set in ["bounding", "effective", "permitted"] {
+            process["capabilities"][set] = all.clone();
         }
     }
     Ok(process)

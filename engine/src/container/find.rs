@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use super::live::{Live, judge};
-use super::model::{Config, State};
+use super::model::{Config, State, Status};
 use super::{Error, Result};
 use crate::store::{self, Context, Durability, Lock, Store, reserve};
 
@@ -124,7 +124,16 @@ impl Handle {
     /// # Errors
     /// When the record can't be read.
     pub fn state(&self) -> Result<State> {
-        Ok(store::read_json(&self.directory.join("state.json"))?.unwrap_or_default())
+        match store::read_json(&self.directory.join("state.json")) {
+            Ok(state) => Ok(state.unwrap_or_default()),
+            // A power cut can leave an empty file. Whatever it said, the container does not run any more.
+            Err(store::Error::Damaged { path, .. }) => Ok(State {
+                status: Status::Exited,
+                error: format!("{} was damaged", path.display()),
+                ..State::default()
+            }),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Records how far it has come. Only under [`Handle::lock`].
@@ -174,7 +183,11 @@ impl Handle {
     /// # Errors
     /// When the lock file can't be opened.
     pub fn try_lock(&self) -> Result<Option<Lock>> {
-        Ok(Lock::try_exclusive(&self.directory.join("lock"))?)
+        let lock = Lock::try_exclusive(&self.directory.join("lock"));
+        if !self.directory.join("container.json").exists() {
+            return Ok(None); // Removed meanwhile.
+        }
+        Ok(lock?)
     }
 }
 
@@ -207,7 +220,8 @@ pub fn ids(store: &Store) -> Result<Vec<String>> {
 pub fn all(store: &Store) -> Result<Vec<Handle>> {
     let mut handles = Vec::new();
     for id in ids(store)? {
-        if let Some(handle) = Handle::open(store, &id)? {
+        // One with a damaged record must not hide all the others.
+        if let Ok(Some(handle)) = Handle::open(store, &id) {
             handles.push(handle);
         }
     }

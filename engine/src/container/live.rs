@@ -70,13 +70,9 @@ pub(super) fn published_exit(store: &Store, id: &str) -> Option<Exit> {
 #[must_use]
 pub(super) fn judge(store: &Store, id: &str, state: &State) -> Live {
     match state.status {
-        Status::Creating | Status::Created => Live::Created,
+        Status::Creating | Status::Created | Status::Starting => Live::Created,
         Status::Removing => Live::Removing,
         Status::Exited => Live::Exited,
-        Status::Starting => match state.process {
-            Some(process) if process.is_alive() => Live::Created,
-            _ => Live::Exited,
-        },
         Status::Running => {
             if published_exit(store, id).is_some() {
                 return Live::Exited;
@@ -89,6 +85,8 @@ pub(super) fn judge(store: &Store, id: &str, state: &State) -> Live {
                         Live::Running
                     }
                 }
+                // Its end is not official before the monitor has drained the output and published the exit code.
+                _ if state.monitor.is_some_and(|monitor| monitor.is_alive()) => Live::Running,
                 _ => Live::Exited,
             }
         }

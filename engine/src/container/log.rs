@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::find::Handle;
+use super::model::Status;
 use super::{Error, Result, SystemContext};
 use crate::store::Store;
 
@@ -79,19 +80,10 @@ pub fn read(
     let mut emit = |entry: &Entry| sink(entry).system("write", "log output");
     let mut kept = VecDeque::new();
     let mut lines_kept = 0usize;
-    for old in rotated(&path) {
-        if let Ok(file) = File::open(&old) {
-            let mut reader = Reader::new(file);
-            collect(&mut reader, query, &mut kept, &mut lines_kept, &mut emit)?;
-        }
-    }
-    let mut reader = match File::open(&path) {
-        Ok(file) => Some(Reader::new(file)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error).system("read", path),
-    };
-    if let Some(reader) = &mut reader {
-        collect(reader, query, &mut kept, &mut lines_kept, &mut emit)?;
+    let mut reader = None;
+    for mut file in after(&path, None) {
+        collect(&mut file, query, &mut kept, &mut lines_kept, &mut emit)?;
+        reader = Some(file);
     }
     for entry in kept {
         emit(&entry)?;
@@ -143,7 +135,10 @@ fn follow(
     let changes = Changes::of(handle.directory())?;
     loop {
         // Asked before reading: what was written before the end is then certainly read.
-        let running = handle.live(store).is_ok_and(|(_, live)| live.is_running());
+        let running = handle
+            .live(store)
+            .is_ok_and(|(state, live)| live.is_running() || state.status == Status::Starting);
+        let over = query.until.is_some_and(|until| Timestamp::now() > until);
         if let Some(reader) = &mut reader {
             while let Some(entry) = reader.next().system("read", path)? {
                 if query.wants(&entry) {
@@ -153,19 +148,38 @@ fn follow(
         }
         let present = std::fs::metadata(path).ok().map(|metadata| metadata.ino());
         if present.is_some() && present != reader.as_ref().map(|reader| reader.inode) {
-            if let Some(old) = &mut reader {
-                while let Some(entry) = old.next().system("read", path)? {
-                    emit(&entry)?;
+            let newer = after(path, reader.as_ref().map(|reader| reader.inode));
+            for mut file in reader.take().into_iter().chain(newer) {
+                while let Some(entry) = file.next().system("read", path)? {
+                    if query.wants(&entry) {
+                        emit(&entry)?;
+                    }
                 }
+                reader = Some(file);
             }
-            reader = File::open(path).ok().map(Reader::new);
             continue;
         }
-        if !running {
+        if !running || over {
             return Ok(());
         }
         changes.wait();
     }
+}
+
+/// The files written since the one with this inode was rotated away, oldest first, the present one last. All of them
+/// are open before anything is read, so that no rotation comes between.
+fn after(path: &Path, inode: Option<u64>) -> Vec<Reader> {
+    let mut files = vec![];
+    for path in std::iter::once(path.to_owned()).chain(rotated(path).into_iter().rev()) {
+        let Ok(file) = File::open(path) else { break };
+        let reader = Reader::new(file);
+        if Some(reader.inode) == inode {
+            break;
+        }
+        files.push(reader);
+    }
+    files.reverse();
+    files
 }
 
 /// `log.2`, `log.1`: oldest first.

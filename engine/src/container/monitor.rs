@@ -18,13 +18,6 @@ use super::model::Process;
 use super::{Error, Programs, Result, SystemContext};
 use crate::store::Store;
 
-/// A container that the runtime has made and that waits for `start`.
-#[derive(Debug)]
-pub(super) struct Monitored {
-    pub(super) process: Process,
-    pub(super) monitor: Option<Process>,
-}
-
 #[derive(Deserialize)]
 struct Answer {
     data: i64,
@@ -42,8 +35,14 @@ pub(super) fn runtime(programs: &Programs, handle: &Handle) -> PathBuf {
         .map_or_else(|| programs.runtime.clone(), PathBuf::from)
 }
 
-/// Starts the monitor of a container whose bundle is ready, and waits until the runtime has created it.
-pub(super) fn create(store: &Store, programs: &Programs, handle: &Handle) -> Result<Monitored> {
+/// Starts the monitor of a container whose bundle is ready, and waits until the runtime has created it: the container's
+/// init, waiting for `start`. `on_start` is told of the monitor as soon as there is one.
+pub(super) fn create(
+    store: &Store,
+    programs: &Programs,
+    handle: &Handle,
+    on_start: impl FnOnce(Option<Process>) -> Result<()>,
+) -> Result<Process> {
     let id = handle.id();
     let options = &handle.config.options;
     let run = store.container_run(id);
@@ -77,18 +76,15 @@ pub(super) fn create(store: &Store, programs: &Programs, handle: &Handle) -> Res
         .args(["--exit-command-arg", "cleanup"])
         .args(["--exit-command-arg", id]);
     let (child, answer) = spawn(&mut command, programs, &[])?;
+    on_start(i32::try_from(child).ok().and_then(Process::remember))?;
     let (answer, _) = answer.read(id)?;
     if answer.data <= 0 {
         return Err(refused(answer.message.unwrap_or_default()));
     }
-    let process = i32::try_from(answer.data)
+    i32::try_from(answer.data)
         .ok()
         .and_then(Process::remember)
-        .ok_or_else(|| Error::MonitorLost { id: id.to_owned() })?;
-    Ok(Monitored {
-        process,
-        monitor: i32::try_from(child).ok().and_then(Process::remember),
-    })
+        .ok_or_else(|| Error::MonitorLost { id: id.to_owned() })
 }
 
 /// What every monitor is told: which container, which runtime, where its sockets go.

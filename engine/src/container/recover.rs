@@ -14,6 +14,7 @@ use crate::store::{Lock, Store};
 /// When the store can't be read. What can't be put right now is left for the next time.
 pub fn sweep(store: &Store, programs: &Programs) -> Result<()> {
     collect_unborn(store);
+    cleanup::collect_exits(store);
     for id in find::ids(store)? {
         drop(collect(store, programs, &id));
     }
@@ -49,9 +50,11 @@ pub fn collect(store: &Store, programs: &Programs, id: &str) -> Result<bool> {
     match state.status {
         Status::Running => cleanup::finish_locked(store, programs, &handle)?,
         Status::Creating | Status::Starting if !state.disposable => {
+            cleanup::end_monitor(&state);
             cleanup::tear_down(store, programs, &handle, &state)?;
             state.network = None;
             state.process = None;
+            state.monitor = None;
             state.status = if state.finished.is_some() {
                 Status::Exited
             } else {
@@ -60,8 +63,15 @@ pub fn collect(store: &Store, programs: &Programs, id: &str) -> Result<bool> {
             handle.save(&state)?;
         }
         Status::Creating | Status::Starting | Status::Removing => {
+            // A removal that was cut short may have been told to keep the volumes.
+            let volumes = if handle.config.options.auto_remove || state.disposable {
+                remove::Volumes::RemoveAnonymous
+            } else {
+                remove::Volumes::Keep
+            };
+            cleanup::end_monitor(&state);
             cleanup::tear_down(store, programs, &handle, &state)?;
-            remove::erase(store, &handle, &mut state, remove::Volumes::RemoveAnonymous)?;
+            remove::erase(store, &handle, &mut state, volumes)?;
         }
         Status::Exited if handle.config.options.auto_remove => {
             remove::erase(store, &handle, &mut state, remove::Volumes::RemoveAnonymous)?;

@@ -73,7 +73,9 @@ pub fn start_locked(
 ) -> Result<Option<Connection>> {
     let before = state.status;
     steps(store, programs, handle, state, streams).inspect_err(|error| {
+        cleanup::end_monitor(state);
         drop(cleanup::tear_down(store, programs, handle, state));
+        drop(std::fs::remove_file(store.exits().join(handle.id())));
         state.status = match before {
             Status::Exited => Status::Exited,
             _ => Status::Created,
@@ -102,20 +104,25 @@ fn steps(
     let id = handle.id();
     drop(std::fs::remove_file(store.exits().join(id)));
 
-    let setup = reserve(store, programs, handle)?;
+    // Before the first reservation, so that a killed start is known as one.
     state.status = Status::Starting;
-    state.network = Some(setup.clone());
+    state.network = None;
     state.stopped_by_user = false;
     state.error = String::new();
     handle.save(state)?;
+    let setup = reserve(store, programs, handle)?;
+    state.network = Some(setup.clone());
 
     make_dir(&store.container_run(id))?;
     overlay(store, handle)?.mount()?;
     files::write(store, handle, &setup)?;
     bundle::write(store, handle)?;
 
-    let monitored = monitor::create(store, programs, handle)?;
-    if let Some(namespace) = network_namespace(handle, monitored.process.pid)? {
+    let process = monitor::create(store, programs, handle, |monitor| {
+        state.monitor = monitor;
+        handle.save(state)
+    })?;
+    if let Some(namespace) = network_namespace(handle, process.pid)? {
         network::connect(store, id, &setup, &namespace)?;
     }
     // Before the start: the first byte of output has somewhere to go.
@@ -127,8 +134,7 @@ fn steps(
 
     state.status = Status::Running;
     state.disposable = false;
-    state.process = Some(monitored.process);
-    state.monitor = monitored.monitor;
+    state.process = Some(process);
     state.started = Some(Timestamp::now());
     state.finished = None;
     state.exit_code = None;

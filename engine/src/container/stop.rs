@@ -46,7 +46,8 @@ pub fn stop(
         Some(signal) => signal,
         None => stop_signal(handle)?,
     };
-    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    // A time beyond the clock's end is for ever.
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let ended = match state.process.and_then(|process| process.open()) {
         None => true,
         Some(descriptor) => {

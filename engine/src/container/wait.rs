@@ -9,6 +9,7 @@ use rustix::fs::inotify;
 
 use super::find::Handle;
 use super::live::{Live, published_exit};
+use super::model::Process;
 use super::{Result, SystemContext};
 use crate::store::Store;
 
@@ -85,6 +86,40 @@ impl<'a> ExitWatch<'a> {
     }
 }
 
+/// Waits for the end of a container that was started, by its monitor if that is alive. `None` when the container is
+/// gone without having left an exit code.
+///
+/// # Errors
+/// When waiting fails.
+pub fn until_exit(
+    store: &Store,
+    handle: &Handle,
+    watch: &ExitWatch<'_>,
+    monitor: Option<Process>,
+) -> Result<Option<i32>> {
+    let monitor = monitor.and_then(|monitor| monitor.open());
+    if let Some(code) = watch.wait(monitor.as_ref().map(AsFd::as_fd), Some(Duration::ZERO))? {
+        return Ok(Some(code));
+    }
+    let mut monitor = monitor.as_ref().map(AsFd::as_fd);
+    loop {
+        // Without a monitor nothing tells of the end; a short look now and then does.
+        let timeout = if monitor.is_some() {
+            None
+        } else {
+            Some(Duration::from_millis(200))
+        };
+        if let Some(code) = watch.wait(monitor.take(), timeout)? {
+            return Ok(Some(code));
+        }
+        match handle.live(store) {
+            Ok((state, Live::Exited)) => return Ok(state.exit_code),
+            Ok(_) if handle.directory().exists() => {}
+            _ => return watch.wait(None, Some(Duration::ZERO)),
+        }
+    }
+}
+
 /// Waits for the container's end and returns its exit code. One that has ended already returns at once; one that was
 /// never started waits for its first run.
 ///
@@ -97,7 +132,6 @@ pub fn wait(store: &Store, handle: &Handle) -> Result<i32> {
             Ok(found) => found,
             Err(error) => return watch.wait(None, Some(Duration::ZERO))?.ok_or(error),
         };
-        let monitor = state.monitor.and_then(|monitor| monitor.open());
         match live {
             Live::Exited => {
                 if let Some(exit) = published_exit(store, handle.id()) {
@@ -114,9 +148,7 @@ pub fn wait(store: &Store, handle: &Handle) -> Result<i32> {
                 watch.wait(None, Some(Duration::from_millis(200)))?;
             }
             Live::Running | Live::Paused => {
-                if let Some(code) = watch.wait(monitor.as_ref().map(AsFd::as_fd), None)? {
-                    return Ok(code);
-                }
+                return Ok(until_exit(store, handle, &watch, state.monitor)?.unwrap_or(255));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! `-v`: `[SOURCE:]DESTINATION[:OPTIONS]`.
 
 use anyhow::{Result, bail};
-use qengine::container::create::new_volume_name;
+use qengine::container::create::{clean_path, new_volume_name};
 use qengine::container::model::{Volume, VolumeSource};
 
 /// Options that are understood; `z` and `Z` ask for labels that a machine without SELinux has not.
@@ -36,13 +36,10 @@ pub(super) fn parse(text: &str) -> Result<Volume> {
         [source, destination, options] => (Some(*source), *destination, *options),
         _ => bail!("invalid volume {text:?}: expected [SOURCE:]DESTINATION[:OPTIONS]"),
     };
-    if !destination.starts_with('/') {
+    let Some(destination) = clean_path(destination) else {
         bail!("invalid volume {text:?}: destination {destination:?} is not an absolute path");
-    }
-    if destination
-        .split('/')
-        .all(|part| part.is_empty() || part == ".")
-    {
+    };
+    if destination == "/" {
         bail!("invalid volume {text:?}: the destination can't be `/`");
     }
     let options: Vec<String> = options
@@ -60,7 +57,7 @@ pub(super) fn parse(text: &str) -> Result<Volume> {
             None => VolumeSource::Anonymous(new_volume_name()?),
             Some(source) => source_of(text, source)?,
         },
-        destination: destination.to_owned(),
+        destination,
         read_only: options.iter().any(|option| option == "ro"),
         options,
     })

@@ -12,7 +12,7 @@ use crate::container::find::Handle;
 use crate::container::model::{Options, Volume, VolumeSource};
 use crate::container::{Error, Result, SystemContext};
 use crate::network::Mode;
-use crate::store::{Store, make_dir};
+use crate::store::{Lock, Store, make_dir};
 
 /// The files that [`crate::container::files`] makes, and where they go.
 pub(crate) const MADE_FILES: [(&str, &str); 3] = [
@@ -180,18 +180,22 @@ fn volume_directory(
         return Ok(data);
     }
     make_dir(&home)?;
-    let fresh = home.join(format!("_fresh-{}", handle.config.short_id()));
+    // One at a time: a second first user must not put its copy over the first one's.
+    let _lock = Lock::exclusive(&home.join("lock"))?;
+    if data.exists() {
+        return Ok(data);
+    }
+    // What a killed first user has left.
+    let fresh = home.join("_fresh");
+    drop(fs::remove_dir_all(&fresh));
     fs::DirBuilder::new()
-        .recursive(true)
         .mode(0o755)
         .create(&fresh)
         .system("make volume", &fresh)?;
-    copy_up(&handle.merged(), &volume.destination, &fresh)?;
-    match fs::rename(&fresh, &data) {
-        // Another container was quicker: its copy is as good.
-        Err(_) if data.exists() => drop(fs::remove_dir_all(&fresh)),
-        result => result.system("make volume", &data)?,
+    if !volume.options.iter().any(|option| option == "nocopy") {
+        copy_up(&handle.merged(), &volume.destination, &fresh)?;
     }
+    fs::rename(&fresh, &data).system("make volume", &data)?;
     Ok(data)
 }
 

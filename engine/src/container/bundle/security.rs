@@ -89,6 +89,20 @@ pub(super) fn capabilities(options: &Options) -> Result<HashSet<Capability>> {
     Ok(set)
 }
 
+/// All that this machine can give, sorted.
+pub(crate) fn every_capability() -> Result<Vec<String>> {
+    let privileged = Options {
+        privileged: true,
+        ..Options::default()
+    };
+    let mut names: Vec<String> = capabilities(&privileged)?
+        .iter()
+        .map(|capability| format!("CAP_{}", capability.to_string().trim_start_matches("CAP_")))
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
 fn capability(name: &str) -> Result<Capability> {
     let upper = name.to_uppercase();
     let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
