@@ -269,7 +269,14 @@ fn fetch_and_publish(
     let endpoints = endpoint::candidates(reference.registry(), options)?;
 
     let _guard = WriterGuard::take(store)?;
-    let resolving = resolve::resolve(reference, &endpoints, credentials, options, progress);
+    let resolving = resolve::resolve(
+        &layout,
+        reference,
+        &endpoints,
+        credentials,
+        options,
+        progress,
+    );
     let (registry, resolved) = runtime.block_on(resolving)?;
     let before = find::find(store, &reference.to_string())?;
     let job = Job {

@@ -7,6 +7,7 @@ use bundle_tools::image::{
     self as documents, Descriptor, Document, MAX_DOCUMENT, Manifest, Platform, choose, media_type,
     parse_config, parse_document,
 };
+use bundle_tools::layout::Layout;
 use futures_util::TryStreamExt;
 use oci_client::secrets::RegistryAuth;
 
@@ -24,6 +25,7 @@ const DEEPEST: u32 = 2;
 
 /// Finds the image's manifest and configuration.
 pub(super) async fn resolve(
+    layout: &Layout,
     reference: &Reference,
     endpoints: &[Endpoint],
     auth: RegistryAuth,
@@ -44,9 +46,13 @@ pub(super) async fn resolve(
     let (manifest, manifest_bytes) = find_manifest(&registry, reference, answer, &platform).await?;
     check_types(reference, &manifest)?;
 
-    let config_bytes = small_blob(&registry, &manifest.config)
-        .await
-        .map_err(|fault| explain(reference, "configuration", fault))?;
+    let config_bytes = match layout.read_blob(&manifest.config.digest, MAX_DOCUMENT) {
+        // It is here, whole and right.
+        Ok(bytes) => bytes,
+        Err(_) => small_blob(&registry, &manifest.config)
+            .await
+            .map_err(|fault| explain(reference, "configuration", fault))?,
+    };
     let unusable = |source| Error::Document {
         reference: reference.familiar(),
         source: Box::new(source),
