@@ -51,12 +51,17 @@ impl Container {
     pub(crate) fn load(store: &Store, id: &str) -> Result<Self, state::Error> {
         let directory = store.open(id)?;
         let record = directory.read()?;
+        Ok(Self::new(directory, record))
+    }
+
+    /// The container of a directory whose state has been read.
+    pub(crate) fn new(directory: Directory, record: Record) -> Self {
         let cgroup = Cgroup::open(&record.cgroup);
-        Ok(Self {
+        Self {
             directory,
             record,
             cgroup,
-        })
+        }
     }
 
     /// Its init process, if that still lives: the process of that id that started when it did.

@@ -121,7 +121,7 @@ pub(crate) fn run(
     let state = serde_json::to_vec(&state).unwrap_or_default();
     for (index, hook) in hooks.iter().enumerate() {
         log::debug!("running {} hook #{index}: {}", point.name(), hook.path);
-        run_one(hook, &state).map_err(|source| Error {
+        run_one(point, hook, &state).map_err(|source| Error {
             point,
             index,
             source,
@@ -148,7 +148,7 @@ fn memory_file() -> Result<File, CallFailed> {
 }
 
 /// Runs one hook to its end.
-fn run_one(hook: &Hook, state: &[u8]) -> Result<(), Cause> {
+fn run_one(point: Point, hook: &Hook, state: &[u8]) -> Result<(), Cause> {
     let mut input = memory_file()?;
     input.write_all(state).during("write", "hook")?;
     input.rewind().during("lseek", "hook")?;
@@ -157,7 +157,8 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<(), Cause> {
     if let Some((name, rest)) = hook.args.split_first() {
         command.arg0(name).args(rest);
     }
-    if !hook.env.is_empty() {
+    // Without an environment of its own a hook gets ours, as with runc; but not where the program is the container's.
+    if !hook.env.is_empty() || point == Point::StartContainer {
         command
             .env_clear()
             .envs(hook.env.iter().filter_map(|pair| pair.split_once('=')));
@@ -255,6 +256,15 @@ mod tests {
     fn gets_state_arguments_and_environment() {
         let script = r#"grep -q '"id":"c1","status":"creating","pid":7,"bundle":"/b"' && [ "$WHERE" = here ]"#;
         run(Point::Prestart, &[shell(script, None)], &record(), Some(7)).unwrap();
+    }
+
+    #[test]
+    fn the_callers_environment_stays_out_of_the_container() {
+        let mut hook = shell(r#"[ -z "$CARGO_PKG_NAME" ]"#, None);
+        hook.env.clear();
+        assert!(std::env::var_os("CARGO_PKG_NAME").is_some());
+        run(Point::StartContainer, &[hook.clone()], &record(), None).unwrap();
+        assert!(run(Point::Prestart, &[hook], &record(), None).is_err());
     }
 
     #[test]

@@ -113,6 +113,15 @@ pub(crate) struct RootPlan {
     pub(crate) readonly_paths: Vec<String>,
 }
 
+impl RootPlan {
+    /// Whether the propagation given to the tree at first keeps every mount in it from reaching the host. Without
+    /// `MS_REC` only "/" gets it.
+    pub(crate) fn cuts_off_the_tree(&self) -> bool {
+        self.propagation & libc::MS_REC != 0
+            && self.propagation & (libc::MS_SLAVE | libc::MS_PRIVATE) != 0
+    }
+}
+
 /// Reads `config.json` of the bundle that is the current directory.
 pub(crate) fn load_spec() -> Result<Spec, Error> {
     const NAME: &str = "config.json";
@@ -152,7 +161,10 @@ impl Plan {
         add_notify_and_listen(&mut process_plan, &extra)?;
         let mut mounts = mount::steps(&spec.mounts, bundle, &linux.mount_label)?;
         if let Some(directory) = &extra.notify_directory {
-            mounts.push(MountStep::bind(directory, process::NOTIFY_DIRECTORY));
+            let mut step = MountStep::bind(directory, process::NOTIFY_DIRECTORY);
+            // Sending to the socket in it takes no write permission on the mount.
+            step.restrict();
+            mounts.push(step);
         }
         let populate_dev = !mounts
             .iter()

@@ -1,4 +1,4 @@
-//! Writes below a `/proc` that is known to be one.
+//! Reads and writes below a `/proc` that is known to be one.
 //!
 //! A container can arrange for something else to lie at a path below its `/proc` (CVE-2019-19921, CVE-2025-52881). So the
 //! handle is taken from the host's `/proc` before any namespace is entered, its type is checked, and paths are resolved
@@ -29,23 +29,37 @@ impl HostProc {
         }
     }
 
+    /// Reads a small file below it in one call.
+    pub(crate) fn read(&self, path: &str) -> Result<Vec<u8>, Errno> {
+        let mut text = [0; 256];
+        let length = rustix::io::read(self.open_file(path, OFlags::RDONLY)?, &mut text)?;
+        Ok(text[..length].to_vec())
+    }
+
     /// Writes a file below it in one call.
     pub(crate) fn write(&self, path: &str, value: &[u8]) -> Result<(), Errno> {
-        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = self.open_file(path, OFlags::WRONLY)?;
+        let written = rustix::io::write(&file, value)?;
+        if written == value.len() {
+            Ok(())
+        } else {
+            Err(Errno::IO)
+        }
+    }
+
+    /// Opens a file below it.
+    fn open_file(&self, path: &str, access: OFlags) -> Result<OwnedFd, Errno> {
+        let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
         let file = match openat2(&self.0, path, flags, Mode::empty(), resolve) {
             // Before Linux 5.6 the type of what was opened is the only check there is.
             Err(Errno::NOSYS) => openat(&self.0, path, flags, Mode::empty())?,
             other => other?,
         };
-        if !is_procfs(&file)? {
-            return Err(Errno::XDEV);
-        }
-        let written = rustix::io::write(&file, value)?;
-        if written == value.len() {
-            Ok(())
+        if is_procfs(&file)? {
+            Ok(file)
         } else {
-            Err(Errno::IO)
+            Err(Errno::XDEV)
         }
     }
 }
@@ -67,6 +81,7 @@ mod tests {
         // Its own score, written as it is.
         let score = std::fs::read("/proc/self/oom_score_adj").unwrap();
         proc.write("thread-self/oom_score_adj", &score).unwrap();
+        assert_eq!(proc.read("thread-self/oom_score_adj").unwrap(), score);
         assert!(proc.write("../etc/passwd", b"").is_err());
         assert!(proc.write("self/root/etc/passwd", b"").is_err());
     }

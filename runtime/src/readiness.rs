@@ -6,12 +6,13 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::Mode;
 use rustix::io::Errno;
+use rustix::process::umask;
 
 use crate::failure::{CallFailed, During};
 
@@ -49,9 +50,11 @@ impl Relay {
             return Ok(None);
         };
         let path = directory.join(SOCKET);
-        let inside = UnixDatagram::bind(&path).during("bind", &path)?;
-        // Whoever the service runs as.
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o777)).during("chmod", &path)?;
+        // For whoever the service runs as. A chmod by path could meet what somebody else has put there.
+        let former = umask(Mode::empty());
+        let inside = UnixDatagram::bind(&path);
+        umask(former);
+        let inside = inside.during("bind", &path)?;
         inside.set_nonblocking(true).during("fcntl", &path)?;
         Ok(Some(Self { inside, host }))
     }

@@ -53,7 +53,7 @@ pub(crate) fn prepare(plan: &RootPlan) -> Result<Root, Fault> {
     let path = std::ffi::CString::new(plan.path.as_os_str().as_bytes())
         .map_err(|_| rustix::io::Errno::INVAL)
         .at(Step::PrepareRoot, "mount", &subject)?;
-    if plan.propagation & libc::MS_SHARED != 0 {
+    if !plan.cuts_off_the_tree() {
         make_parent_private(plan)?;
     }
     failed(
@@ -63,7 +63,8 @@ pub(crate) fn prepare(plan: &RootPlan) -> Result<Root, Fault> {
     Root::open(&path).at(Step::PrepareRoot, "open", &subject)
 }
 
-/// Makes the mount that the root lies on private: neither `pivot_root` nor a move works below a shared one.
+/// Makes the mount that the root lies on private: neither `pivot_root` nor a move works below a shared one, and binding
+/// the root would reach the host.
 fn make_parent_private(plan: &RootPlan) -> Result<(), Fault> {
     let subject = plan.path.to_string_lossy();
     let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC;

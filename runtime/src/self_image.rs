@@ -11,8 +11,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 
 use rustix::fs::{
-    CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags, fcntl_add_seals, fcntl_get_seals,
-    memfd_create, openat,
+    AtFlags, CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags, StatxAttributes,
+    StatxFlags, fcntl_add_seals, fcntl_get_seals, memfd_create, openat, statx,
 };
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -62,6 +62,7 @@ fn is_protected() -> Result<bool, Errno> {
     if rustix::fs::fstatvfs(&own)?
         .f_flag
         .contains(StatVfsMountFlags::RDONLY)
+        && is_mount_root(&own)?
     {
         return Ok(true);
     }
@@ -76,6 +77,16 @@ fn is_protected() -> Result<bool, Errno> {
         Mode::empty(),
     )?;
     Ok(fcntl_get_seals(&own).is_ok_and(|seals| seals.contains(SEALS)))
+}
+
+/// Whether a file is all there is of its mount, as with ours; a read-only `/usr` is one that somebody may make writable
+/// for an update. Before Linux 5.8, which cannot tell, any mount will do.
+fn is_mount_root(file: &OwnedFd) -> Result<bool, Errno> {
+    let stat = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::empty())?;
+    Ok(!stat
+        .stx_attributes_mask
+        .contains(StatxAttributes::MOUNT_ROOT)
+        || stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// The file on a read-only mount of its own, which is in no mount namespace.

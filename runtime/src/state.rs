@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup;
 use crate::failure::{CallFailed, During};
+use crate::namespace::Kind;
 use crate::spec::Hooks;
 
 /// Name of the state file.
@@ -84,6 +85,8 @@ pub(crate) struct Record {
     pub(crate) cgroup: cgroup::Record,
     /// `CLONE_NEW*` flags of the namespaces that are not the host's.
     pub(crate) namespaces: u64,
+    /// Those among them that existed before the container.
+    pub(crate) joined_namespaces: u64,
     /// Hooks of later commands.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) hooks: Option<Hooks>,
@@ -94,6 +97,14 @@ pub(crate) struct Record {
     pub(crate) agent: Option<Agent>,
     /// User id of who created it.
     pub(crate) owner: u32,
+}
+
+impl Record {
+    /// Whether every process of the container ends with its first one, because they are in a pid namespace that the
+    /// container made.
+    pub(crate) fn ends_with_init(&self) -> bool {
+        self.namespaces & !self.joined_namespaces & Kind::Pid.flag() != 0
+    }
 }
 
 /// The program that answers the questions of a filter with `SCMP_ACT_NOTIFY`.
@@ -341,6 +352,21 @@ mod tests {
             assert!(matches!(check_id(id), Err(Error::InvalidId)), "{id}");
         }
         assert!(matches!(check_id(""), Err(Error::EmptyId)));
+    }
+
+    #[test]
+    fn only_a_pid_namespace_of_its_own_ends_with_init() {
+        let ends = |namespaces, joined_namespaces| {
+            let record = Record {
+                namespaces,
+                joined_namespaces,
+                ..Record::default()
+            };
+            record.ends_with_init()
+        };
+        let (pid, mount) = (Kind::Pid.flag(), Kind::Mount.flag());
+        assert!(ends(pid | mount, 0) && ends(pid | mount, mount));
+        assert!(!ends(pid | mount, pid) && !ends(mount, 0));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionbio};
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 use rustix::termios::{
     OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
@@ -57,14 +57,10 @@ impl Foreground {
         terminal: Option<&Terminal>,
         relay: Option<&Relay>,
     ) -> Result<u8, CallFailed> {
-        let code = match (terminal, relay) {
+        match (terminal, relay) {
             (None, None) => self.wait_for_signals(child.pid),
             _ => self.wait_for_descriptors(child.pid, terminal, relay),
-        };
-        if let Some(terminal) = terminal {
-            terminal.restore();
         }
-        code
     }
 
     /// Sleeps until a signal comes.
@@ -94,13 +90,17 @@ impl Foreground {
             terminal,
             relay,
             input: terminal.is_some(),
+            pending: Vec::new(),
         };
         let mut ended = None;
         loop {
             let ready = open.wait(&signals)?;
             if ready.signal {
                 while let Ok(signal) = self.held.wait(Some(0)) {
-                    pass_on(pid, signal, terminal);
+                    // Once it has been waited for, its id may be another process's.
+                    if ended.is_none() {
+                        pass_on(pid, signal, terminal);
+                    }
                 }
                 if ended.is_none() {
                     ended = reap(pid)?;
@@ -114,7 +114,10 @@ impl Foreground {
                 open.relay = None;
             }
             if ready.input {
-                open.input = terminal.is_some_and(Terminal::copy_input);
+                open.input = Terminal::read_input(&mut open.pending);
+            }
+            if let Some(terminal) = open.terminal {
+                terminal.write_input(&mut open.pending);
             }
             if ready.output && !open.terminal.is_some_and(Terminal::copy_output) {
                 open.terminal = None;
@@ -132,6 +135,8 @@ struct Open<'a> {
     terminal: Option<&'a Terminal>,
     relay: Option<&'a Relay>,
     input: bool,
+    /// What was typed and the process's terminal has not taken yet. More is read when it has.
+    pending: Vec<u8>,
 }
 
 /// What can be read.
@@ -147,17 +152,22 @@ impl Open<'_> {
     fn wait(&self, signals: &OwnedFd) -> Result<Ready, CallFailed> {
         let input = inherited_fd(0)
             .ok()
-            .filter(|_| self.input && self.terminal.is_some());
+            .filter(|_| self.input && self.pending.is_empty() && self.terminal.is_some());
         let sources = [
             Some(signals.as_fd()),
             self.terminal.map(|terminal| terminal.master.as_fd()),
             self.relay.map(Relay::fd),
             input,
         ];
+        let master = match self.pending.is_empty() {
+            true => PollFlags::IN,
+            false => PollFlags::IN | PollFlags::OUT,
+        };
+        let flags = [PollFlags::IN, master, PollFlags::IN, PollFlags::IN];
         let mut watched: Vec<PollFd<'_>> = sources
             .iter()
-            .flatten()
-            .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+            .zip(flags)
+            .filter_map(|(fd, flags)| Some(PollFd::from_borrowed_fd((*fd)?, flags)))
             .collect();
         rustix::io::retry_on_intr(|| poll(&mut watched, None)).during("poll", "terminal")?;
         let mut results = watched.iter().map(|fd| !fd.revents().is_empty());
@@ -179,6 +189,8 @@ impl Terminal {
             saved: None,
         };
         terminal.resize();
+        // A process that reads nothing must not keep us from showing what it writes, which may be what it waits for.
+        ioctl_fionbio(&terminal.master, true).during("ioctl", "terminal")?;
         if let Ok(own) = inherited_fd(0)
             && isatty(own)
         {
@@ -189,14 +201,6 @@ impl Terminal {
             terminal.saved = Some(modes);
         }
         Ok(terminal)
-    }
-
-    /// Gives the caller's terminal its former settings.
-    fn restore(&self) {
-        if let (Some(modes), Ok(own)) = (&self.saved, inherited_fd(0)) {
-            // A terminal that is gone needs none.
-            let _ = tcsetattr(own, OptionalActions::Now, modes);
-        }
     }
 
     /// Takes the size of the caller's terminal over.
@@ -218,12 +222,39 @@ impl Terminal {
         copy(&self.master, output)
     }
 
-    /// Passes on what was typed; false at its end.
-    fn copy_input(&self) -> bool {
-        let Ok(input) = inherited_fd(0) else {
-            return false;
-        };
-        copy(input, &self.master)
+    /// Reads what was typed; false at its end.
+    fn read_input(pending: &mut Vec<u8>) -> bool {
+        let mut bytes = [0; CHUNK];
+        match inherited_fd(0).and_then(|input| rustix::io::read(input, &mut bytes)) {
+            Ok(length) => {
+                pending.extend_from_slice(&bytes[..length]);
+                length > 0
+            }
+            Err(errno) => matches!(errno, Errno::INTR | Errno::AGAIN),
+        }
+    }
+
+    /// Passes on of what was typed as much as the terminal takes.
+    fn write_input(&self, pending: &mut Vec<u8>) {
+        while !pending.is_empty() {
+            match rustix::io::write(&self.master, pending) {
+                Ok(written) => drop(pending.drain(..written)),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return,
+                // Nobody is there to read it.
+                Err(_) => pending.clear(),
+            }
+        }
+    }
+}
+
+impl Drop for Terminal {
+    /// Gives the caller's terminal its former settings.
+    fn drop(&mut self) {
+        if let (Some(modes), Ok(own)) = (&self.saved, inherited_fd(0)) {
+            // A terminal that is gone needs none.
+            let _ = tcsetattr(own, OptionalActions::Now, modes);
+        }
     }
 }
 

@@ -119,10 +119,27 @@ pub fn cgroups() -> BTreeSet<String> {
 }
 
 /// Removes cgroups called `name`, and `name/conmon`, where nothing is in them: parents that other
-/// engines make for their containers and leave.
+/// engines make for their containers and leave. Podman leaves them also in plain directories that
+/// it names after controllers without a v1 hierarchy.
 pub fn remove_empty_cgroups(name: &str) {
     for path in cgroups().iter().rev() {
         if path.ends_with(&format!("/{name}")) || path.ends_with(&format!("/{name}/conmon")) {
+            let _ = std::fs::remove_dir(path);
+        }
+    }
+    let mounted = mounts();
+    for entry in std::fs::read_dir("/sys/fs/cgroup")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let (path, left) = (entry.path(), entry.path().join(name));
+        let hierarchy = mounted
+            .iter()
+            .any(|it| it.starts_with(&format!("{} (", path.display())));
+        let pure_v2 = entry.path().join("cgroup.procs").exists();
+        if !hierarchy && !pure_v2 && left.exists() {
+            let _ = std::fs::remove_dir_all(left);
             let _ = std::fs::remove_dir(path);
         }
     }

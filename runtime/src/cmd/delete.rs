@@ -9,7 +9,6 @@ use rustix::process::Signal;
 use super::Request;
 use crate::container::{Container, Status};
 use crate::hook::{self, Point};
-use crate::namespace::Kind;
 use crate::state;
 
 /// How long a killed process may take to end.
@@ -25,21 +24,19 @@ pub(super) fn delete(request: &Request<'_>) -> Result<u8> {
     };
     // A create or start that is under way is waited for.
     directory.lock()?;
-    drop(directory);
-    let container = match Container::load(&request.store, id) {
+    if directory.is_removed() {
+        // Another delete was faster; what may have the id by now is another container.
+        return gone(state::Error::NotExist, force);
+    }
+    let record = match directory.read() {
         Err(error @ (state::Error::NotExist | state::Error::Json { .. })) => {
             // Killed before it had written its state: then there is nothing but the directory.
-            if let Ok(directory) = request.store.open(id) {
-                directory.remove()?;
-            }
-            if force {
-                return Ok(0);
-            }
-            return Err(error.into());
+            directory.remove()?;
+            return gone(error, force);
         }
         other => other?,
     };
-    container.directory.lock()?;
+    let container = Container::new(directory, record);
     match container.status() {
         Status::Stopped => {}
         Status::Created => kill(&container)?,
@@ -51,6 +48,11 @@ pub(super) fn delete(request: &Request<'_>) -> Result<u8> {
     }
     destroy(container)?;
     Ok(0)
+}
+
+/// What to say when there is nothing to delete.
+fn gone(error: state::Error, force: bool) -> Result<u8> {
+    if force { Ok(0) } else { Err(error.into()) }
 }
 
 /// Kills the init process and waits for its end.
@@ -97,11 +99,11 @@ pub(super) fn destroy(container: Container) -> Result<()> {
         cgroup,
     } = container;
     // With a pid namespace of its own all its processes have ended with the first one.
-    if record.namespaces & Kind::Pid.flag() == 0 && cgroup.exists() {
+    if !record.ends_with_init() && cgroup.exists() {
         cgroup.kill_all(Signal::KILL)?;
     }
     if cgroup.remove().is_err() {
-        // Somebody else's processes may have been put there; and the namespace may have been a joined one.
+        // Somebody else's processes may have been put there.
         cgroup.kill_all(Signal::KILL)?;
         cgroup.remove()?;
     }

@@ -4,7 +4,6 @@ use anyhow::{Result, bail};
 
 use super::Request;
 use crate::container::{Container, Status};
-use crate::namespace::Kind;
 
 /// Runs the command.
 pub(super) fn kill(request: &Request<'_>) -> Result<u8> {
@@ -21,7 +20,7 @@ pub(super) fn kill(request: &Request<'_>) -> Result<u8> {
         return Ok(0);
     }
     if number == libc::SIGKILL
-        && container.record.namespaces & Kind::Pid.flag() == 0
+        && !container.record.ends_with_init()
         && !container.cgroup.is_unconfigured()
     {
         // Without a pid namespace of its own the others would outlive the first process.

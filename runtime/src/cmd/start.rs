@@ -58,10 +58,11 @@ fn release(container: &Container) -> Result<()> {
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let word =
         openat(container.directory.fd(), START_FIFO, flags, Mode::empty()).during("open", &path)?;
-    // From here on it counts as started.
-    container.directory.remove_file(START_FIFO)?;
+    // Before the fifo goes: without it nobody could give the word any more, should we be killed in between.
     rustix::io::write(&word, &[0]).during("write", &path)?;
     drop(word);
+    // From here on it counts as started.
+    container.directory.remove_file(START_FIFO)?;
     loop {
         // Not for reading: the word itself may still be in there.
         match poll(&mut [PollFd::new(&answer, PollFlags::empty())], None) {

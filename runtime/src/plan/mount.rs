@@ -70,6 +70,12 @@ impl MountStep {
         }
     }
 
+    /// Takes away what can be done with what is mounted, beyond reading.
+    pub(crate) fn restrict(&mut self) {
+        self.flags |= libc::MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
+        self.attr.attr_set |= ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
+    }
+
     /// Whether it is a bind mount.
     pub(crate) fn is_bind(&self) -> bool {
         matches!(self.kind, Kind::Bind { .. })

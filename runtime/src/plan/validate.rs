@@ -17,6 +17,18 @@ pub(super) fn process(process: Option<&Process>) -> Result<&Process, Error> {
     if !process.cwd.starts_with('/') {
         return Err(Error::invalid("Cwd must be an absolute path"));
     }
+    let user = &process.user;
+    // -1 means "leave it as it is" to the system calls that change ids: the process would stay root.
+    if [user.uid, user.gid]
+        .iter()
+        .chain(&user.additional_gids)
+        .any(|id| *id == u32::MAX)
+    {
+        return Err(Error::Invalid(format!(
+            "{} is not a valid user or group id",
+            u32::MAX
+        )));
+    }
     if process.args.is_empty() {
         return Err(Error::invalid("args must not be empty"));
     }
@@ -245,5 +257,13 @@ mod tests {
         assert!(process(Some(&parse(r#"{"args":["sh"],"cwd":"/"}"#))).is_ok());
         assert!(process(Some(&parse(r#"{"args":["sh"],"cwd":"x"}"#))).is_err());
         assert!(process(Some(&parse(r#"{"args":[],"cwd":"/"}"#))).is_err());
+        for user in [
+            r#""uid":4294967295"#,
+            r#""gid":4294967295"#,
+            r#""additionalGids":[1,4294967295]"#,
+        ] {
+            let json = format!(r#"{{"args":["sh"],"cwd":"/","user":{{{user}}}}}"#);
+            assert!(process(Some(&parse(&json))).is_err(), "{user}");
+        }
     }
 }

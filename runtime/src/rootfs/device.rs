@@ -6,7 +6,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chmodat, chownat, makedev, mknodat, openat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid, chownat, fstat, makedev, mknodat, openat,
     statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
@@ -55,10 +55,11 @@ pub(crate) fn populate(root: &Root, plan: &RootPlan) -> Result<(), Fault> {
         let made = if plan.bind_devices {
             Err(Errno::PERM)
         } else {
-            make(&dev, name, FileType::CharacterDevice, number)
+            let mode = Mode::from_raw_mode(0o666);
+            make(&dev, name, FileType::CharacterDevice, mode, number)
         };
         match made {
-            Ok(()) => {}
+            Ok(_) => {}
             Err(Errno::PERM) => bind(root, &format!("/dev/{name}"))?,
             Err(errno) => return Err(errno).at(Step::Device, "mknod", &format!("/dev/{name}")),
         }
@@ -75,17 +76,32 @@ pub(crate) fn populate(root: &Root, plan: &RootPlan) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Makes a device file that everybody may use; one that is there already is taken as it is.
-fn make(directory: impl AsFd, name: &str, kind: FileType, number: u64) -> Result<(), Errno> {
+/// Makes a device file; one that is there already is taken as it is, and the answer then is false. The umask is empty, so
+/// it has its permissions from the beginning.
+fn make(
+    directory: impl AsFd,
+    name: &str,
+    kind: FileType,
+    mode: Mode,
+    number: u64,
+) -> Result<bool, Errno> {
     let directory = directory.as_fd();
-    match mknodat(directory, name, kind, Mode::from_raw_mode(0o666), number) {
+    match mknodat(directory, name, kind, mode, number) {
         Err(Errno::EXIST) => {
             let there = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
-            let same = FileType::from_raw_mode(there.st_mode) == kind && there.st_rdev == number;
-            if same { Ok(()) } else { Err(Errno::EXIST) }
+            if is_device(&there, kind, number) {
+                Ok(false)
+            } else {
+                Err(Errno::EXIST)
+            }
         }
-        other => other,
+        other => other.map(|()| true),
     }
+}
+
+/// Whether a file is this device.
+fn is_device(stat: &Stat, kind: FileType, number: u64) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == kind && stat.st_rdev == number
 }
 
 /// Makes a device of the spec, with its owner and permissions.
@@ -109,26 +125,35 @@ fn make_listed(root: &Root, device: &Device, bind_devices: bool) -> Result<(), F
         .and_then(|major| Ok(makedev(major, part(device.minor)?)))
         .at(Step::Device, "mknod", path)?;
     let number = if kind == FileType::Fifo { 0 } else { number };
-    match make(&directory, name, kind, number) {
-        Ok(()) => {}
+    let mode = Mode::from_raw_mode(device.file_mode.unwrap_or(0o666) & 0o7777);
+    match make(&directory, name, kind, mode, number) {
+        Ok(true) => {}
+        // It may be the host's own, in a directory bound from there.
+        Ok(false) => return Ok(()),
         Err(Errno::PERM) => return bind(root, path),
         Err(errno) => return Err(errno).at(Step::Device, "mknod", path),
     }
-    let mode = Mode::from_raw_mode(device.file_mode.unwrap_or(0o666) & 0o7777);
-    chmodat(&directory, name, mode, AtFlags::empty()).at(Step::Device, "chmod", path)?;
-    let (user, group) = (device.uid.unwrap_or(0), device.gid.unwrap_or(0));
-    if (user, group) != (0, 0) {
-        let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
-        chownat(
-            &directory,
-            name,
-            Some(user),
-            Some(group),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )
-        .at(Step::Device, "chown", path)?;
+    let owner = (device.uid.unwrap_or(0), device.gid.unwrap_or(0));
+    if owner != (0, 0) {
+        give_away(&directory, name, (kind, number), owner).at(Step::Device, "chown", path)?;
     }
     Ok(())
+}
+
+/// Gives a device file that has just been made to its owner, if it is still the one at its name.
+fn give_away(
+    directory: &OwnedFd,
+    name: &str,
+    (kind, number): (FileType, u64),
+    (user, group): (u32, u32),
+) -> Result<(), Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = openat(directory, name, flags, Mode::empty())?;
+    if !is_device(&fstat(&made)?, kind, number) {
+        return Err(Errno::EXIST);
+    }
+    let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+    chownat(&made, c"", Some(user), Some(group), AtFlags::EMPTY_PATH)
 }
 
 /// Binds a device file of the host.

@@ -6,6 +6,7 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, OFlags, PROC_SUPER_MAGIC, fstat, fstatfs};
 use rustix::io::Errno;
@@ -277,7 +278,9 @@ fn open_target(root: &Root, step: &MountStep, kind: &str) -> Result<OwnedFd, Err
         return root.ensure(&step.destination, Missing::Directory);
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match root.resolve_with(&step.destination, flags) {
+    // Without "/" or "/." at the end, with which a link would be followed after all.
+    let path: PathBuf = Path::new(&step.destination).components().collect();
+    match root.resolve_with(&path.to_string_lossy(), flags) {
         Err(Errno::NOENT) => root.ensure(&step.destination, Missing::Directory),
         other => other,
     }
@@ -285,8 +288,6 @@ fn open_target(root: &Root, step: &MountStep, kind: &str) -> Result<OwnedFd, Err
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     #[test]

@@ -17,7 +17,7 @@ pub(crate) fn change_root(root: &Root, plan: &RootPlan) -> Result<(), Fault> {
     }
     // The old root ends up on top of the new one, at "/", and "." leads to it: no directory is needed to put it.
     pivot_root(c".", c".").at(Step::Pivot, "pivot_root", "")?;
-    if plan.propagation & (libc::MS_SHARED | libc::MS_UNBINDABLE) != 0 {
+    if !plan.cuts_off_the_tree() {
         // So that unmounting it here does not unmount anything on the host.
         mount(None, c".", None, libc::MS_SLAVE | libc::MS_REC, None).at(
             Step::Pivot,
@@ -33,10 +33,23 @@ pub(crate) fn change_root(root: &Root, plan: &RootPlan) -> Result<(), Fault> {
 /// there before stays underneath.
 fn move_root() -> Result<(), Fault> {
     // Without them in the way a process with CAP_SYS_ADMIN finds no host /proc or /sys to mount from.
-    for path in [c"/sys", c"/proc"] {
+    for (path, name) in [(c"/sys", "/sys"), (c"/proc", "/proc")] {
+        // So that unmounting it here does not unmount anything on the host.
+        match mount(None, path, None, libc::MS_SLAVE | libc::MS_REC, None) {
+            // Nothing is mounted there.
+            Err(Errno::INVAL | Errno::NOENT) => continue,
+            other => other.at(Step::Pivot, "mount", name)?,
+        }
         match unmount(path, UnmountFlags::DETACH) {
-            Ok(()) | Err(Errno::INVAL | Errno::NOENT | Errno::PERM) => {}
-            Err(errno) => return Err(errno).at(Step::Pivot, "umount2", ""),
+            // A mount of another user namespace's cannot be taken away, but covered.
+            Err(Errno::INVAL | Errno::PERM) => {
+                mount(Some(c"tmpfs"), path, Some(c"tmpfs"), 0, None).at(
+                    Step::Pivot,
+                    "mount",
+                    name,
+                )?;
+            }
+            other => other.at(Step::Pivot, "umount2", name)?,
         }
     }
     mount(Some(c"."), c"/", None, libc::MS_MOVE, None).at(Step::Pivot, "mount", "")?;

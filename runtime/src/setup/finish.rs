@@ -131,7 +131,6 @@ pub(crate) fn become_process(identity: Identity<'_>, channel: &InitEnd) -> Resul
         keep_fds,
     } = identity;
     apply_labels(process, &host_proc)?;
-    drop(host_proc);
     // From here on nobody in the container may trace this process, which still has descriptors of the host; exec ends that.
     sys::process::set_not_dumpable().at(Step::User, "prctl", "")?;
     if process.no_new_privileges {
@@ -153,7 +152,10 @@ pub(crate) fn become_process(identity: Identity<'_>, channel: &InitEnd) -> Resul
         .at(Step::Capabilities, "prctl", "")?;
     fix_stdio_owner(process.user.uid)?;
     let there = enter_working_directory(&process.cwd)?;
-    change_user(process)?;
+    change_user(process, &host_proc)?;
+    drop(host_proc);
+    // Another user id can have set it back, where fs.suid_dumpable is 1.
+    sys::process::set_not_dumpable().at(Step::User, "prctl", "")?;
     if !there {
         chdir(&*process.cwd).at(Step::WorkingDirectory, "chdir", &process.cwd)?;
     }
@@ -311,7 +313,7 @@ fn check_working_directory() -> Result<(), Fault> {
 }
 
 /// Changes groups and user. The permitted capabilities stay until the sets are applied.
-fn change_user(process: &ProcessPlan) -> Result<(), Fault> {
+fn change_user(process: &ProcessPlan, host_proc: &HostProc) -> Result<(), Fault> {
     set_keep_capabilities(true).at(Step::User, "prctl", "keepcaps")?;
     let user = &process.user;
     let groups: Vec<Gid> = user
@@ -320,14 +322,23 @@ fn change_user(process: &ProcessPlan) -> Result<(), Fault> {
         .map(|gid| Gid::from_raw(*gid))
         .collect();
     match set_thread_groups(&groups) {
-        // A user namespace of somebody without privileges, where groups cannot be changed; there are none to drop either.
-        Err(Errno::PERM) if groups.is_empty() => {}
+        // A user namespace of somebody without privileges, where groups cannot be changed.
+        Err(Errno::PERM) if groups.is_empty() && may_keep_groups(host_proc) => {}
         other => other.at(Step::User, "setgroups", "")?,
     }
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     set_thread_res_gid(gid, gid, gid).at(Step::User, "setgid", &user.gid.to_string())?;
     set_thread_res_uid(uid, uid, uid).at(Step::User, "setuid", &user.uid.to_string())?;
     set_keep_capabilities(false).at(Step::User, "prctl", "keepcaps")
+}
+
+/// Whether a process may go on with the supplementary groups it has: there are none, or its user namespace is one in
+/// which nobody may change them; see user_namespaces(7).
+fn may_keep_groups(host_proc: &HostProc) -> bool {
+    rustix::process::getgroups().is_ok_and(|groups| groups.is_empty())
+        || host_proc
+            .read("self/setgroups")
+            .is_ok_and(|text| text.trim_ascii() == b"deny")
 }
 
 /// The environment, with the user's home directory when it does not name one.

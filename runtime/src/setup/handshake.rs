@@ -172,9 +172,25 @@ impl ParentEnd {
         }
     }
 
+    /// The fault that the child has told already, if it has: after something else failed, it is likely to be the cause.
+    pub(crate) fn fault_now(&self) -> Option<Fault> {
+        loop {
+            match self.receive_now() {
+                Ok(Some(FromInit::Failed(fault))) => return Some(fault),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return None,
+            }
+        }
+    }
+
     /// Receives and decodes.
     fn receive_with(&self, flags: RecvFlags) -> Result<Option<FromInit>, Errno> {
-        let (bytes, fd) = match receive(self.0.as_fd(), flags) {
+        let mut received = receive(self.0.as_fd(), flags);
+        if matches!(received, Err(Errno::CONNRESET)) {
+            // The child ended without having read all we said. That is told once, ahead of what it has said itself.
+            received = receive(self.0.as_fd(), flags);
+        }
+        let (bytes, fd) = match received {
             Err(Errno::CONNRESET) => return Ok(None),
             other => other?,
         };
@@ -262,6 +278,7 @@ impl InitEnd {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::setup::fault::Step;
 
     #[test]
     fn messages_arrive_as_sent() {
@@ -282,6 +299,25 @@ mod tests {
         ));
         assert!(parent.receive_now().unwrap().is_none());
         drop(init);
+        assert!(parent.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_fault_is_told_though_the_child_did_not_listen() {
+        let (parent, init) = pair().unwrap();
+        parent.send(&ToInit::Go).unwrap();
+        let fault = Fault {
+            step: Step::Mount,
+            call: "mount".into(),
+            subject: "x".into(),
+            errno: libc::ENODEV,
+        };
+        init.send_fault(&fault).unwrap();
+        drop(init);
+        assert!(matches!(
+            parent.receive().unwrap(),
+            Some(FromInit::Failed(_))
+        ));
         assert!(parent.receive().unwrap().is_none());
     }
 }

@@ -8,7 +8,7 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
-use rustix::process::{chdir, umask};
+use rustix::process::umask;
 
 use super::fault::{At, Fault, Step};
 use super::finish::{self, Identity, Prepared};
@@ -21,7 +21,7 @@ use crate::namespace::Kind;
 use crate::plan::Plan;
 use crate::procfs::HostProc;
 use crate::rootfs::mount::CgroupView;
-use crate::rootfs::path::Root;
+use crate::rootfs::path::{Missing, Root};
 use crate::rootfs::{self, Sources, device, mask, mount, pivot};
 use crate::seccomp::Program;
 use crate::spec::Hooks;
@@ -140,7 +140,7 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
     )
     .map_err(hook_fault)?;
     pivot::change_root(&root, &plan.root)?;
-    make_working_directory(&plan.process.cwd)?;
+    make_working_directory(&root, &plan.process.cwd)?;
     if let Some(socket) = context.console_socket {
         console::attach_new(socket, plan.process.console_size, plan.root.populate_dev)?;
     }
@@ -219,6 +219,10 @@ fn enter_namespaces(
     if namespaces.has_user() {
         finish::become_namespace_root()?;
     }
+    if namespaces.is_joined(Kind::User) {
+        // Others are in there; and another user id can have set it back.
+        sys::process::set_not_dumpable().at(Step::UserNamespace, "prctl", "")?;
+    }
     Ok(())
 }
 
@@ -294,12 +298,15 @@ fn build_root(
     Ok(root)
 }
 
-/// Makes the working directory if the rootfs lacks it, as runc does. Within the new root, so no link leads out.
-fn make_working_directory(cwd: &str) -> Result<(), Fault> {
-    match chdir(cwd) {
-        Err(Errno::NOENT) => std::fs::create_dir_all(cwd)
-            .map_err(|error| Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO)))
-            .at(Step::WorkingDirectory, "mkdir", cwd),
+/// Makes the working directory if the rootfs lacks it, as runc does. Within the root: no link leads out, those of
+/// `/proc/self/fd` included.
+fn make_working_directory(root: &Root, cwd: &str) -> Result<(), Fault> {
+    match root.resolve(cwd) {
+        Err(Errno::NOENT) => {
+            root.ensure(cwd, Missing::Directory)
+                .map(drop)
+                .at(Step::WorkingDirectory, "mkdir", cwd)
+        }
         // Others are found, and told, when the process goes there.
         _ => Ok(()),
     }
@@ -368,10 +375,17 @@ fn wait_for_word(fifo: &OwnedFd) -> Result<(), Fault> {
 
 /// The last steps: hooks, filter, exec. Returns only when they fail.
 fn start(context: &Context<'_>, prepared: Prepared) -> Fault {
-    let hooks = &context.hooks.start_container;
+    let mut hooks = context.hooks.start_container.clone();
+    // One without an environment gets the container's, as with runc.
+    for hook in hooks.iter_mut().filter(|hook| hook.env.is_empty()) {
+        let entries = prepared.env.iter();
+        hook.env = entries
+            .map(|entry| entry.to_string_lossy().into_owned())
+            .collect();
+    }
     match hook::run(
         Point::StartContainer,
-        hooks,
+        &hooks,
         context.record,
         Some(own_pid()),
     ) {

@@ -5,7 +5,7 @@
 //! child is born into the container's cgroup; on v1 the parent puts it there while it joins.
 
 use std::fmt::Write as _;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -26,7 +26,7 @@ use crate::plan::process::ProcessPlan;
 use crate::procfs::HostProc;
 use crate::seccomp::Program;
 use crate::seccomp_agent;
-use crate::sys::process::{Child, clone_process, setns};
+use crate::sys::process::{Child, clone_process, set_not_dumpable, setns};
 
 /// What is to be executed, and where.
 #[derive(Debug)]
@@ -56,6 +56,8 @@ struct Context<'a> {
     files: Vec<(Kind, PathBuf)>,
     seccomp: Option<Program>,
     waits_for_cgroup: bool,
+    /// Whether the user namespace has been joined before the child was born.
+    in_user_namespace: bool,
 }
 
 /// Starts the process; it has executed its program when this returns.
@@ -74,28 +76,55 @@ pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
             .then(|| filter::load(&container.directory))
             .transpose()?,
         waits_for_cgroup: born_inside.is_none(),
+        in_user_namespace: false,
     };
-    if container.record.namespaces & Kind::Pid.flag() != 0 {
-        enter_pid_namespace(&context)?;
-    }
-    let ends = || handshake::pair().during("socketpair", "exec");
-    let (child, channel) =
-        match clone_process(0, born_inside, ends()?, |channel| run(&context, &channel)) {
-            // The container's cgroup has children and takes no processes of its own any more.
-            Err(Errno::BUSY) => {
-                context.waits_for_cgroup = true;
-                clone_process(0, None, ends()?, |channel| run(&context, &channel))
-            }
-            other => other,
-        }
-        .during("clone3", "exec")?;
+    let (child, channel) = start(&mut context, born_inside)?;
     match attend(&context, cgroup, &child, &channel) {
         Ok(()) => Ok(child),
         Err(error) => {
+            // What fails on a child that has ended is not what the user wants to know.
+            let fault = channel.fault_now();
             spawn::end(&child);
-            Err(error)
+            Err(fault.map_or(error, Error::Init))
         }
     }
+}
+
+/// Starts the child.
+///
+/// Without privileges one enters the pid namespace only as root of the user namespace it belongs to. That is not for this
+/// process, which has pid files and sockets of the caller to write to: an intermediate one does it.
+fn start(
+    context: &mut Context<'_>,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<(Child, ParentEnd), Error> {
+    let namespaces = context.request.container.record.namespaces;
+    if namespaces & Kind::Pid.flag() != 0 {
+        match enter_pid_namespace(context) {
+            Err(Errno::PERM) if namespaces & Kind::User.flag() != 0 => {
+                context.in_user_namespace = true;
+                let context = &*context;
+                let join = || {
+                    // Before the namespaces, because processes in them could trace this one; the child inherits it.
+                    set_not_dumpable().at(Step::User, "prctl", "")?;
+                    setns(context.pidfd, Kind::User.flag()).at(Step::Namespace, "setns", "user")?;
+                    enter_pid_namespace(context).at(Step::Namespace, "setns", "pid")
+                };
+                return spawn::spawn_after(join, 0, cgroup, |channel| run(context, &channel));
+            }
+            other => other.during("setns", "pid")?,
+        }
+    }
+    let ends = || handshake::pair().during("socketpair", "exec");
+    let started = match clone_process(0, cgroup, ends()?, |channel| run(context, &channel)) {
+        // The container's cgroup has children and takes no processes of its own any more.
+        Err(Errno::BUSY) => {
+            context.waits_for_cgroup = true;
+            clone_process(0, None, ends()?, |channel| run(context, &channel))
+        }
+        other => other,
+    };
+    Ok(started.during("clone3", "exec")?)
 }
 
 /// The parent's side of the conversation.
@@ -163,22 +192,19 @@ fn namespace_files(container: &Container) -> Vec<(Kind, PathBuf)> {
 }
 
 /// Makes the children of this process be born in the container's pid namespace.
-fn enter_pid_namespace(context: &Context<'_>) -> Result<(), Error> {
+fn enter_pid_namespace(context: &Context<'_>) -> Result<(), Errno> {
     match setns(context.pidfd, Kind::Pid.flag()) {
         Err(Errno::INVAL) => {
-            let path = context
+            let (_, path) = context
                 .files
                 .iter()
                 .find(|(kind, _)| *kind == Kind::Pid)
-                .map(|(_, path)| path.as_path());
-            let path = path.unwrap_or(Path::new("/proc/self/ns/pid"));
-            let file = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-                .during("open", path)?;
-            setns(&file, Kind::Pid.flag()).during("setns", path)?;
+                .ok_or(Errno::INVAL)?;
+            let file = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+            setns(&file, Kind::Pid.flag())
         }
-        other => other.during("setns", "pid")?,
+        other => other,
     }
-    Ok(())
 }
 
 /// Puts the child where the init process is, when the container's cgroup takes no process: on cgroup v2 a container that
@@ -218,7 +244,7 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
     let request = context.request;
     finish::reset_signals()?;
     // In the container's pid namespace already, where processes might look into this one.
-    crate::sys::process::set_not_dumpable().at(Step::User, "prctl", "")?;
+    set_not_dumpable().at(Step::User, "prctl", "")?;
     let host_proc = HostProc::open().at(Step::PrepareRoot, "open", "/proc")?;
     rustix::process::setsid()
         .map(drop)
@@ -251,23 +277,34 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
 /// Joins every namespace of the container but the pid namespace, in which this process was born.
 fn enter_namespaces(context: &Context<'_>) -> Result<(), Fault> {
     let flags = context.request.container.record.namespaces;
-    let rest = flags & !Kind::Pid.flag();
+    let joined = if context.in_user_namespace {
+        Kind::User.flag()
+    } else {
+        0
+    };
+    let rest = flags & !Kind::Pid.flag() & !joined;
     if rest != 0 {
         match setns(context.pidfd, rest) {
-            Err(Errno::INVAL) => enter_one_by_one(context)?,
+            Err(Errno::INVAL) => enter_one_by_one(context, rest)?,
             other => other.at(Step::Namespace, "setns", &names(rest))?,
         }
     }
     if flags & Kind::User.flag() != 0 {
         finish::become_namespace_root()?;
+        // Another user id can have set it back.
+        set_not_dumpable().at(Step::UserNamespace, "prctl", "")?;
     }
     Ok(())
 }
 
 /// The same by the files of the namespaces.
-fn enter_one_by_one(context: &Context<'_>) -> Result<(), Fault> {
+fn enter_one_by_one(context: &Context<'_>, flags: u64) -> Result<(), Fault> {
     let mut open = Vec::new();
-    for (kind, path) in context.files.iter().filter(|(kind, _)| *kind != Kind::Pid) {
+    for (kind, path) in context
+        .files
+        .iter()
+        .filter(|(kind, _)| flags & kind.flag() != 0)
+    {
         let file = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         open.push((*kind, file.at(Step::Namespace, "open", kind.name())?));
     }

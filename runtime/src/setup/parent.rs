@@ -78,6 +78,7 @@ struct Made {
     directory: Directory,
     cgroup: Option<Cgroup>,
     child: Option<Child>,
+    channel: Option<ParentEnd>,
 }
 
 impl Made {
@@ -121,6 +122,7 @@ pub(crate) fn create(request: &Request<'_>) -> Result<Created, Error> {
         directory,
         cgroup: None,
         child: None,
+        channel: None,
     };
     match carry_out(request, prepared, &mut made) {
         Ok((record, channel, child, relay)) => Ok(Created {
@@ -131,8 +133,10 @@ pub(crate) fn create(request: &Request<'_>) -> Result<Created, Error> {
             relay,
         }),
         Err(error) => {
+            // What fails on a child that has ended is not what the user wants to know.
+            let fault = made.channel.as_ref().and_then(ParentEnd::fault_now);
             made.undo();
-            Err(error)
+            Err(fault.map_or(error, Error::Init))
         }
     }
 }
@@ -238,6 +242,7 @@ fn carry_out(
     };
     let (child, channel) =
         spawn::spawn(&context, made.cgroup.as_ref().and_then(Cgroup::clone_into))?;
+    let channel = &*made.channel.insert(channel);
     let pid = child.pid;
     let waits_for_cgroup = context.waits_for_cgroup;
     made.child = Some(child);
@@ -270,7 +275,7 @@ fn carry_out(
             .during("sendmsg", "init")?;
     }
     set_oom_score_adj(pid, plan.process.oom_score_adj, plan.namespaces.has_user())?;
-    converse(&prepared, &record, &channel)?;
+    converse(&prepared, &record, channel)?;
     let Some(child) = made.child.as_ref() else {
         return Err(Error::Protocol);
     };
@@ -280,10 +285,10 @@ fn carry_out(
         false => Relay::listen(made.directory.path())?,
     };
     channel.send(&ToInit::Go).during("sendmsg", "init")?;
-    made.child
-        .take()
-        .map(|child| (record, channel, child, relay))
-        .ok_or(Error::Protocol)
+    match (made.child.take(), made.channel.take()) {
+        (Some(child), Some(channel)) => Ok((record, channel, child, relay)),
+        _ => Err(Error::Protocol),
+    }
 }
 
 /// The state as it is before there is a process.
@@ -309,6 +314,11 @@ fn first_record(request: &Request<'_>, prepared: &Prepared) -> Record {
             .map(cgroup::Plan::record)
             .unwrap_or_default(),
         namespaces: request.plan.namespaces.all_flags(),
+        joined_namespaces: request
+            .plan
+            .namespaces
+            .joined()
+            .fold(0, |flags, (kind, _)| flags | kind.flag()),
         hooks: Some(later).filter(|hooks| *hooks != Hooks::default()),
         has_filter: prepared.seccomp.is_some(),
         agent: request
@@ -424,14 +434,17 @@ pub(crate) fn report(report: &Report, child: &Child) -> Result<(), Error> {
 fn write_pid_file(path: &Path, pid: Pid) -> Result<(), CallFailed> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let hidden = path.with_file_name(format!(".{name}"));
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::SYNC | OFlags::CLOEXEC;
-    let file = openat(
-        CWD,
-        &hidden,
-        flags - OFlags::SYNC,
-        Mode::from_raw_mode(0o666),
-    )
-    .during("open", &hidden)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let open = || openat(CWD, &hidden, flags, Mode::from_raw_mode(0o666));
+    let file = match open() {
+        Err(Errno::EXIST) => {
+            // Left by somebody who was killed before the rename.
+            std::fs::remove_file(&hidden).during("unlink", &hidden)?;
+            open()
+        }
+        other => other,
+    };
+    let file = file.during("open", &hidden)?;
     let written = File::from(file).write_all(pid.as_raw_nonzero().to_string().as_bytes());
     let renamed = written.and_then(|()| std::fs::rename(&hidden, path));
     if renamed.is_err() {
@@ -467,7 +480,10 @@ mod tests {
     #[test]
     fn pid_files_are_complete() {
         let path = std::env::temp_dir().join(format!("qrun-pid-{}", std::process::id()));
+        let hidden = path.with_file_name(format!(".qrun-pid-{}", std::process::id()));
+        std::fs::write(&hidden, "half").unwrap();
         write_pid_file(&path, rustix::process::getpid()).unwrap();
+        assert!(!hidden.exists());
         assert_eq!(
             std::fs::read_to_string(&path).unwrap(),
             std::process::id().to_string()

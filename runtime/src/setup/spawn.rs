@@ -10,23 +10,60 @@ use super::handshake::{self, FromInit, InitEnd, ParentEnd};
 use super::init::{self, Context};
 use crate::failure::During;
 use crate::namespace::Kind;
-use crate::sys::process::{CLONE_PARENT, Child, clone_process, setns};
+use crate::sys::process::{CLONE_PARENT, Child, clone_process, set_not_dumpable, setns};
 use crate::sys::signal::{kill, pidfd_send_signal};
 
-/// Starts the new process. With a pid or user namespace to join an intermediate process does that first, because one only
-/// enters a pid namespace by being born there, and only root of a user namespace makes others that belong to it.
+/// Starts the init process of a container.
+///
+/// With a pid or user namespace to join an intermediate process does that first, because one only enters a pid namespace
+/// by being born there, and only root of a user namespace makes others that belong to it.
 pub(super) fn spawn(
     context: &Context<'_>,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<(Child, ParentEnd), Error> {
     let flags = context.plan.namespaces.clone_flags();
-    let ends = handshake::pair().during("socketpair", "init")?;
     if !context.joins.iter().any(joined_early) {
+        let ends = handshake::pair().during("socketpair", "init")?;
         let child = clone_process(flags, cgroup, ends, |channel| init::run(context, channel));
         return Ok(child.during("clone3", "init")?);
     }
+    let join = || {
+        // Before the namespaces, because processes that share them could trace this one and the one it makes, which
+        // inherits this; both still have descriptors of the host.
+        set_not_dumpable().at(Step::User, "prctl", "")?;
+        context
+            .joins
+            .iter()
+            .filter(|namespace| joined_early(namespace))
+            .try_for_each(|(kind, fd)| {
+                setns(fd, kind.flag()).at(Step::Namespace, "setns", kind.name())
+            })
+    };
+    spawn_after(join, flags, cgroup, |channel| init::run(context, channel))
+}
+
+/// Whether a namespace has to be joined by an intermediate process.
+pub(super) fn joined_early((kind, _): &(Kind, OwnedFd)) -> bool {
+    matches!(kind, Kind::User | Kind::Pid)
+}
+
+/// Starts a process by way of an intermediate one, which runs `join` and makes the real one, a child of ours too.
+pub(super) fn spawn_after(
+    join: impl FnOnce() -> Result<(), Fault>,
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    body: impl FnOnce(InitEnd) -> i32,
+) -> Result<(Child, ParentEnd), Error> {
+    let ends = handshake::pair().during("socketpair", "init")?;
     let (between, channel) = clone_process(0, cgroup, ends, |channel| {
-        join_and_spawn(context, flags, &channel)
+        match join().and_then(|()| spawn_sibling(flags, &channel, body)) {
+            Ok(()) => 0,
+            Err(fault) => {
+                // The parent may be gone already; then nobody wants to know.
+                let _ = channel.send_fault(&fault);
+                1
+            }
+        }
     })
     .during("clone3", "init")?;
     let said = channel.receive().during("recvmsg", "init");
@@ -42,32 +79,12 @@ pub(super) fn spawn(
     }
 }
 
-/// Whether a namespace has to be joined by an intermediate process.
-pub(super) fn joined_early((kind, _): &(Kind, OwnedFd)) -> bool {
-    matches!(kind, Kind::User | Kind::Pid)
-}
-
-/// The intermediate process; returns its exit code.
-fn join_and_spawn(context: &Context<'_>, flags: u64, channel: &InitEnd) -> i32 {
-    match try_join_and_spawn(context, flags, channel) {
-        Ok(()) => 0,
-        Err(fault) => {
-            // The parent may be gone already; then nobody wants to know.
-            let _ = channel.send_fault(&fault);
-            1
-        }
-    }
-}
-
-/// Joins, makes the real child, whose parent is ours, and reports it.
-fn try_join_and_spawn(context: &Context<'_>, flags: u64, channel: &InitEnd) -> Result<(), Fault> {
-    for (kind, fd) in context
-        .joins
-        .iter()
-        .filter(|namespace| joined_early(namespace))
-    {
-        setns(fd, kind.flag()).at(Step::Namespace, "setns", kind.name())?;
-    }
+/// The intermediate process: makes the real one and reports it.
+fn spawn_sibling(
+    flags: u64,
+    channel: &InitEnd,
+    body: impl FnOnce(InitEnd) -> i32,
+) -> Result<(), Fault> {
     let own = channel.duplicate().at(Step::Handshake, "dup", "")?;
     // The child begins when this process is gone, so that the report comes before anything the child says.
     let (held, release) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at(
@@ -75,11 +92,16 @@ fn try_join_and_spawn(context: &Context<'_>, flags: u64, channel: &InitEnd) -> R
         "pipe2",
         "",
     )?;
-    let ends = (release, (own, held));
-    let (child, _release) = clone_process(flags | CLONE_PARENT, None, ends, |(own, held)| {
-        let _ = rustix::io::retry_on_intr(|| rustix::io::read(&held, &mut [0]));
-        init::run(context, own)
-    })
+    let (child, _release) = clone_process(
+        flags | CLONE_PARENT,
+        None,
+        (release, (own, held)),
+        |(own, held)| {
+            // An error counts as the end of the pipe, which is what is waited for.
+            let _ = rustix::io::retry_on_intr(|| rustix::io::read(&held, &mut [0]));
+            body(own)
+        },
+    )
     .at(Step::Namespace, "clone3", "init")?;
     channel
         .send_forked(child.pid.as_raw_nonzero().get())

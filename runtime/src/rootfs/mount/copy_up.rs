@@ -5,8 +5,8 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Uid, chmodat, chownat, mkdirat, mknodat,
-    openat, readlinkat, statat, symlinkat,
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Uid, chownat, fchmod, fchown, mkdirat,
+    mknodat, openat, readlinkat, statat, symlinkat,
 };
 use rustix::io::Errno;
 
@@ -35,19 +35,24 @@ pub(super) fn copy(from: impl AsFd, to: impl AsFd) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Copies one entry with owner and permissions.
+/// Copies one entry with owner and permissions. Permissions are set on what was opened, never by name: a name could have
+/// become a link in between.
 fn copy_entry(from: impl AsFd, to: impl AsFd, name: &CStr, stat: &Stat) -> Result<(), Errno> {
     let (from, to) = (from.as_fd(), to.as_fd());
     let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
-    let kind = FileType::from_raw_mode(stat.st_mode);
-    match kind {
+    let (user, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    // The owner first, because a change of owner takes the set-user-id bit away.
+    let own = |made: &OwnedFd| {
+        fchown(made, Some(user), Some(group))?;
+        fchmod(made, mode)
+    };
+    match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => {
             mkdirat(to, name, Mode::RWXU)?;
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            copy(
-                openat(from, name, flags, Mode::empty())?,
-                openat(to, name, flags, Mode::empty())?,
-            )?;
+            let target = openat(to, name, flags, Mode::empty())?;
+            copy(openat(from, name, flags, Mode::empty())?, &target)?;
+            own(&target)
         }
         FileType::RegularFile => {
             let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -63,20 +68,22 @@ fn copy_entry(from: impl AsFd, to: impl AsFd, name: &CStr, stat: &Stat) -> Resul
                 flags | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL,
                 Mode::RUSR,
             )?;
-            let copied = std::io::copy(&mut File::from(source), &mut File::from(target));
+            let mut target = File::from(target);
+            let copied = std::io::copy(&mut File::from(source), &mut target);
             copied.map_err(|error| {
                 Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO))
             })?;
+            own(&target.into())
         }
-        FileType::Symlink => symlinkat(readlinkat(from, name, Vec::new())?, to, name)?,
-        _ => mknodat(to, name, kind, mode, stat.st_rdev)?,
+        kind => {
+            // The umask is empty, so these have their permissions from the beginning.
+            match kind {
+                FileType::Symlink => symlinkat(readlinkat(from, name, Vec::new())?, to, name)?,
+                _ => mknodat(to, name, kind, mode, stat.st_rdev)?,
+            }
+            chownat(to, name, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)
+        }
     }
-    let (user, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-    chownat(to, name, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)?;
-    if kind != FileType::Symlink {
-        chmodat(to, name, mode, AtFlags::empty())?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
