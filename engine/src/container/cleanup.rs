@@ -59,7 +59,10 @@ fn release_by_owner(store: &Store, id: &str) -> Result<()> {
     let directories = networks.flatten().map(|entry| entry.path());
     for directory in std::iter::once(store.ports()).chain(directories) {
         for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-            reserve::release(store, &entry.path(), id)?;
+            // Reservations are links; lock files lie beside them.
+            if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+                reserve::release(store, &entry.path(), id)?;
+            }
         }
     }
     Ok(())
