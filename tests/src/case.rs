@@ -22,8 +22,7 @@
 //! | `file PATH TEXT` | a file of the host contains TEXT |
 //!
 //! Images named `base`, `busybox`, `debian:nginx` and `nginx:v1` are there when a line mentions
-//! them, `localhost:5000` is a registry, `~` a directory of the test, and `~/busybox.tar` in it the
-//! archive of a root file system.
+//! them, `localhost:5000` is a registry, and `~` a directory of the test.
 
 use serde_json::Value;
 
@@ -156,15 +155,6 @@ impl Case {
     fn prepare(&self, engine: &Engine) {
         if self.lines().any(|line| line.contains("localhost:5000")) {
             engine.registry_on(5000);
-        }
-        if self.mentions("~/busybox.tar") {
-            let file = std::fs::File::create(engine.directory().join("busybox.tar"));
-            let written = file
-                .map_err(anyhow::Error::from)
-                .and_then(|mut file| crate::image::busybox_tar(&mut file));
-            if let Err(error) = written {
-                panic!("write busybox.tar: {error:#}");
-            }
         }
         if self.mentions("base") || self.mentions("busybox") {
             engine.ok("image build-base");

@@ -11,7 +11,6 @@ mod journey;
 mod killed;
 mod lifecycle;
 mod limits;
-mod names;
 mod networks;
 mod peers;
 mod pull;
@@ -34,13 +33,11 @@ fn main() -> std::process::ExitCode {
         killed::tests(),
         lifecycle::tests(),
         limits::tests(),
-        names::tests(),
         networks::tests(),
         peers::tests(),
         pull::tests(),
         terminal::tests(),
         stack_tests::case::table("a", include_str!("../../cases/a.txt")),
-        stack_tests::case::table("more", include_str!("../../cases/more.txt")),
     ];
     stack_tests::needs::main(modules.into_iter().flatten().collect(), in_machine)
 }
