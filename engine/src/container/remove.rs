@@ -83,7 +83,8 @@ pub(super) fn erase_directory(store: &Store, id: &str) -> Result<()> {
         }
         _ => {}
     }
-    remove_tree(&target)?;
+    // The container is gone from here on; what resists now is taken by the next removal.
+    drop(remove_tree(&target));
     empty_trash(store);
     Ok(())
 }
@@ -98,9 +99,16 @@ fn empty_trash(store: &Store) {
     }
 }
 
+/// Removes a directory and all below it. Somebody may be at the same work, or may just be putting a last file there:
+/// then it is tried again, for a fifth of a second.
 fn remove_tree(path: &std::path::Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).system("remove", path),
-        _ => Ok(()),
+    for attempt in 0.. {
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => break,
+            Err(error) if attempt == 20 => return Err(error).system("remove", path),
+            Err(_) => std::thread::sleep(std::time::Duration::from_millis(10)),
+            Ok(()) => break,
+        }
     }
+    Ok(())
 }
