@@ -17,6 +17,7 @@ mod build_base;
 mod cleanup;
 mod commit;
 mod create;
+mod events;
 mod exec;
 mod image;
 mod images;
@@ -27,12 +28,14 @@ mod network;
 mod pause;
 mod ps;
 mod pull;
+mod rename;
 mod rm;
 mod rmi;
 mod run;
 mod start;
 mod stop;
 mod tag;
+mod update;
 mod wait;
 
 /// Nothing was typed where a command belongs: clap answers with the help text.
@@ -80,6 +83,9 @@ enum Command {
     Commit(commit::Commit),
     Pause(pause::Pause),
     Unpause(pause::Unpause),
+    Rename(rename::Rename),
+    Update(update::Update),
+    Events(events::Events),
     // Images
     Pull(pull::Pull),
     Images(images::Images),
@@ -247,6 +253,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Commit(command) => command.run(&context).map_err(plain),
         Command::Pause(command) => command.run(&context).map_err(plain),
         Command::Unpause(command) => command.run(&context).map_err(plain),
+        Command::Rename(command) => command.run(&context).map_err(plain),
+        Command::Update(command) => command.run(&context).map_err(plain),
+        Command::Events(command) => command.run(&context).map_err(plain),
         Command::Pull(command) => command.run(store).map_err(plain),
         Command::Images(command) => command.run(store).map_err(plain),
         Command::Image(command) => command.run(store).map_err(plain),

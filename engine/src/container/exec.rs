@@ -220,6 +220,13 @@ fn process(store: &Store, handle: &Handle, options: &Options) -> Result<Value> {
             action: "execute a command in it; unpause it first",
         });
     }
+    if live == Live::Restarting {
+        return Err(Error::WrongStatus {
+            id: handle.name().to_owned(),
+            status: live.word().to_owned(),
+            action: "execute a command in it; wait until it runs",
+        });
+    }
     if live != Live::Running || state.status != Status::Running {
         return Err(Error::WrongStatus {
             id: handle.name().to_owned(),
