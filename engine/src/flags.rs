@@ -5,5 +5,7 @@ pub(crate) mod limits;
 pub(crate) mod normalise;
 pub(crate) mod time;
 mod volume;
+mod words;
 
 pub(crate) use container::ContainerFlags;
+pub(crate) use words::Words;

@@ -66,7 +66,7 @@ pub(crate) struct ContainerFlags {
     #[arg(long, value_name = "COMMAND")]
     entrypoint: Option<String>,
     /// Set a label
-    #[arg(long, value_name = "KEY[=VALUE]")]
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
     label: Vec<String>,
     /// Signal that asks the container to end (default: the image's, else SIGTERM)
     #[arg(long, value_name = "SIGNAL")]

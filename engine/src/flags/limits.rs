@@ -15,8 +15,8 @@ pub(crate) struct LimitFlags {
     /// Memory limit (0: without limit)
     #[arg(short, long, value_name = "BYTES", allow_hyphen_values = true)]
     memory: Option<String>,
-    /// Memory limit; a number alone counts MiB
-    #[arg(long, value_name = "MIB", hide = true, conflicts_with = "memory")]
+    /// The same, in MiB when it is a plain number
+    #[arg(long, value_name = "MIB", conflicts_with = "memory")]
     mmem: Option<String>,
     /// Limit of memory and swap together (-1: without limit)
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
@@ -45,7 +45,7 @@ pub(crate) struct LimitFlags {
     /// Number of processes and threads (-1: without limit)
     #[arg(
         long,
-        alias = "mpid",
+        visible_alias = "mpid",
         value_name = "COUNT",
         allow_negative_numbers = true
     )]
