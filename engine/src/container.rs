@@ -17,6 +17,7 @@
 
 pub mod attach;
 mod bundle;
+mod cgroup;
 pub mod cleanup;
 pub mod commit;
 pub mod create;
@@ -29,13 +30,16 @@ pub mod log;
 pub mod model;
 mod monitor;
 mod overlay;
+pub mod pause;
 mod programs;
 pub mod recover;
 pub mod remove;
 pub mod rename;
 pub mod restart;
 pub mod start;
+pub mod stats;
 pub mod stop;
+pub mod top;
 pub mod update;
 pub mod wait;
 

@@ -36,6 +36,9 @@ pub(super) fn tear_down(
     keep(delete_from_runtime(store, programs, handle));
     match &state.network {
         Some(setup) => {
+            if state.status == Status::Running {
+                super::start::tell_networks(store, handle, setup, "disconnect");
+            }
             keep(network::disconnect(store, id, setup).map_err(Into::into));
             keep(network::release(store, id, setup).map_err(Into::into));
         }
@@ -163,7 +166,13 @@ pub(super) fn finish_locked(store: &Store, programs: &Programs, handle: &Handle)
     state.status = Status::Exited;
     // No exit code was published: the host went down under it, or its monitor was killed.
     state.exit_code = Some(exit.map_or(255, |exit| exit.code));
-    state.finished = Some(exit.map_or_else(Timestamp::now, |exit| exit.time));
+    // A file's time is that of the last clock tick, which may lie before the start.
+    let finished = exit.map_or_else(Timestamp::now, |exit| exit.time);
+    state.finished = Some(
+        state
+            .started
+            .map_or(finished, |started| finished.max(started)),
+    );
     state.process = None;
     state.network = None;
     tell_end(store, handle, &state);

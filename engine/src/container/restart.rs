@@ -10,11 +10,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::find::Handle;
 use super::model::{Process, State, Status};
-use super::start::{Streams, start_locked};
+use super::start::{Streams, start, start_locked};
+use super::stop::stop;
 use super::{Error, Programs, Result};
 use crate::store::Store;
 
@@ -85,8 +87,8 @@ impl Policy {
     #[must_use]
     pub fn wants_after_boot(self, state: &State) -> bool {
         match self {
-            Policy::Always => true,
-            Policy::UnlessStopped => !state.stopped_by_user,
+            Policy::Always => state.started.is_some(),
+            Policy::UnlessStopped => state.started.is_some() && !state.stopped_by_user,
             Policy::No | Policy::OnFailure { .. } => false,
         }
     }
@@ -131,6 +133,23 @@ impl FromStr for Policy {
             None => Ok(policy),
         }
     }
+}
+
+/// Stops a container, if it runs, and starts it.
+///
+/// # Errors
+/// As [`stop`] and [`start`].
+pub fn restart(
+    store: &Store,
+    programs: &Programs,
+    handle: &Handle,
+    signal: Option<Signal>,
+    timeout: Option<Duration>,
+) -> Result<()> {
+    stop(store, programs, handle, signal, timeout)?;
+    start(store, programs, handle, Streams::Leave)?;
+    store.emit(&handle.latest()?.event("restart"));
+    Ok(())
 }
 
 /// Turns the record of a container that has just ended into one of a container that will be started again.

@@ -11,7 +11,7 @@ use super::live::Live;
 use super::model::{State, Status};
 use super::overlay::Overlay;
 use super::{Error, Programs, Result, bundle, cleanup, files, monitor, recover, restart};
-use crate::store::{Lock, Store, make_dir};
+use crate::store::{Event, Kind, Lock, Store, make_dir};
 use crate::{image, network};
 
 /// Whether the caller wants the container's streams from the very first byte.
@@ -132,6 +132,7 @@ fn steps(
     })?;
     if let Some(namespace) = network_namespace(handle, process.pid)? {
         network::connect(store, id, &setup, &namespace)?;
+        tell_networks(store, handle, &setup, "connect");
     }
     // Before the start: the first byte of output has somewhere to go.
     let connection = match streams {
@@ -150,6 +151,17 @@ fn steps(
     handle.save(state)?;
     store.emit(&handle.event("start"));
     Ok(connection)
+}
+
+/// The events of joining and leaving networks.
+pub(super) fn tell_networks(store: &Store, handle: &Handle, setup: &network::Setup, action: &str) {
+    for attachment in &setup.attachments {
+        let event = Event::new(Kind::Network, action, &attachment.network_id)
+            .with("name", &attachment.network)
+            .with("type", "bridge")
+            .with("container", handle.id());
+        store.emit(&event);
+    }
 }
 
 /// Addresses and ports. What is taken may belong to a container whose maker was killed: those are put right before a
