@@ -62,14 +62,10 @@ impl Start {
         };
         let mut handle = Handle::find(&context.store, name)?;
         let keys = DetachKeys::parse(&self.detach_keys)?;
-        match start(&context.store, &context.programs, &handle, Streams::Attach)? {
-            Some(connection) => {
-                let monitor = handle.state()?.monitor;
-                handle.config.options.interactive &= self.interactive;
-                stay(context, &handle, (&connection, monitor), keys, true)
-            }
-            None => Ok(ExitCode::SUCCESS),
-        }
+        let connection = start(&context.store, &context.programs, &handle, Streams::Attach)?;
+        let monitor = handle.state()?.monitor;
+        handle.config.options.interactive &= self.interactive;
+        stay(context, &handle, (connection.as_ref(), monitor), keys, true)
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use qengine::container::create::parse_bytes;
 use qengine::container::find::Handle;
+use qengine::container::log::Driver;
 use qengine::container::model::{Options, Resources};
 use qengine::container::restart::Policy;
 use qengine::network::{Endpoint, Mode, PortMapping};
@@ -74,10 +74,10 @@ pub(crate) struct ContainerFlags {
     /// Seconds between that signal and SIGKILL (default 10; -1 waits for ever)
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     stop_timeout: Option<i64>,
-    /// Log driver: json-file, k8s-file or none
+    /// Log driver: json-file (also local), k8s-file, journald, none, passthrough
     #[arg(long, value_name = "DRIVER")]
     log_driver: Option<String>,
-    /// Log driver option: max-size=BYTES, max-file=COUNT
+    /// Log driver option: max-size=BYTES, max-file=COUNT, labels=LIST, env=LIST, tag=TEXT
     #[arg(long, value_name = "KEY=VALUE")]
     log_opt: Vec<String>,
     /// Runtime to use instead of qrun
@@ -239,10 +239,16 @@ impl ContainerFlags {
         if let Some(signal) = &self.stop_signal {
             qengine::container::stop::parse_signal(signal)?;
         }
-        if let Some(driver) = &self.log_driver
-            && !["json-file", "k8s-file", "none"].contains(&driver.as_str())
-        {
-            bail!("unknown log driver {driver:?}: json-file, k8s-file and none are there");
+        let log_opts = pairs(&self.log_opt);
+        let driver: Driver = match &self.log_driver {
+            Some(name) => name.parse()?,
+            None => Driver::default(),
+        };
+        driver.check(&log_opts)?;
+        if driver == Driver::Passthrough && self.tty {
+            bail!(
+                "--log-driver passthrough does not go with --tty: the container gets our own streams"
+            );
         }
         let restart: Policy = self.restart.parse()?;
         if self.rm && restart != Policy::No {
@@ -304,7 +310,7 @@ impl ContainerFlags {
             stop_signal: self.stop_signal,
             stop_timeout: self.stop_timeout,
             log_driver: self.log_driver,
-            log_opts: log_options(&self.log_opt)?,
+            log_opts,
             pid_host: is_host(&self.security.pid),
             ipc_host: is_host(&self.security.ipc),
             uts_host: is_host(&self.security.uts),
@@ -403,21 +409,6 @@ fn pairs(entries: &[String]) -> BTreeMap<String, String> {
             (key.to_owned(), value.to_owned())
         })
         .collect()
-}
-
-fn log_options(entries: &[String]) -> Result<BTreeMap<String, String>> {
-    let options = pairs(entries);
-    for (key, value) in &options {
-        let good = match key.as_str() {
-            "max-size" => parse_bytes(value).is_some() || value == "-1",
-            "max-file" => value.parse::<u32>().is_ok_and(|count| count > 0),
-            _ => bail!("unknown log option {key:?}: max-size and max-file are there"),
-        };
-        if !good {
-            bail!("invalid log option {key}={value}");
-        }
-    }
-    Ok(options)
 }
 
 /// Variables of `--env-file` first, then those of `-e`. A name alone takes this process's value, or is left out.
