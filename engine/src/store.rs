@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 mod lock;
 pub mod reserve;
+pub mod size;
 
 pub use lock::Lock;
 
