@@ -36,6 +36,7 @@ pub mod start;
 pub mod stop;
 pub mod wait;
 
+pub use bundle::check;
 pub use find::Handle;
 pub use live::Live;
 pub use programs::Programs;

@@ -233,7 +233,10 @@ impl Filter {
 
     fn exposed_fits(&self, handle: &Handle) -> bool {
         let image = &handle.config.image_config.config.exposed_ports;
-        let of_image = image.keys().filter_map(|text| Ports::parse(text));
+        let of_image = image
+            .keys()
+            .chain(&handle.config.options.expose)
+            .filter_map(|text| Ports::parse(text));
         of_image
             .filter(|port| port.first == port.last)
             .map(|port| (port.first, port.protocol.unwrap_or_default()))

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 use super::bundle::{self, MADE_FILES};
 use super::find::Handle;
 use super::live::{Live, published_exit};
-use super::model::{Options, Process, State, Volume, VolumeSource};
-use super::{Result, stop};
+use super::model::{CgroupNamespace, Options, Process, Sharing, State, Volume, VolumeSource};
+use super::{Result, filter, stop};
 use crate::image;
 use crate::network::{Mode, Setup};
 use crate::store::Store;
@@ -131,8 +131,8 @@ fn host_config(options: &Options) -> Value {
         "Privileged": options.privileged,
         "ReadonlyRootfs": options.read_only,
         "SecurityOpt": options.security_opt,
-        "PidMode": if options.pid_host { "host" } else { "" },
-        "IpcMode": if options.ipc_host { "host" } else { "private" },
+        "PidMode": sharing(&options.pid, ""),
+        "IpcMode": sharing(&options.ipc, "private"),
         "UTSMode": if options.uts_host { "host" } else { "" },
         "ShmSize": options.shm_size.unwrap_or(64 << 20),
         "Runtime": options.runtime.as_deref().unwrap_or("qrun"),
@@ -153,7 +153,24 @@ fn host_config(options: &Options) -> Value {
         "Ulimits": options.ulimits,
         "Sysctls": options.sysctls,
         "Tmpfs": options.tmpfs,
+        "Annotations": options.annotations,
+        "CgroupnsMode": match options.cgroup_namespace {
+            Some(CgroupNamespace::Host) => "host",
+            _ => "private",
+        },
+        "DeviceCgroupRules": options.device_rules,
     })
+}
+
+/// Docker's word for whose namespace it is.
+fn sharing(sharing: &Sharing, own: &str) -> String {
+    match sharing {
+        Sharing::Own => own.to_owned(),
+        Sharing::Shareable => "shareable".to_owned(),
+        Sharing::Closed => "none".to_owned(),
+        Sharing::Host => "host".to_owned(),
+        Sharing::Container(id) => format!("container:{id}"),
+    }
 }
 
 fn bind_text(volume: &Volume) -> Option<String> {
@@ -231,8 +248,14 @@ fn container_config(handle: &Handle) -> Value {
         }
         env.push(entry.clone());
     }
-    let mut labels = image.labels.clone();
-    labels.extend(options.labels.clone());
+    let mut exposed = image.exposed_ports.clone();
+    let published = options
+        .ports
+        .iter()
+        .map(|port| format!("{}/{}", port.container_port, port.protocol));
+    for port in options.expose.iter().cloned().chain(published) {
+        exposed.entry(port).or_insert_with(|| json!({}));
+    }
     json!({
         "Hostname": options.hostname.as_deref().unwrap_or_else(|| config.short_id()),
         "Domainname": options.domainname.as_deref().unwrap_or(""),
@@ -246,8 +269,8 @@ fn container_config(handle: &Handle) -> Value {
         "Volumes": image.volumes,
         "WorkingDir": options.workdir.as_deref().unwrap_or(&image.working_dir),
         "Entrypoint": options.entrypoint.clone().or_else(|| image.entrypoint.clone()),
-        "ExposedPorts": image.exposed_ports,
-        "Labels": labels,
+        "ExposedPorts": exposed,
+        "Labels": filter::labels(handle),
         "StopSignal": stop::stop_signal(handle).map_or("SIGTERM", |signal| signal.as_str()),
         "StopTimeout": options.stop_timeout,
     })
