@@ -55,8 +55,8 @@ pub(super) fn create(
         .arg(run.join("conmon.pid"))
         .arg("--exit-dir")
         .arg(store.exits())
-        .arg("--persist-dir")
-        .arg(&run);
+        // Under the run directory, which ends with the host's uptime: the record that lasts is the engine's own.
+        .arg("--no-sync");
     command.args(driver::arguments(handle));
     if Driver::of(handle) == Driver::Passthrough {
         // The container's streams are those of whoever starts it.

@@ -44,6 +44,7 @@ fn main() -> std::process::ExitCode {
         stack_tests::case::table("c", include_str!("../../cases/c.txt")),
         stack_tests::case::table("d", include_str!("../../cases/d.txt")),
         stack_tests::case::table("e", include_str!("../../cases/e.txt")),
+        stack_tests::case::table("flags", include_str!("../../cases/flags.txt")),
     ];
     stack_tests::needs::main(modules.into_iter().flatten().collect(), in_machine)
 }
