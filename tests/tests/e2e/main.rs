@@ -7,13 +7,16 @@
 
 mod bundles;
 mod errors;
+mod events;
 mod journey;
 mod killed;
+mod life;
 mod lifecycle;
 mod limits;
 mod networks;
 mod peers;
 mod pull;
+mod restart;
 mod terminal;
 
 /// Says whether a test is run in the virtual machine too, which is slow: what depends on the cgroup
@@ -31,13 +34,16 @@ fn main() -> std::process::ExitCode {
     let modules = [
         bundles::tests(),
         errors::tests(),
+        events::tests(),
         journey::tests(),
         killed::tests(),
+        life::tests(),
         lifecycle::tests(),
         limits::tests(),
         networks::tests(),
         peers::tests(),
         pull::tests(),
+        restart::tests(),
         terminal::tests(),
         stack_tests::case::table("a", include_str!("../../cases/a.txt")),
         stack_tests::case::table("b", include_str!("../../cases/b.txt")),
