@@ -25,8 +25,10 @@ mod kill;
 mod logs;
 mod network;
 mod pause;
+mod progress;
 mod ps;
 mod pull;
+mod push;
 mod rm;
 mod rmi;
 mod run;
@@ -82,6 +84,7 @@ enum Command {
     Unpause(pause::Unpause),
     // Images
     Pull(pull::Pull),
+    Push(push::Push),
     Images(images::Images),
     Image(image::ImageArgs),
     Tag(tag::Tag),
@@ -248,6 +251,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Pause(command) => command.run(&context).map_err(plain),
         Command::Unpause(command) => command.run(&context).map_err(plain),
         Command::Pull(command) => command.run(store).map_err(plain),
+        Command::Push(command) => command.run(store).map_err(plain),
         Command::Images(command) => command.run(store).map_err(plain),
         Command::Image(command) => command.run(store).map_err(plain),
         Command::Tag(command) => command.run(store).map_err(plain),

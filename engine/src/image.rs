@@ -17,8 +17,11 @@ mod collect;
 mod find;
 pub mod layers;
 mod name;
+mod progress;
 pub mod pull;
+pub mod push;
 pub mod reference;
+pub mod registry;
 mod remove;
 mod unpack;
 
@@ -37,8 +40,11 @@ pub use collect::{Freed, collect};
 pub use find::{Listed, find, list, require};
 pub use layers::lower_directories;
 pub use name::tag;
+pub use progress::{LayerState, Progress};
 pub use pull::{PullOptions, Pulled, pull};
+pub use push::{PushOptions, Pushed, push};
 pub use reference::Reference;
+pub use registry::Access;
 pub use remove::{Removal, remove};
 
 /// The digest a tag stood for in its registry, kept beside the name: for a multi-platform image that is the digest

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::build_base::BuildBase;
 use super::images::Images;
 use super::pull::Pull;
+use super::push::Push;
 use super::rmi::{Prune, Rmi};
 use super::tag::Tag;
 use crate::output::say;
@@ -27,6 +28,7 @@ enum ImageCommand {
     #[command(name = "ls", visible_alias = "list")]
     List(Images),
     Pull(Pull),
+    Push(Push),
     #[command(name = "rm", visible_alias = "remove")]
     Remove(Rmi),
     Prune(Prune),
@@ -41,6 +43,7 @@ impl ImageArgs {
         match self.command {
             ImageCommand::List(command) => command.run(store),
             ImageCommand::Pull(command) => command.run(store),
+            ImageCommand::Push(command) => command.run(store),
             ImageCommand::Remove(command) => command.run(store),
             ImageCommand::Prune(command) => command.run(store),
             ImageCommand::Tag(command) => command.run(store),
