@@ -18,12 +18,15 @@ mod cleanup;
 mod commit;
 mod create;
 mod exec;
+mod export;
 mod image;
 mod images;
 mod inspect;
 mod kill;
+mod load;
 mod logs;
 mod network;
+mod outfile;
 mod pause;
 mod progress;
 mod ps;
@@ -32,6 +35,7 @@ mod push;
 mod rm;
 mod rmi;
 mod run;
+mod save;
 mod start;
 mod stop;
 mod tag;
@@ -80,11 +84,14 @@ enum Command {
     Inspect(inspect::Inspect),
     Wait(wait::Wait),
     Commit(commit::Commit),
+    Export(export::Export),
     Pause(pause::Pause),
     Unpause(pause::Unpause),
     // Images
     Pull(pull::Pull),
     Push(push::Push),
+    Save(save::Save),
+    Load(load::Load),
     Images(images::Images),
     Image(image::ImageArgs),
     Tag(tag::Tag),
@@ -248,10 +255,13 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Inspect(command) => command.run(&context).map_err(plain),
         Command::Wait(command) => command.run(&context).map_err(plain),
         Command::Commit(command) => command.run(&context).map_err(plain),
+        Command::Export(command) => command.run(store).map_err(plain),
         Command::Pause(command) => command.run(&context).map_err(plain),
         Command::Unpause(command) => command.run(&context).map_err(plain),
         Command::Pull(command) => command.run(store).map_err(plain),
         Command::Push(command) => command.run(store).map_err(plain),
+        Command::Save(command) => command.run(store).map_err(plain),
+        Command::Load(command) => command.run(store).map_err(plain),
         Command::Images(command) => command.run(store).map_err(plain),
         Command::Image(command) => command.run(store).map_err(plain),
         Command::Tag(command) => command.run(store).map_err(plain),

@@ -16,6 +16,7 @@ mod base;
 mod collect;
 mod find;
 pub mod layers;
+pub mod load;
 mod name;
 mod progress;
 pub mod pull;
@@ -23,6 +24,7 @@ pub mod push;
 pub mod reference;
 pub mod registry;
 mod remove;
+pub mod save;
 mod unpack;
 
 use std::io;
@@ -39,6 +41,7 @@ pub use base::build_base;
 pub use collect::{Freed, collect};
 pub use find::{Listed, find, list, require};
 pub use layers::lower_directories;
+pub use load::{Loaded, load};
 pub use name::tag;
 pub use progress::{LayerState, Progress};
 pub use pull::{PullOptions, Pulled, pull};
@@ -46,6 +49,7 @@ pub use push::{PushOptions, Pushed, push};
 pub use reference::Reference;
 pub use registry::Access;
 pub use remove::{Removal, remove};
+pub use save::{ArchiveFormat, save};
 
 /// The digest a tag stood for in its registry, kept beside the name: for a multi-platform image that is the digest
 /// of the index, which is not among the blobs.

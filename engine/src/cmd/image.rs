@@ -10,9 +10,11 @@ use serde_json::{Value, json};
 
 use super::build_base::BuildBase;
 use super::images::Images;
+use super::load::Load;
 use super::pull::Pull;
 use super::push::Push;
 use super::rmi::{Prune, Rmi};
+use super::save::Save;
 use super::tag::Tag;
 use crate::output::say;
 
@@ -29,6 +31,8 @@ enum ImageCommand {
     List(Images),
     Pull(Pull),
     Push(Push),
+    Save(Save),
+    Load(Load),
     #[command(name = "rm", visible_alias = "remove")]
     Remove(Rmi),
     Prune(Prune),
@@ -44,6 +48,8 @@ impl ImageArgs {
             ImageCommand::List(command) => command.run(store),
             ImageCommand::Pull(command) => command.run(store),
             ImageCommand::Push(command) => command.run(store),
+            ImageCommand::Save(command) => command.run(store),
+            ImageCommand::Load(command) => command.run(store),
             ImageCommand::Remove(command) => command.run(store),
             ImageCommand::Prune(command) => command.run(store),
             ImageCommand::Tag(command) => command.run(store),
