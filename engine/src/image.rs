@@ -27,6 +27,7 @@ mod remove;
 pub mod save;
 mod unpack;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 
@@ -68,6 +69,8 @@ pub struct Image {
     pub layers: Vec<Digest>,
     /// All its full references, sorted; empty for an untagged image.
     pub names: Vec<String>,
+    /// Of those names that were pulled or pushed: the digest the registry knows the image by.
+    pub digests: BTreeMap<String, Digest>,
 }
 
 impl Image {
@@ -77,10 +80,21 @@ impl Image {
         self.config.created.as_ref()?.parse().ok()
     }
 
-    /// The digest its registry knows it by; of the index, if it was pulled through one.
+    /// The digest that the registry of `name` knows it by; of the index, if it was pulled through one.
     #[must_use]
-    pub fn source_digest(&self) -> Option<Digest> {
-        self.manifest.annotations.get(SOURCE_DIGEST)?.parse().ok()
+    pub fn digest_of(&self, name: &Reference) -> Option<&Digest> {
+        self.digests.get(&name.to_string())
+    }
+
+    /// Names with digests, as docker lists them.
+    #[must_use]
+    pub fn repository_digests(&self) -> Vec<String> {
+        let named = self.digests.iter().filter_map(|(name, digest)| {
+            let name: Reference = name.parse().ok()?;
+            Some(format!("{}@{digest}", name.familiar_name()))
+        });
+        let unique: BTreeSet<String> = named.collect();
+        unique.into_iter().collect()
     }
 }
 

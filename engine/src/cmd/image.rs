@@ -104,14 +104,6 @@ pub(crate) fn describe(store: &Store, image: &Image) -> Result<Value> {
         .filter(|name| name.tag().is_some())
         .map(Reference::familiar)
         .collect();
-    let mut digests: Vec<String> = Vec::new();
-    if let Some(digest) = image.source_digest() {
-        digests = names
-            .iter()
-            .map(|name| format!("{}@{digest}", name.familiar_name()))
-            .collect();
-        digests.dedup();
-    }
     let mut lower = qengine::image::lower_directories(store, image)?.into_iter();
     let upper = lower.next().unwrap_or_default();
     let lower: Vec<String> = lower.map(|path| path.display().to_string()).collect();
@@ -119,7 +111,7 @@ pub(crate) fn describe(store: &Store, image: &Image) -> Result<Value> {
     Ok(json!({
         "Id": image.id,
         "RepoTags": tags,
-        "RepoDigests": digests,
+        "RepoDigests": image.repository_digests(),
         "Created": config.created,
         "Author": config.author.as_deref().unwrap_or_default(),
         "Architecture": config.architecture,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use qengine::image::{PushOptions, Reference, list, push};
+use qengine::image::{PushOptions, Reference, list, push, require};
 use qengine::store::Store;
 
 use super::progress::{Shown, Way};
@@ -70,6 +70,8 @@ impl Push {
         destination: &Reference,
         options: &PushOptions,
     ) -> Result<()> {
+        // A mistyped name is no push that has begun.
+        require(store, source)?;
         if !self.quiet {
             let name = destination.name();
             say(format_args!("The push refers to repository [{name}]"))?;

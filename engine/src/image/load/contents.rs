@@ -6,8 +6,8 @@
 
 use bundle_tools::Digest;
 use bundle_tools::image::{
-    Descriptor, Document, ImageConfig, Index, MAX_DOCUMENT, Manifest, Platform,
-    chain_ids, choose, media_type, parse_config, parse_document,
+    Descriptor, Document, ImageConfig, Index, MAX_DOCUMENT, Manifest, Platform, chain_ids, choose,
+    media_type, parse_config, parse_document,
 };
 use bundle_tools::layer::compression::Compression;
 use bundle_tools::layout::Layout;
