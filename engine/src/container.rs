@@ -22,6 +22,7 @@ pub mod cleanup;
 pub mod commit;
 pub mod create;
 pub mod exec;
+pub mod export;
 mod files;
 pub mod filter;
 pub mod find;
@@ -86,6 +87,14 @@ pub enum Error {
         status: String,
         /// What was to be done.
         action: &'static str,
+    },
+    /// Its files can't be read, or their archive can't be written.
+    #[error("cannot export container {container}")]
+    Export {
+        /// Its name.
+        container: String,
+        /// Why.
+        source: bundle_tools::layer::diff::Error,
     },
     /// A combination of options that can't be meant.
     #[error("{0}")]
