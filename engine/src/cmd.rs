@@ -25,6 +25,8 @@ mod kill;
 mod logs;
 mod network;
 mod pause;
+mod port;
+mod portmap;
 mod ps;
 mod pull;
 mod rm;
@@ -90,6 +92,8 @@ enum Command {
     BuildBase(build_base::BuildBase),
     // Networks
     Network(network::Network),
+    Port(port::Port),
+    Portmap(portmap::Portmap),
     #[command(hide = true)]
     Cleanup(cleanup::Cleanup),
 }
@@ -254,6 +258,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Rmi(command) => command.run(store).map_err(plain),
         Command::BuildBase(command) => command.run(store).map_err(plain),
         Command::Network(command) => command.run(store).map_err(plain),
+        Command::Port(command) => command.run(store).map_err(plain),
+        Command::Portmap(command) => command.run(&context).map_err(plain),
         Command::Cleanup(command) => command.run(&context).map_err(plain),
     }
 }

@@ -256,6 +256,12 @@ pub(super) fn configure_inside(netns: BorrowedFd<'_>, attachments: &[Attachment]
     configure_here(attachments)
 }
 
+/// Does something in another network namespace; what it must not do is start threads.
+pub(crate) fn inside<T>(netns: BorrowedFd<'_>, deed: impl FnOnce() -> T) -> Result<T> {
+    let _visit = Visit::to(netns)?;
+    Ok(deed())
+}
+
 /// The calling thread is in another network namespace for as long as this lives. Its other threads are not.
 struct Visit {
     home: File,
