@@ -185,14 +185,11 @@ impl Server {
 
     /// Whether a socket is not there that might be some day.
     fn misses_any(&self) -> bool {
-        let problems = self
+        let mut problems = self
             .sockets
             .values()
             .filter_map(|socket| socket.state.as_ref().err());
-        problems
-            .filter(|error| !is_beyond_hope(error))
-            .next()
-            .is_some()
+        problems.any(|error| !is_beyond_hope(error))
     }
 
     /// What was typed by hand is an error when it can't be had, rather than something to wait for. A host without
