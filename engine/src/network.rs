@@ -47,6 +47,7 @@ pub use ipam::Ipam;
 pub(crate) use link::inside;
 pub use mac::MacAddress;
 pub use mapping::{PortMapping, Protocol};
+pub(crate) use port::conflicting_holder;
 pub(crate) use published::{directories, publishers};
 pub use reservation::{release, reserve};
 pub use resolver::{HostResolver, host_resolver};
@@ -271,6 +272,9 @@ pub enum PortHolder {
     /// A container.
     #[error("container {0} publishes it")]
     Container(String),
+    /// A mapping by hand.
+    #[error("`portmap forward`, process {0}, listens on it")]
+    Forward(i32),
     /// A process of the host (or the address is not the host's).
     #[error("the host refuses to bind it")]
     Host(#[source] io::Error),

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::network::Protocol;
+use crate::network::{Protocol, PublishedPort};
 
 mod budget;
 mod forward;
@@ -49,7 +49,15 @@ pub enum Error {
     /// There is one for this store already.
     #[error("the published ports are forwarded already, by process {0}")]
     Running(i32),
-    /// None of the sockets could be had.
+    /// A port that is to be mapped by hand belongs to a container.
+    #[error("cannot listen on {listen}: container {container} publishes that port")]
+    Published {
+        /// The socket.
+        listen: Listen,
+        /// The container's short id.
+        container: String,
+    },
+    /// The socket can't be had.
     #[error("cannot listen on {listen}")]
     Listen {
         /// The socket.
@@ -123,6 +131,18 @@ pub struct Listen {
 impl std::fmt::Display for Listen {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.address, self.protocol)
+    }
+}
+
+impl From<Listen> for PublishedPort {
+    /// The port as a reservation knows it; without where it leads.
+    fn from(listen: Listen) -> PublishedPort {
+        PublishedPort {
+            host_ip: listen.address.ip(),
+            host_port: listen.address.port(),
+            container_port: 0,
+            protocol: listen.protocol,
+        }
     }
 }
 

@@ -12,6 +12,8 @@ use super::{Error, PortHolder, PortMapping, Protocol, PublishedPort, Result};
 use crate::store::reserve::{self, Outcome};
 use crate::store::{Context, Lock, Store};
 
+mod holder;
+
 /// Where ports come from that nobody chose: the dynamic range of RFC 6335, which docker begins with too.
 const DYNAMIC: (u16, u16) = (49153, 65535);
 
@@ -99,7 +101,9 @@ pub(super) fn take_one(store: &Store, id: &str, port: &PublishedPort) -> Result<
     if let Some(holder) = conflicting_holder(store, port)? {
         return Err(taken(PortHolder::Container(holder)));
     }
-    try_bind(port).map_err(|error| taken(PortHolder::Host(error)))?;
+    try_bind(port)
+        .or_else(|error| holder::judge(store, port, error, || try_bind(port)))
+        .map_err(taken)?;
     match reserve::reserve(store, &link, id)? {
         Outcome::Taken => Ok(()),
         Outcome::HeldBy(holder) => Err(taken(PortHolder::Container(holder))),
@@ -107,7 +111,7 @@ pub(super) fn take_one(store: &Store, id: &str, port: &PublishedPort) -> Result<
 }
 
 /// The container that has this port on an address that excludes ours.
-fn conflicting_holder(store: &Store, port: &PublishedPort) -> Result<Option<String>> {
+pub(crate) fn conflicting_holder(store: &Store, port: &PublishedPort) -> Result<Option<String>> {
     let directory = store.ports();
     for entry in fs::read_dir(&directory).context("list", &directory)? {
         let entry = entry.context("list", &directory)?;

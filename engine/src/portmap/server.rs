@@ -15,7 +15,7 @@ use super::source::{Source, Target, Wanted};
 use super::watch::Watch;
 use super::{Error, Event, Forward, Listen, Report, Result, tcp, udp};
 use crate::container::Handle;
-use crate::network::Protocol;
+use crate::network::{self, Protocol};
 use crate::store::Store;
 
 /// A port that could not be had is tried again after so long, twice that, and so on to the second; a change in the
@@ -39,6 +39,15 @@ pub async fn serve(store: &Store, report: Report) -> Result<Infallible> {
 /// When there is no such container, its removal, or a socket that can't be had to begin with.
 pub async fn forward(store: &Store, forward: &Forward, report: Report) -> Result<Infallible> {
     let handle = Handle::find(store, &forward.container)?;
+    for listen in forward.listens() {
+        // Nobody would see it fail: the kernel hands the port's packets to that container.
+        if let Some(container) = network::conflicting_holder(store, &listen.into())? {
+            return Err(Error::Published {
+                listen,
+                container: container.chars().take(12).collect(),
+            });
+        }
+    }
     let source = Source::Container(handle.id().to_owned(), forward.clone());
     run(store, &source, Kind::Forward, report)
         .await
