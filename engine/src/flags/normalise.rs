@@ -1,13 +1,15 @@
 //! Older spellings of the command line, turned into the ones that clap is told about.
 //!
-//! Four rules, applied to the words of a command up to the one where the user's own words begin (the image of `run`
+//! Five rules, applied to the words of a command up to the one where the user's own words begin (the image of `run`
 //! and `create`, the container of `exec`):
 //!
 //! 1. `-name X`, `-name=X`: a single dash before a long flag that the command has. A cluster of short flags (`-it`) is
 //!    none, since no long flag is called so.
 //! 2. `--it`, `--ti`: two dashes before a cluster of short flags.
 //! 3. `--oom_kill_disable 1`: a switch whose value stands apart; `0`, `1`, `true`, `false` are joined to it by `=`.
-//! 4. `logs -t 5 NAME`: a number behind `-t` is a count of lines (`--tail 5`); without one, `-t` asks for timestamps.
+//! 4. `run -l --name hi`: an `-l` with another flag behind it asked for a log, which is kept anyway; docker's `-l` is
+//!    followed by a label.
+//! 5. `logs -t 5 NAME`: a number behind `-t` is a count of lines (`--tail 5`); without one, `-t` asks for timestamps.
 //!
 //! Which flags a command has, and which of them take a value, is read from the clap definition itself, so that no list
 //! of names has to be kept here.
@@ -69,6 +71,12 @@ pub(crate) fn normalise(definition: &Command, words: Vec<OsString>) -> Vec<OsStr
             if is_count && ahead.next().is_some() {
                 out.push("--tail".into());
                 out.extend(rest.next());
+                continue;
+            }
+        }
+        if flag == "-l" && owns_the_rest(command) {
+            let is_label = next.as_deref().is_some_and(|next| !next.starts_with('-'));
+            if !is_label {
                 continue;
             }
         }
@@ -205,6 +213,22 @@ mod tests {
             (
                 "qengine exec -it web find / -name x",
                 "qengine exec -it web find / -name x",
+            ),
+            (
+                "qengine run -it -l --name hi busybox sh",
+                "qengine run -it --name hi busybox sh",
+            ),
+            (
+                "qengine run -l a=b busybox sh",
+                "qengine run -l a=b busybox sh",
+            ),
+            (
+                "qengine run -img a -cmds /bin/bash -name test",
+                "qengine run --img a --cmds /bin/bash --name test",
+            ),
+            (
+                "qengine run -ti -image base sh -name x",
+                "qengine run -ti --image base sh -name x",
             ),
             ("qengine logs -t 5 web", "qengine logs --tail 5 web"),
             ("qengine logs -t 5", "qengine logs -t 5"),
