@@ -44,13 +44,22 @@ const HELP: clap::error::ErrorKind =
 /// Exit code when the engine itself failed before the container's process could say anything; docker's.
 const ENGINE_FAILED: u8 = 125;
 
+/// Variables that every command minds.
+const ENVIRONMENT: &str = "\
+Environment:
+  QENGINE_ROOT, QENGINE_RUN_ROOT  as --root and --run-root
+  QENGINE_FIREWALL                what published ports and isolation are done with: nftables, iptables or none
+                                  [default: the first of these that the kernel has]. With none, networks are not
+                                  kept apart and have no way out, and `portmap start` serves published ports";
+
 /// A container engine without a daemon
 #[derive(Debug, Parser)]
 #[command(
     name = "qengine",
     version,
     propagate_version = true,
-    max_term_width = 120
+    max_term_width = 120,
+    after_help = ENVIRONMENT
 )]
 pub(crate) struct Cli {
     /// Directory of images, containers, networks and volumes [default: /var/lib/qengine]

@@ -40,13 +40,13 @@ mod reservation;
 mod resolver;
 mod subnet;
 
-pub use connection::{collect, connect, disconnect};
+pub use connection::{collect, connect, disconnect, packet_filter, reload};
 pub use definition::{CreateOptions, DEFAULT_NETWORK, Driver, Network, create, find, list, remove};
 pub use inspect::{Addresses, Description, Member, Pool, endpoint_id, inspect};
 pub use ipam::Ipam;
 pub(crate) use link::inside;
 pub use mac::MacAddress;
-pub use mapping::{PortMapping, Protocol};
+pub use mapping::{PortMapping, Protocol, describe_ports};
 pub(crate) use port::conflicting_holder;
 pub(crate) use published::{directories, publishers};
 pub use reservation::{release, reserve};
@@ -264,7 +264,7 @@ pub enum Error {
     Store(#[from] crate::store::Error),
 }
 
-pub use firewall::Failure as FirewallFailure;
+pub use firewall::{Failure as FirewallFailure, PacketFilter};
 
 /// Who has a port.
 #[derive(Debug, thiserror::Error)]

@@ -55,15 +55,10 @@ struct Start {
     way: Way,
 }
 
-/// End forwarders
-///
-/// Without an argument the one of `portmap start`.
+/// End forwarders, those of `portmap start` and of `portmap forward`
 #[derive(Debug, Args)]
 struct Stop {
-    /// Those of `portmap forward` too
-    #[arg(short, long)]
-    all: bool,
-    /// Process ids, as `portmap ls` shows them
+    /// Only these processes, as `portmap ls` shows them
     #[arg(value_name = "PID")]
     processes: Vec<i32>,
 }
@@ -255,19 +250,15 @@ impl Stop {
                 bail!("process {pid} is no forwarder of this store");
             }
         }
-        let chosen = running.iter().filter(|one| {
-            self.processes.contains(&one.process.pid)
-                || self.all
-                || self.processes.is_empty() && one.kind == Kind::Published
-        });
-        let mut count = 0;
+        if running.is_empty() {
+            bail!("no forwarder is running");
+        }
+        let chosen = running
+            .iter()
+            .filter(|one| self.processes.is_empty() || self.processes.contains(&one.process.pid));
         for one in chosen {
-            count += 1;
             end(one)?;
             say(format_args!("{}", one.process.pid))?;
-        }
-        if count == 0 && !self.all {
-            bail!("no forwarder of published ports is running");
         }
         Ok(ExitCode::SUCCESS)
     }

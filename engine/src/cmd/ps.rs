@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use qengine::container::find::{Handle, all};
 use qengine::container::model::State;
 use qengine::container::{Live, recover};
+use qengine::network::describe_ports;
 use serde_json::{Value, json};
 
 use super::Context;
@@ -108,7 +109,7 @@ impl Ps {
             },
             up_time(state, live, now).unwrap_or_else(|| "-".to_owned()),
             format!("{} ago", span(handle.config.created, now)),
-            ports(state, live),
+            ports(handle, state, live),
         ]
     }
 
@@ -123,7 +124,7 @@ impl Ps {
             "Command": format!("\"{}\"", handle.config.args.join(" ")),
             "RunningFor": format!("{} ago", span(handle.config.created, now)),
             "CreatedAt": handle.config.created.to_string(),
-            "Ports": ports(state, live),
+            "Ports": ports(handle, state, live),
         })
     }
 }
@@ -154,19 +155,12 @@ fn status(state: &State, live: Live, now: Timestamp) -> String {
 }
 
 /// `0.0.0.0:110->80/tcp`
-fn ports(state: &State, live: Live) -> String {
-    let Some(setup) = state.network.as_ref().filter(|_| live.is_running()) else {
-        return String::new();
-    };
-    let list: Vec<String> = setup
-        .ports
-        .iter()
-        .map(|port| {
-            format!(
-                "{}:{}->{}/{}",
-                port.host_ip, port.host_port, port.container_port, port.protocol
-            )
-        })
-        .collect();
-    list.join(", ")
+fn ports(handle: &Handle, state: &State, live: Live) -> String {
+    match state.network.as_ref().filter(|_| live.is_running()) {
+        Some(setup) if !setup.attachments.is_empty() => {
+            let exposed = &handle.config.image_config.config.exposed_ports;
+            describe_ports(&setup.ports, exposed.keys().map(String::as_str))
+        }
+        _ => String::new(),
+    }
 }

@@ -243,9 +243,9 @@ impl ContainerFlags {
         let resources = self.limits.resources()?;
         let network = self.network.mode(store)?;
         let ports = self.network.ports()?;
-        if !matches!(network, Mode::Networks(_)) && !ports.is_empty() {
+        if matches!(network, Mode::Container(_)) && !ports.is_empty() {
             bail!(
-                "published ports need a network of the container's own: -p does not go with host, none or container networks"
+                "conflicting options: -p does not go with the network of another container; publish the port there"
             );
         }
         let namespaces = [

@@ -117,7 +117,10 @@ fn sockets_of(pid: i32) -> HashSet<u64> {
     links
         .filter_map(|entry| {
             let target = fs::read_link(entry.path()).ok()?;
-            let inode = target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+            let inode = target
+                .to_str()?
+                .strip_prefix("socket:[")?
+                .strip_suffix(']')?;
             inode.parse().ok()
         })
         .collect()
