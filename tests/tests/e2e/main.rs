@@ -13,6 +13,8 @@ mod lifecycle;
 mod limits;
 mod networks;
 mod peers;
+mod portmap;
+mod ports;
 mod pull;
 mod terminal;
 
@@ -37,6 +39,8 @@ fn main() -> std::process::ExitCode {
         limits::tests(),
         networks::tests(),
         peers::tests(),
+        portmap::tests(),
+        ports::tests(),
         pull::tests(),
         terminal::tests(),
         stack_tests::case::table("a", include_str!("../../cases/a.txt")),
