@@ -173,7 +173,7 @@ impl Case {
         {
             engine.ok("image build-base");
         }
-        if self.mentions("busybox") {
+        if self.mentions("busybox") && !makes_base {
             engine.ok("tag base busybox");
         }
         for name in ["nginx:v1", "debian:nginx"] {

@@ -25,7 +25,6 @@ pub(crate) fn normalise(definition: &Command, words: Vec<OsString>) -> Vec<OsStr
     out.extend(rest.next());
     let mut command = definition;
     let mut path_is_open = true;
-    let mut positionals = 0;
     while let Some(word) = rest.next() {
         let Some(text) = word.to_str().map(str::to_owned) else {
             out.push(word);
@@ -44,11 +43,13 @@ pub(crate) fn normalise(definition: &Command, words: Vec<OsString>) -> Vec<OsStr
                 }
                 path_is_open = false;
             }
-            positionals += 1;
-            out.push(word);
-            if owns_the_rest(command) && positionals == 1 {
+            if owns_the_rest(command) {
+                // Nothing from here on is a flag of ours, and clap is told so.
+                out.push("--".into());
+                out.push(word);
                 break;
             }
+            out.push(word);
             continue;
         }
         let flag = rewrite(command, &text);
@@ -92,7 +93,7 @@ pub(crate) fn normalise(definition: &Command, words: Vec<OsString>) -> Vec<OsStr
 
 /// Commands whose first word that is no flag ends their own flags.
 fn owns_the_rest(command: &Command) -> bool {
-    matches!(command.get_name(), "run" | "create" | "exec")
+    matches!(command.get_name(), "run" | "create" | "exec" | "top")
 }
 
 fn rewrite(command: &Command, text: &str) -> String {
@@ -194,33 +195,33 @@ mod tests {
         for (typed, meant) in [
             (
                 "qengine run -d -cpuset 0 -m 100m -name heroyf -p 110:80 nginx:v1",
-                "qengine run -d --cpuset 0 -m 100m --name heroyf -p 110:80 nginx:v1",
+                "qengine run -d --cpuset 0 -m 100m --name heroyf -p 110:80 -- nginx:v1",
             ),
-            ("qengine run --it base sh", "qengine run -it base sh"),
-            ("qengine run --ti base sh", "qengine run -ti base sh"),
+            ("qengine run --it base sh", "qengine run -it -- base sh"),
+            ("qengine run --ti base sh", "qengine run -ti -- base sh"),
             (
                 "qengine run -ti -name=x base sh",
-                "qengine run -ti --name=x base sh",
+                "qengine run -ti --name=x -- base sh",
             ),
             (
                 "qengine run --oom_kill_disable 1 base",
-                "qengine run --oom_kill_disable=1 base",
+                "qengine run --oom_kill_disable=1 -- base",
             ),
             (
                 "qengine run -net none base ls -name x",
-                "qengine run --net none base ls -name x",
+                "qengine run --net none -- base ls -name x",
             ),
             (
                 "qengine exec -it web find / -name x",
-                "qengine exec -it web find / -name x",
+                "qengine exec -it -- web find / -name x",
             ),
             (
                 "qengine run -it -l --name hi busybox sh",
-                "qengine run -it --name hi busybox sh",
+                "qengine run -it --name hi -- busybox sh",
             ),
             (
                 "qengine run -l a=b busybox sh",
-                "qengine run -l a=b busybox sh",
+                "qengine run -l a=b -- busybox sh",
             ),
             (
                 "qengine run -img a -cmds /bin/bash -name test",
@@ -228,7 +229,7 @@ mod tests {
             ),
             (
                 "qengine run -ti -image base sh -name x",
-                "qengine run -ti --image base sh -name x",
+                "qengine run -ti --image base -- sh -name x",
             ),
             ("qengine logs -t 5 web", "qengine logs --tail 5 web"),
             ("qengine logs -t 5", "qengine logs -t 5"),
@@ -236,12 +237,12 @@ mod tests {
             ("qengine stop -t 5 web", "qengine stop -t 5 web"),
             (
                 "qengine run -e name=-name base",
-                "qengine run -e name=-name base",
+                "qengine run -e name=-name -- base",
             ),
             ("qengine run -- base -name x", "qengine run -- base -name x"),
             (
                 "qengine --root /x run -name a base",
-                "qengine --root /x run --name a base",
+                "qengine --root /x run --name a -- base",
             ),
         ] {
             assert_eq!(normalised(typed), meant);

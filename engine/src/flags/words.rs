@@ -5,7 +5,8 @@ use std::io::IsTerminal;
 use anyhow::{Result, bail};
 use clap::Args;
 
-/// `IMAGE COMMAND…`, or `--image IMAGE COMMAND…`, or `--image IMAGE --cmds 'COMMAND…'`.
+/// `IMAGE COMMAND…`, or `--image IMAGE COMMAND…`, or `--image IMAGE --cmds 'COMMAND…'`. That no flag comes behind the
+/// first word is made sure of by [`super::normalise`], which puts `--` there.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Image")]
 pub(crate) struct Words {
@@ -19,11 +20,7 @@ pub(crate) struct Words {
     #[arg(value_name = "IMAGE")]
     first: Option<String>,
     /// Command and arguments; the image's own when not given
-    #[arg(
-        value_name = "COMMAND",
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
+    #[arg(value_name = "COMMAND")]
     rest: Vec<String>,
 }
 
@@ -95,8 +92,8 @@ mod tests {
     fn each_spelling_tells_image_and_command() {
         for (typed, image, command, interactive) in [
             ("-t base", "base", "", false),
-            ("base sh -c -t", "base", "sh -c -t", false),
-            ("--image base sh -c x", "base", "sh -c x", false),
+            ("-t -- base sh -c -t", "base", "sh -c -t", false),
+            ("--image base -- sh -c -t", "base", "sh -c -t", false),
             ("--image base", "base", "", false),
             (
                 "--img ubuntu:20.04 --cmds /bin/bash",
