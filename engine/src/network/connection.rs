@@ -20,10 +20,14 @@ use super::link::{self, Link};
 use super::member::{self, Member, lock_path};
 use super::netlink::Socket;
 use super::{
-    Attachment, Error, KernelContext, PublishedPort, Result, Setup, Subnet, address, definition,
-    port,
+    Attachment, Error, KernelContext, PacketFilter, PublishedPort, Result, Setup, Subnet, address,
+    definition, port,
 };
 use crate::store::{self, Context, Durability, Lock, Store, make_dir};
+
+mod reload;
+
+pub use reload::{packet_filter, reload};
 
 /// The name of the host's end of a container's veth pair on a network: always the same one.
 pub(super) fn host_interface(id: &str, network_id: &str) -> String {
@@ -76,7 +80,7 @@ pub fn connect(store: &Store, id: &str, setup: &Setup, netns: impl AsFd) -> Resu
                 work.plug(id, setup, &bridges, netns)?;
                 work.rewrite_rules()?;
                 work.settle(setup)?;
-                switch_forwarding_on(store)
+                work.switch_forwarding_on()
             })
         }
     }
@@ -194,7 +198,23 @@ impl<'a> Work<'a> {
         ipam.check(&[], &routes)?;
         let mtu = link::outward_mtu(&mut self.socket, &routes)?;
         let name = &attachment.bridge;
-        link::create_bridge(&mut self.socket, name, ipam.gateway, ipam.subnet, mtu)
+        let bridge = link::create_bridge(&mut self.socket, name, ipam.gateway, ipam.subnet, mtu)?;
+        link::route_loopback(name, self.is_filtered())?;
+        Ok(bridge)
+    }
+
+    fn is_filtered(&self) -> bool {
+        self.firewall.filter() != PacketFilter::None
+    }
+
+    /// Lets the kernel pass packets on between interfaces; not without a packet filter, which would have to keep
+    /// networks apart.
+    fn switch_forwarding_on(&self) -> Result<()> {
+        if self.is_filtered() {
+            switch_forwarding_on(self.store)
+        } else {
+            Ok(())
+        }
     }
 
     /// Makes the container's interfaces and configures them.

@@ -14,6 +14,8 @@ mod lifecycle;
 mod limits;
 mod networks;
 mod peers;
+mod portmap;
+mod ports;
 mod pull;
 mod push;
 mod terminal;
@@ -40,6 +42,8 @@ fn main() -> std::process::ExitCode {
         limits::tests(),
         networks::tests(),
         peers::tests(),
+        portmap::tests(),
+        ports::tests(),
         pull::tests(),
         push::tests(),
         terminal::tests(),
