@@ -19,7 +19,7 @@
 //! unnoticed. Name resolution between containers is not done here either.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,7 @@ mod port;
 mod reservation;
 mod resolver;
 mod subnet;
+mod subnet6;
 
 pub use connection::{collect, connect, disconnect};
 pub use definition::{CreateOptions, DEFAULT_NETWORK, Driver, Network, create, find, list, remove};
@@ -48,6 +49,7 @@ pub use mapping::{PortMapping, Protocol};
 pub use reservation::{release, reserve};
 pub use resolver::{HostResolver, host_resolver};
 pub use subnet::Subnet;
+pub use subnet6::{Ipam6, Subnet6};
 
 /// How a container is connected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,8 +78,10 @@ impl Default for Mode {
 pub struct Endpoint {
     /// The network's name or id.
     pub network: String,
-    /// The address wanted; the next free one when absent.
+    /// The IPv4 address wanted; the next free one when absent.
     pub address: Option<IpAddr>,
+    /// The IPv6 address wanted; the next free one when absent. Only on a network that has IPv6.
+    pub address6: Option<Ipv6Addr>,
     /// The hardware address wanted; made from the address when absent.
     pub mac: Option<MacAddress>,
     /// Further names under which neighbours shall find the container.
@@ -108,7 +112,7 @@ pub struct Attachment {
     pub host_interface: String,
     /// The bridge that end is a port of.
     pub bridge: String,
-    /// The address inside.
+    /// The IPv4 address inside.
     pub address: IpAddr,
     /// The length of the network's prefix.
     pub prefix_length: u8,
@@ -122,6 +126,20 @@ pub struct Attachment {
     /// Further names of the container on this network.
     #[serde(default)]
     pub aliases: Vec<String>,
+    /// The IPv6 side, on a network that has one.
+    #[serde(default)]
+    pub ipv6: Option<Ipv6Side>,
+}
+
+/// What an interface has of IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ipv6Side {
+    /// The address inside.
+    pub address: Ipv6Addr,
+    /// The length of the network's prefix.
+    pub prefix_length: u8,
+    /// The bridge's own address.
+    pub gateway: Ipv6Addr,
 }
 
 /// One port of the host that leads into a container.
@@ -212,7 +230,7 @@ pub enum Error {
         /// The network.
         network: String,
         /// Its subnet.
-        subnet: Subnet,
+        subnet: String,
     },
     /// A host port belongs to another container, or to a process of the host.
     #[error("Bind for {host_ip}:{port} failed: port is already allocated")]

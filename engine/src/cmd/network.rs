@@ -37,12 +37,16 @@ struct Create {
     /// How it is made; there is "bridge"
     #[arg(short, long, default_value = "bridge")]
     driver: String,
-    /// Its addresses, as ADDRESS/LENGTH; chosen from what the host does not use when left out
-    #[arg(long, value_name = "SUBNET")]
-    subnet: Option<String>,
+    /// Its addresses, as ADDRESS/LENGTH, one of each family; chosen from what the host does not use when left out
+    #[arg(long = "subnet", value_name = "SUBNET")]
+    subnets: Vec<String>,
     /// The bridge's own address; the first one of the subnet when left out
-    #[arg(long, value_name = "ADDRESS", requires = "subnet")]
-    gateway: Option<IpAddr>,
+    #[arg(long = "gateway", value_name = "ADDRESS")]
+    gateways: Vec<IpAddr>,
+    /// With IPv6 beside IPv4; an IPv6 subnet means the same
+    #[arg(long, value_name = "BOOL", default_value_t = false, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    ipv6: bool,
     /// No way to the outside, and none in
     #[arg(long)]
     internal: bool,
@@ -113,8 +117,9 @@ impl Create {
             CreateOptions {
                 name: self.name,
                 driver: Some(self.driver),
-                subnet: self.subnet,
-                gateway: self.gateway,
+                subnets: self.subnets,
+                gateways: self.gateways,
+                ipv6: self.ipv6,
                 internal: self.internal,
                 labels: labels(&self.labels),
                 options: BTreeMap::new(),

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::firewall::{Firewall, NetworkRule, PortRule, Rules};
-use super::link::{self, Link};
+use super::link::{self, Link, WaysOut};
 use super::member::{self, Member, lock_path};
 use super::netlink::Socket;
 use super::{
@@ -46,7 +46,7 @@ pub fn connect(store: &Store, id: &str, setup: &Setup, netns: impl AsFd) -> Resu
         return Ok(());
     }
     if setup.attachments.is_empty() {
-        return link::configure_inside(netns, &[]);
+        return link::configure_inside(netns, &[], WaysOut::default());
     }
     make_dir(&member::directory(store))?;
     let mut work = Work::new(store)?;
@@ -194,7 +194,7 @@ impl<'a> Work<'a> {
         ipam.check(&[], &routes)?;
         let mtu = link::outward_mtu(&mut self.socket, &routes)?;
         let name = &attachment.bridge;
-        link::create_bridge(&mut self.socket, name, ipam.gateway, ipam.subnet, mtu)
+        link::create_bridge(&mut self.socket, name, ipam, network.ipam6, mtu)
     }
 
     /// Makes the container's interfaces and configures them.
@@ -224,7 +224,7 @@ impl<'a> Work<'a> {
                 made?;
             }
         }
-        link::configure_inside(netns, &setup.attachments)?;
+        link::configure_inside(netns, &setup.attachments, WaysOut::of(&setup.attachments))?;
         setup.attachments.iter().try_for_each(|attachment| {
             link::wait_until_operational(&mut self.socket, &attachment.host_interface)
         })
