@@ -27,6 +27,7 @@ mod network;
 mod pause;
 mod ps;
 mod pull;
+mod resolver;
 mod rm;
 mod rmi;
 mod run;
@@ -92,6 +93,8 @@ enum Command {
     Network(network::Network),
     #[command(hide = true)]
     Cleanup(cleanup::Cleanup),
+    #[command(hide = true)]
+    Resolver(resolver::Resolver),
 }
 
 /// What every command works on.
@@ -255,6 +258,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::BuildBase(command) => command.run(store).map_err(plain),
         Command::Network(command) => command.run(store).map_err(plain),
         Command::Cleanup(command) => command.run(&context).map_err(plain),
+        Command::Resolver(command) => command.run(store).map_err(plain),
     }
 }
 

@@ -15,8 +15,8 @@
 //! is the kernel's to know, with one small file a member under the run directory so that it can be undone by name.
 //! [`collect`] puts right what a killed command left.
 //!
-//! IPv4 only so far: IPv6 is switched off on every interface made here, so that nothing listens or routes there
-//! unnoticed. Name resolution between containers is not done here either.
+//! IPv6 is there on networks that were made with it; on the interfaces of all others it is switched off, so that nothing
+//! listens or routes there unnoticed. Names are resolved by a process of each network's own ([`names`]).
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
@@ -33,6 +33,7 @@ mod link;
 mod mac;
 mod mapping;
 mod member;
+pub mod names;
 mod netlink;
 mod port;
 mod reservation;
@@ -165,6 +166,8 @@ pub struct Setup {
     pub attachments: Vec<Attachment>,
     /// Its published ports; they lead to the first attachment.
     pub ports: Vec<PublishedPort>,
+    /// What resolvers have to know of it; not reserved, but said by whoever connects it.
+    pub identity: names::Identity,
 }
 
 /// What can go wrong with a network.
@@ -264,6 +267,14 @@ pub enum Error {
         object: String,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// A network's resolver could not be started.
+    #[error("cannot start the resolver of network {network}: {reason}")]
+    Resolver {
+        /// The network.
+        network: String,
+        /// What it said.
+        reason: String,
     },
     /// The packet filter refused something.
     #[error("cannot {action}")]

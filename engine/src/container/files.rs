@@ -11,6 +11,7 @@ use std::path::Path;
 use super::find::Handle;
 use super::model::Options;
 use super::{Error, Result, SystemContext};
+use crate::network::names::{self, Identity};
 use crate::network::{self, Mode, Setup};
 use crate::store::Store;
 
@@ -23,7 +24,7 @@ pub(super) fn write(store: &Store, handle: &Handle, setup: &Setup) -> Result<()>
     write_readable(&directory.join("hosts"), &hosts(options, &hostname, setup)?)?;
     write_readable(
         &directory.join("resolv.conf"),
-        &resolv_conf(store, options)?,
+        &resolv_conf(store, options, setup)?,
     )
 }
 
@@ -91,7 +92,25 @@ fn bad_host(entry: &str) -> Error {
     ))
 }
 
-fn resolv_conf(store: &Store, options: &Options) -> Result<String> {
+/// What the resolvers of its networks have to know of a container.
+pub(super) fn identity(handle: &Handle) -> Identity {
+    let options = &handle.config.options;
+    let hostname = hostname(handle);
+    let full = options
+        .domainname
+        .as_ref()
+        .map(|domain| format!("{hostname}.{domain}"));
+    Identity {
+        names: std::iter::once(hostname).chain(full).collect(),
+        servers: options
+            .dns
+            .iter()
+            .filter_map(|server| server.parse().ok())
+            .collect(),
+    }
+}
+
+fn resolv_conf(store: &Store, options: &Options, setup: &Setup) -> Result<String> {
     if let Some(file) = &options.resolv_file {
         return fs::read_to_string(file).system("read", file);
     }
@@ -106,19 +125,44 @@ fn resolv_conf(store: &Store, options: &Options) -> Result<String> {
             own.to_vec()
         }
     };
+    let resolver = names::server(&setup.attachments).filter(|_| !asks_itself(options));
+    let servers = match resolver {
+        // It asks the servers of `--dns` by itself.
+        Some(resolver) => vec![resolver.to_string()],
+        None => pick(&options.dns, &host.servers),
+    };
     let mut text = String::new();
-    for server in pick(&options.dns, &host.servers) {
+    for server in servers {
         let _ = writeln!(text, "nameserver {server}");
     }
     let search = pick(&options.dns_search, &host.search);
     if !search.is_empty() && search != ["."] {
         let _ = writeln!(text, "search {}", search.join(" "));
     }
-    let extra = pick(&options.dns_options, &host.options);
+    let mut extra = pick(&options.dns_options, &host.options);
+    if resolver.is_some() {
+        // Names of containers have no dots; they shall be asked for as they are first, not below a search domain.
+        // `trust-ad` speaks of the host's own server.
+        let is_asked_for = |option: &str| options.dns_options.iter().any(|own| own == option);
+        extra.retain(|option| {
+            is_asked_for(option) || !option.starts_with("ndots:") && option != "trust-ad"
+        });
+        if !extra.iter().any(|option| option.starts_with("ndots:")) {
+            extra.push("ndots:0".to_owned());
+        }
+    }
     if !extra.is_empty() {
         let _ = writeln!(text, "options {}", extra.join(" "));
     }
     Ok(text)
+}
+
+/// Whether one of the container's servers is in the container: nobody else can ask that one.
+fn asks_itself(options: &Options) -> bool {
+    let addresses = options.dns.iter().filter_map(|server| server.parse().ok());
+    addresses
+        .into_iter()
+        .any(|address: std::net::IpAddr| address.is_loopback())
 }
 
 /// Readable for every user inside; the directory around it keeps the host's users out.

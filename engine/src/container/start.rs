@@ -110,7 +110,8 @@ fn steps(
     state.stopped_by_user = false;
     state.error = String::new();
     handle.save(state)?;
-    let setup = reserve(store, programs, handle)?;
+    let mut setup = reserve(store, programs, handle)?;
+    setup.identity = files::identity(handle);
     state.network = Some(setup.clone());
 
     make_dir(&store.container_run(id))?;
@@ -124,6 +125,8 @@ fn steps(
     })?;
     if let Some(namespace) = network_namespace(handle, process.pid)? {
         network::connect(store, id, &setup, &namespace)?;
+        let arguments = &programs.engine_arguments;
+        network::names::ensure(store, &programs.engine, arguments, &setup)?;
     }
     // Before the start: the first byte of output has somewhere to go.
     let connection = match streams {

@@ -21,7 +21,7 @@ use super::member::{self, Member, lock_path};
 use super::netlink::Socket;
 use super::{
     Attachment, Error, KernelContext, PublishedPort, Result, Setup, Subnet, address, definition,
-    port,
+    names, port,
 };
 use crate::store::{self, Context, Durability, Lock, Store, make_dir};
 
@@ -108,6 +108,18 @@ pub fn disconnect(store: &Store, id: &str, setup: &Setup) -> Result<()> {
         return work.exclusively(|work| work.sweep(Some(id)));
     }
     Ok(())
+}
+
+/// Adds rules that lead to addresses of the host itself, to those that are there.
+pub(super) fn publish(store: &Store, rules: &[PortRule]) -> Result<()> {
+    let mut work = Work::new(store)?;
+    let lock = Lock::shared(&lock_path(store))?;
+    if work.firewall.is_present() && work.firewall.add_ports(rules).is_ok() {
+        return Ok(());
+    }
+    drop(lock);
+    // Another port than before, or a table that somebody has flushed.
+    work.exclusively(Work::rewrite_rules)
 }
 
 /// Takes away what no living container needs: interfaces, bridges, rules, and reservations of containers that are
@@ -213,6 +225,7 @@ impl<'a> Work<'a> {
                 } else {
                     Vec::new()
                 },
+                identity: setup.identity.clone(),
             };
             member::write(self.store, id, &member)?;
             let made = link::create_pair(&mut self.socket, attachment, *bridge, netns);
@@ -319,6 +332,7 @@ impl<'a> Work<'a> {
             }
             if needed {
                 interfaces.append(&mut interfaces_here);
+                rules.ports.extend(names::redirects(&bridge));
             } else {
                 bridges.push(bridge);
             }
@@ -326,6 +340,7 @@ impl<'a> Work<'a> {
         if dead.is_empty() && bridges.is_empty() {
             return Ok(());
         }
+        let resolvers: Vec<_> = bridges.iter().filter_map(|path| names::end(path)).collect();
         let (firewall, socket) = (&self.firewall, &mut self.socket);
         let (filtered, deleted) = at_once(
             || apply(firewall, &rules),
@@ -338,6 +353,7 @@ impl<'a> Work<'a> {
                     .fold(outcome, Result::and)
             },
         );
+        resolvers.into_iter().for_each(names::Ending::wait);
         deleted.and(filtered)?;
         for path in dead {
             member::remove(&path)?;
@@ -357,6 +373,7 @@ impl<'a> Work<'a> {
                     rules.add(&member);
                 }
             }
+            rules.ports.extend(names::redirects(&bridge));
         }
         apply(&self.firewall, &rules)
     }

@@ -11,6 +11,7 @@ mod journey;
 mod killed;
 mod lifecycle;
 mod limits;
+mod names;
 mod networks;
 mod peers;
 mod pull;
@@ -33,6 +34,7 @@ fn main() -> std::process::ExitCode {
         killed::tests(),
         lifecycle::tests(),
         limits::tests(),
+        names::tests(),
         networks::tests(),
         peers::tests(),
         pull::tests(),

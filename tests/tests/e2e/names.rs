@@ -1,0 +1,173 @@
+//! Names of containers on a network: the resolver process, what it tells and what it keeps to itself.
+
+use std::net::UdpSocket;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use stack_tests::engine::Engine;
+use stack_tests::host;
+use stack_tests::needs::{Need, Test};
+use stack_tests::netns::Neighbour;
+use stack_tests::tests;
+use stack_tests::wait::until;
+
+pub(crate) fn tests() -> Vec<Test> {
+    tests!(
+        "names",
+        &[Need::Root],
+        [
+            two_containers_ping_each_other_by_name,
+            a_killed_resolver_is_replaced,
+            names_stay_on_their_network_and_others_are_passed_on,
+        ]
+    )
+}
+
+/// Process ids of this engine's resolvers.
+fn resolvers(engine: &Engine) -> Vec<i32> {
+    let all = host::processes_naming(engine.directory()).into_iter();
+    all.filter(|(_, line)| line.contains("resolver"))
+        .map(|(pid, _)| pid)
+        .collect()
+}
+
+/// A name server that knows one name, and remembers what it was asked for.
+struct NameServer {
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl NameServer {
+    /// Answers each question with 192.0.2.7, on `address`, in the calling thread's network namespace.
+    fn start(address: &str) -> NameServer {
+        let socket = UdpSocket::bind((address, 53)).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let list = asked.clone();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 512];
+            while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
+                let mut reply = buffer[..length].to_vec();
+                let mut name = String::new();
+                let mut at = 12;
+                while reply[at] != 0 {
+                    let end = at + 1 + usize::from(reply[at]);
+                    name += &String::from_utf8_lossy(&reply[at + 1..end]);
+                    name.push('.');
+                    at = end;
+                }
+                let is_address = reply[at + 2] == 1;
+                list.lock().unwrap().push(name);
+                // An answer to the question alone, whatever else was with it.
+                reply.truncate(at + 5);
+                reply[2] |= 0x80;
+                reply[6..12].fill(0);
+                if is_address {
+                    reply[7] = 1;
+                    reply.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x05\0\x04\xc0\0\x02\x07");
+                }
+                drop(socket.send_to(&reply, peer));
+            }
+        });
+        NameServer { asked }
+    }
+
+    fn was_asked_for(&self, name: &str) -> bool {
+        self.asked
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|asked| asked.contains(name))
+    }
+}
+
+fn two_containers_ping_each_other_by_name() {
+    let engine = Engine::new().with_base();
+    engine.ok("network create --driver bridge --subnet 10.200.0.1/24 testbridge1");
+    engine.ok("run -d --name one --network-alias uno -net testbridge1 base sleep 1000");
+    let id = engine.ok("run -d --name two --hostname zwei -net testbridge1 base sleep 1000");
+    for (from, to) in [
+        ("one", "two"),
+        ("two", "one"),
+        ("two", "10.200.0.2"),
+        ("two", "uno"),
+        ("two", "UNO"),
+        ("one", "zwei"),
+        ("one", &id[..12]),
+        ("one", "two.testbridge1"),
+    ] {
+        engine
+            .run(&format!("exec {from} ping -c 1 -W 5 {to}"))
+            .code(0)
+            .out("1 packets received");
+    }
+    engine
+        .run("exec one nslookup -type=ptr 3.0.200.10.in-addr.arpa")
+        .code(0)
+        .out("two.testbridge1");
+    assert_eq!(resolvers(&engine).len(), 1);
+    engine.ok("rm -f one");
+    engine
+        .run("exec two ping -c 1 -W 5 one")
+        .out("")
+        .err("bad address 'one'");
+    engine.ok("rm -f two");
+    assert!(resolvers(&engine).is_empty(), "{:?}", resolvers(&engine));
+    assert!(host::links().iter().all(|link| link == "lo"));
+    engine.ok("network remove testbridge1");
+}
+
+fn a_killed_resolver_is_replaced() {
+    let engine = Engine::new().with_base();
+    engine.ok("network create mine");
+    engine.ok("run -d --name one -n mine base sleep 1000");
+    let before = resolvers(&engine);
+    assert_eq!(before.len(), 1);
+    let pid = nix::unistd::Pid::from_raw(before[0]);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    until("it is gone", || resolvers(&engine).is_empty().then_some(()));
+    engine
+        .run("run --rm -n mine base ping -c 1 -W 5 one")
+        .code(0);
+    let after = resolvers(&engine);
+    assert!(after.len() == 1 && after != before, "{after:?}");
+    // The default network has none.
+    engine.ok("rm -f one");
+    engine.ok("run -d --name one base sleep 1000");
+    assert!(resolvers(&engine).is_empty());
+}
+
+fn names_stay_on_their_network_and_others_are_passed_on() {
+    let engine = Engine::new().with_base();
+    let neighbour = Neighbour::new();
+    let server = neighbour.visit(|| NameServer::start(Neighbour::ADDRESS));
+    engine.ok("network create mine");
+    engine.ok("network create other");
+    engine.ok("network create --internal inside");
+    engine.ok("run -d --name one -n mine base sleep 1000");
+    engine.ok("run -d --name stopped -n mine base true");
+    let dns = format!("--dns {}", Neighbour::ADDRESS);
+    let look = |network: &str, name: &str| {
+        engine.run(&format!("run --rm {dns} -n {network} base nslookup {name}"))
+    };
+    look("mine", "one").code(0).out("Name:\tone");
+    look("mine", "some.example").code(0).out("192.0.2.7");
+    look("other", "some.example").code(0).out("192.0.2.7");
+    assert!(server.was_asked_for("some.example"));
+    for name in ["one", "one.mine", "stopped"] {
+        look("other", name).code(1).out("NXDOMAIN");
+    }
+    // A search domain is for names with a dot in them; one that a container has is asked for as it is.
+    engine
+        .run(&format!(
+            "run --rm {dns} --dns-search corp.example -n mine base ping -c 1 -W 5 one"
+        ))
+        .code(0);
+    assert!(!server.was_asked_for("one"));
+    assert!(!server.was_asked_for("stopped"));
+    look("inside", "evil.example").code(1).out("NXDOMAIN");
+    assert!(!server.was_asked_for("evil"));
+    engine.ok("rm -f one");
+    drop(neighbour);
+}
