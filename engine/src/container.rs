@@ -62,7 +62,7 @@ pub enum Error {
     },
     /// A name that docker would refuse as well.
     #[error(
-        "container name {0:?} is not valid: it takes letters, digits, `_`, `.` and `-`, starts with a letter or digit, and has at least two characters"
+        "container name {0:?} is not valid: it takes letters, digits, `_`, `.` and `-`, and starts with a letter or digit"
     )]
     BadName(String),
     /// The operation needs another status.

@@ -3,5 +3,7 @@
 pub(crate) mod container;
 pub(crate) mod normalise;
 mod volume;
+mod words;
 
 pub(crate) use container::ContainerFlags;
+pub(crate) use words::Words;

@@ -136,14 +136,14 @@ fn arguments(image: &Image, options: &Options) -> Result<Vec<String>> {
     Ok(args)
 }
 
-/// Docker's rule: `[a-zA-Z0-9][a-zA-Z0-9_.-]+`.
+/// Podman's rule, `[a-zA-Z0-9][a-zA-Z0-9_.-]*`; docker wants a second character.
 fn check_name(name: &str) -> Result<()> {
     let mut bytes = name.bytes();
     let starts_well = bytes
         .next()
         .is_some_and(|byte| byte.is_ascii_alphanumeric());
-    let goes_on_well = name.len() > 1
-        && bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
+    let goes_on_well =
+        bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
     if starts_well && goes_on_well {
         Ok(())
     } else {
@@ -336,10 +336,10 @@ mod tests {
 
     #[test]
     fn names_are_checked() {
-        for name in ["ab", "web-1", "a.b_c"] {
+        for name in ["a", "web-1", "a.b_c"] {
             assert!(check_name(name).is_ok(), "{name}");
         }
-        for name in ["a", "", "-ab", ".ab", "a/b", "a b", "ä1"] {
+        for name in ["", "-ab", ".ab", "a/b", "a b", "ä1"] {
             assert!(check_name(name).is_err(), "{name}");
         }
     }

@@ -53,7 +53,7 @@ pub(crate) struct ContainerFlags {
     #[arg(long, value_name = "COMMAND")]
     entrypoint: Option<String>,
     /// Set a label
-    #[arg(long, value_name = "KEY[=VALUE]")]
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
     label: Vec<String>,
     /// Signal that asks the container to end (default: the image's, else SIGTERM)
     #[arg(long, value_name = "SIGNAL")]
@@ -147,6 +147,9 @@ struct LimitFlags {
     /// Memory limit
     #[arg(short, long, value_name = "BYTES", allow_hyphen_values = true)]
     memory: Option<String>,
+    /// The same, in MiB when it is a plain number
+    #[arg(long, value_name = "MIB", conflicts_with = "memory")]
+    mmem: Option<String>,
     /// Limit of memory and swap together (-1: without limit)
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
     memory_swap: Option<String>,
@@ -182,7 +185,12 @@ struct LimitFlags {
     #[arg(long, visible_alias = "cpumem", value_name = "LIST")]
     cpuset_mems: Option<String>,
     /// Number of processes and threads (-1: without limit)
-    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        visible_alias = "mpid",
+        value_name = "COUNT",
+        allow_negative_numbers = true
+    )]
     pids_limit: Option<i64>,
     /// Relative weight of block input and output, 10 to 1000
     #[arg(long, value_name = "WEIGHT")]
@@ -386,16 +394,22 @@ impl NetworkFlags {
 
 impl LimitFlags {
     fn resources(&self) -> Result<Resources> {
-        let memory = self
-            .memory
-            .as_deref()
-            .map(|text| bytes("--memory", text))
-            .transpose()?;
+        let memory = match (&self.memory, &self.mmem) {
+            (Some(text), _) => Some(bytes("--memory", text)?),
+            (None, Some(text)) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Some(bytes("--mmem", &format!("{text}m"))?)
+            }
+            (None, Some(text)) => Some(bytes("--mmem", text)?),
+            (None, None) => None,
+        };
         // Docker's floor: below it not even the runtime's own last steps fit.
         if memory.is_some_and(|memory| memory != 0 && memory < 512 << 10) {
             bail!(
                 "invalid --memory {:?}: the smallest limit is 512k",
-                self.memory.as_deref().unwrap_or("")
+                self.memory
+                    .as_deref()
+                    .or(self.mmem.as_deref())
+                    .unwrap_or_default()
             );
         }
         let memory = memory.filter(|&memory| memory != 0);
