@@ -1,7 +1,9 @@
 //! What may be typed, and what it means.
 
 pub(crate) mod container;
+pub(crate) mod limits;
 pub(crate) mod normalise;
+pub(crate) mod time;
 mod volume;
 mod words;
 

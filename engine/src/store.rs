@@ -8,6 +8,7 @@
 //!         names/<name> -> <id>                     reservations: symbolic links, see [`reserve`]
 //!         addresses/<network>/<address> -> <id>
 //!         ports/<protocol>-<address>-<port> -> <id>
+//!         events/journal.<number>                  what happened, see [`event`]
 //! <run>   <id>/…                                   sockets, pid files: gone after a reboot, rightly
 //!         exits/<id>                               exit codes as the monitor writes them
 //!         runtime/                                 qrun's own state
@@ -22,9 +23,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+pub mod event;
 mod lock;
 pub mod reserve;
 
+pub use event::{Event, Kind};
 pub use lock::Lock;
 
 /// What can go wrong while the store itself is read or written.

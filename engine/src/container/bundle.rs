@@ -18,6 +18,7 @@ mod limits;
 mod mounts;
 mod security;
 
+pub(super) use limits::changed as changed_limits;
 pub(super) use mounts::MADE_FILES;
 pub(super) use security::every_capability;
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::link;
 use super::netlink::Socket;
 use super::{Error, Ipam, Ipam6, Result, address};
-use crate::store::{self, Context, Durability, Lock, Store};
+use crate::store::{self, Context, Durability, Event, Kind, Lock, Store};
 
 /// The network of a container that asks for none.
 pub const DEFAULT_NETWORK: &str = "bridge";
@@ -163,6 +163,7 @@ pub fn create(store: &Store, options: CreateOptions) -> Result<Network> {
         options: options.options,
     };
     write(store, &network)?;
+    tell(store, &network, "create");
     Ok(network)
 }
 
@@ -206,6 +207,13 @@ impl<'a> Wanted<'a> {
         }
         Ok(wanted)
     }
+}
+
+fn tell(store: &Store, network: &Network, action: &str) {
+    let event = Event::new(Kind::Network, action, &network.id)
+        .with("name", &network.name)
+        .with("type", network.driver.name());
+    store.emit(&event);
 }
 
 /// Finds a network by name, id or id prefix.
@@ -271,6 +279,7 @@ pub fn remove(store: &Store, text: &str) -> Result<Network> {
         other => other.context("remove", &path)?,
     }
     address::forget(store, &network.name)?;
+    tell(store, &network, "destroy");
     Ok(network)
 }
 
