@@ -271,7 +271,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Tag(command) => command.run(store).map_err(plain),
         Command::Rmi(command) => command.run(store).map_err(plain),
         Command::BuildBase(command) => command.run(store).map_err(plain),
-        Command::Network(command) => command.run(store).map_err(plain),
+        Command::Network(command) => command.run(&context).map_err(plain),
         Command::Cleanup(command) => command.run(&context).map_err(plain),
         Command::Resolver(command) => command.run(store).map_err(plain),
     }

@@ -41,13 +41,13 @@ mod resolver;
 mod subnet;
 mod subnet6;
 
-pub use connection::{collect, connect, disconnect};
+pub use connection::{attach, collect, connect, detach, disconnect};
 pub use definition::{CreateOptions, DEFAULT_NETWORK, Driver, Network, create, find, list, remove};
 pub use inspect::{Addresses, Description, Member, Pool, endpoint_id, inspect};
 pub use ipam::Ipam;
 pub use mac::MacAddress;
 pub use mapping::{PortMapping, Protocol};
-pub use reservation::{release, reserve};
+pub use reservation::{release, reserve, reserve_one};
 pub use resolver::{HostResolver, host_resolver};
 pub use subnet::Subnet;
 pub use subnet6::{Ipam6, Subnet6};
@@ -182,6 +182,22 @@ pub enum Error {
     /// The name of a new network belongs to another one.
     #[error("network with name {0} already exists")]
     Exists(String),
+    /// A container was to be connected to a network that it is on.
+    #[error("endpoint with name {container} already exists in network {network}")]
+    Connected {
+        /// The container's name.
+        container: String,
+        /// The network.
+        network: String,
+    },
+    /// A container was to be taken off a network that it is not on.
+    #[error("container {container} is not connected to network {network}")]
+    NotConnected {
+        /// The container's name.
+        container: String,
+        /// The network.
+        network: String,
+    },
     /// Something typed that can't be meant.
     #[error("{0}")]
     Invalid(String),

@@ -10,8 +10,10 @@ use qengine::network::{self, CreateOptions};
 use qengine::store::Store;
 use serde_json::json;
 
-use super::{for_each, report};
+use super::{Context, for_each, report};
 use crate::output::{self, say};
+
+mod connect;
 
 /// Manage networks
 #[derive(Debug, Args)]
@@ -29,6 +31,8 @@ enum Command {
     #[command(visible_alias = "remove")]
     Rm(Rm),
     Prune(Prune),
+    Connect(connect::Connect),
+    Disconnect(connect::Disconnect),
 }
 
 /// Make a network
@@ -99,13 +103,16 @@ struct Prune {
 }
 
 impl Network {
-    pub(crate) fn run(self, store: &Store) -> Result<ExitCode> {
+    pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
+        let store = &context.store;
         match self.command {
             Command::Create(command) => command.run(store),
             Command::Ls(command) => command.run(store),
             Command::Inspect(command) => command.run(store),
             Command::Rm(command) => command.run(store),
             Command::Prune(command) => command.run(store),
+            Command::Connect(command) => command.run(context),
+            Command::Disconnect(command) => command.run(context),
         }
     }
 }

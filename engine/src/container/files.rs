@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -26,6 +27,36 @@ pub(super) fn write(store: &Store, handle: &Handle, setup: &Setup) -> Result<()>
         &directory.join("resolv.conf"),
         &resolv_conf(store, options, setup)?,
     )
+}
+
+/// Makes the files fit a container that was put on one more network, or taken off one, while it runs. What it has
+/// written into them by itself stays.
+pub(super) fn rewrite(store: &Store, handle: &Handle, before: &Setup, after: &Setup) -> Result<()> {
+    let options = &handle.config.options;
+    let directory = handle.directory();
+    let hostname = hostname(handle);
+    let lines = |setup: &Setup| -> Vec<String> { address_lines(options, &hostname, setup) };
+    let path = directory.join("hosts");
+    let present = fs::read_to_string(&path).system("read", &path)?;
+    let mut text: String = present
+        .lines()
+        .filter(|line| !lines(before).iter().any(|old| old == line))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    for line in lines(after) {
+        let _ = writeln!(text, "{line}");
+    }
+    write_readable(&path, &text)?;
+    let path = directory.join("resolv.conf");
+    let present = fs::read_to_string(&path).system("read", &path)?;
+    let (old, new) = (
+        resolv_conf(store, options, before)?,
+        resolv_conf(store, options, after)?,
+    );
+    if present == old && old != new {
+        write_readable(&path, &new)?;
+    }
+    Ok(())
 }
 
 /// The host name inside: what was asked for, the host's own with the host's network, else the short id.
@@ -70,20 +101,31 @@ fn hosts(options: &Options, hostname: &str, setup: &Setup) -> Result<String> {
         } else {
             address
                 .trim_matches(['[', ']'])
-                .parse::<std::net::IpAddr>()
+                .parse::<IpAddr>()
                 .map_err(|_| bad_host(entry))?
                 .to_string()
         };
         let _ = writeln!(text, "{address}\t{name}");
     }
+    for line in address_lines(options, hostname, setup) {
+        let _ = writeln!(text, "{line}");
+    }
+    Ok(text)
+}
+
+/// The lines for the container's own name.
+fn address_lines(options: &Options, hostname: &str, setup: &Setup) -> Vec<String> {
     let full = match &options.domainname {
         Some(domain) => format!("{hostname}.{domain} {hostname}"),
         None => hostname.to_owned(),
     };
-    for attachment in &setup.attachments {
-        let _ = writeln!(text, "{}\t{full}", attachment.address);
-    }
-    Ok(text)
+    let addresses = setup.attachments.iter().flat_map(|attachment| {
+        let ipv6 = attachment.ipv6.map(|side| IpAddr::V6(side.address));
+        std::iter::once(attachment.address).chain(ipv6)
+    });
+    addresses
+        .map(|address| format!("{address}\t{full}"))
+        .collect()
 }
 
 fn bad_host(entry: &str) -> Error {
@@ -162,7 +204,7 @@ fn asks_itself(options: &Options) -> bool {
     let addresses = options.dns.iter().filter_map(|server| server.parse().ok());
     addresses
         .into_iter()
-        .any(|address: std::net::IpAddr| address.is_loopback())
+        .any(|address: IpAddr| address.is_loopback())
 }
 
 /// Readable for every user inside; the directory around it keeps the host's users out.

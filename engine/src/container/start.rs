@@ -201,13 +201,18 @@ fn layers(store: &Store, handle: &Handle) -> Result<Vec<PathBuf>> {
     Ok(image::lower_directories(store, &image)?)
 }
 
+/// Where a process's network namespace is found.
+pub(super) fn namespace_path(pid: i32) -> String {
+    format!("/proc/{pid}/ns/net")
+}
+
 /// The network namespace that the runtime made; `None` when the container uses somebody else's.
 fn network_namespace(handle: &Handle, pid: i32) -> Result<Option<std::fs::File>> {
     use super::SystemContext;
     match handle.config.options.network {
         network::Mode::Host | network::Mode::Container(_) => Ok(None),
         network::Mode::None | network::Mode::Networks(_) => {
-            let path = format!("/proc/{pid}/ns/net");
+            let path = namespace_path(pid);
             std::fs::File::open(&path).system("open", path).map(Some)
         }
     }

@@ -39,6 +39,14 @@ pub fn reserve(store: &Store, id: &str, mode: &Mode, ports: &[PortMapping]) -> R
     }
 }
 
+/// Takes addresses for the container `id` on one more network, which becomes the last of `setup`.
+///
+/// # Errors
+/// When the network isn't there, or the address can't be had; nothing is taken then.
+pub fn reserve_one(store: &Store, id: &str, endpoint: &Endpoint, setup: &mut Setup) -> Result<()> {
+    reserve_address(store, id, endpoint, setup)
+}
+
 /// Gives everything back. Fine when that happened before.
 ///
 /// # Errors
@@ -72,12 +80,7 @@ fn reserve_addresses(
 }
 
 /// Takes addresses on one more network; the attachment is added to `setup`.
-pub(super) fn reserve_address(
-    store: &Store,
-    id: &str,
-    endpoint: &Endpoint,
-    setup: &mut Setup,
-) -> Result<()> {
+fn reserve_address(store: &Store, id: &str, endpoint: &Endpoint, setup: &mut Setup) -> Result<()> {
     let network = definition::find(store, &endpoint.network)?;
     network.bridge()?;
     let network = definition::move_out_of_the_way(store, network)?;

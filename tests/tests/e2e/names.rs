@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use stack_tests::engine::Engine;
 use stack_tests::host;
+use stack_tests::http;
 use stack_tests::needs::{Need, Test};
 use stack_tests::netns::Neighbour;
 use stack_tests::tests;
@@ -19,6 +20,10 @@ pub(crate) fn tests() -> Vec<Test> {
             two_containers_ping_each_other_by_name,
             a_killed_resolver_is_replaced,
             names_stay_on_their_network_and_others_are_passed_on,
+            a_container_on_two_networks_reaches_both_by_name,
+            a_running_container_is_connected_and_disconnected,
+            a_stopped_container_is_connected_and_disconnected,
+            published_ports_move_to_the_next_network,
         ]
     )
 }
@@ -170,4 +175,146 @@ fn names_stay_on_their_network_and_others_are_passed_on() {
     assert!(!server.was_asked_for("evil"));
     engine.ok("rm -f one");
     drop(neighbour);
+}
+
+const PING: &str = "ping -c 1 -W 2";
+
+fn a_container_on_two_networks_reaches_both_by_name() {
+    let engine = Engine::new().with_base();
+    engine.ok("network create --subnet 10.72.0.0/24 a");
+    engine.ok("network create --subnet 10.73.0.0/24 b");
+    engine.ok("run -d --name one -n a base sleep 1000");
+    engine.ok("run -d --name two -n b base sleep 1000");
+    engine.ok(
+        "run -d --name both --network a:ip=10.72.0.9,alias=x --network name=b,alias=y,ip=10.73.0.9 base sleep 1000",
+    );
+    for (from, to) in [
+        ("both", "one"),
+        ("both", "two"),
+        ("one", "both"),
+        ("one", "x"),
+        ("two", "both"),
+        ("two", "y"),
+    ] {
+        engine.run(&format!("exec {from} {PING} {to}")).code(0);
+    }
+    for (from, to) in [
+        ("one", "two"),
+        ("one", "y"),
+        ("two", "x"),
+        ("two", "10.72.0.9"),
+    ] {
+        engine.run(&format!("exec {from} {PING} {to}")).code(1);
+    }
+    engine
+        .run("exec both ip -4 -o addr")
+        .out("eth0    inet 10.72.0.9/24")
+        .out("eth1    inet 10.73.0.9/24");
+    engine
+        .run("exec both ip route")
+        .out("default via 10.72.0.1");
+    assert_eq!(
+        engine.look("both", "/NetworkSettings/Networks/b/Aliases"),
+        serde_json::json!(["y"])
+    );
+    engine
+        .run("run --rm --network a --network a base true")
+        .code(125)
+        .err("more than once");
+    engine
+        .run("run --rm --network host --network a base true")
+        .code(125)
+        .err("host");
+}
+
+fn a_running_container_is_connected_and_disconnected() {
+    let engine = Engine::new().with_base();
+    engine.ok("network create --subnet 10.72.0.0/24 a");
+    engine.ok("network create --subnet 10.73.0.0/24 b");
+    engine.ok("run -d --name two -n b base sleep 1000");
+    // On the default network, which has no resolver.
+    engine.ok("run -d --name one base sleep 1000");
+    engine.ok("network connect --ip 10.73.0.7 --alias uno b one");
+    engine.run(&format!("exec one {PING} two")).code(0);
+    engine
+        .run(&format!("exec two {PING} uno"))
+        .code(0)
+        .out("10.73.0.7");
+    engine.run("exec one grep 10.73.0.7 /etc/hosts").code(0);
+    engine
+        .run("network connect b one")
+        .code(1)
+        .err("endpoint with name one already exists in network b");
+    engine
+        .run("network inspect b")
+        .out("\"Name\": \"one\"")
+        .out("10.73.0.7/24");
+    // What was changed holds for the next start too.
+    engine.ok("restart -t 0 one");
+    engine.run(&format!("exec two {PING} uno")).code(0);
+    engine.ok("network disconnect bridge one");
+    engine.run("exec one ip -o link").code(0).no_out("eth0");
+    engine.run("exec one ip route").out("default via 10.73.0.1");
+    engine.ok("network connect a one");
+    engine.ok("network disconnect b one");
+    engine.run(&format!("exec one {PING} two")).code(1);
+    engine.run(&format!("exec two {PING} uno")).code(1);
+    engine
+        .run("network disconnect b one")
+        .code(1)
+        .err("container one is not connected to network b");
+    engine.run("exec one ip route").out("default via 10.72.0.1");
+    engine.ok("rm -f two");
+    engine.ok("network remove b");
+    engine.run("network remove a").code(1).err("one");
+    engine
+        .run("network connect nosuch one")
+        .code(1)
+        .err("nosuch");
+    engine.run("network connect a nosuch").code(1).err("nosuch");
+    engine.ok("network disconnect -f a nosuch");
+}
+
+fn a_stopped_container_is_connected_and_disconnected() {
+    let engine = Engine::new().with_base();
+    engine.ok("network create --subnet 10.72.0.0/24 a");
+    engine.ok("network create --subnet 10.73.0.0/24 b");
+    engine.ok("create --name one -n a base sleep 1000");
+    engine.ok("network connect --ip 10.73.0.7 b one");
+    engine.ok("network disconnect a one");
+    engine.ok("start one");
+    engine
+        .run("exec one ip -4 -o addr")
+        .out("10.73.0.7/24")
+        .no_out("10.72.0");
+    engine.ok("stop -t 0 one");
+    engine.ok("network disconnect b one");
+    engine.ok("start one");
+    engine.run("exec one ip -o link").out("lo").no_out("eth0");
+    engine.ok("create --name alone --network none base true");
+    engine.run("network connect a alone").code(1).err("none");
+    engine.ok("create --name hosts --network host base true");
+    engine.run("network connect a hosts").code(1).err("host");
+}
+
+fn published_ports_move_to_the_next_network() {
+    let engine = Engine::new().with_base();
+    engine.ok("network create --subnet 10.72.0.0/24 a");
+    engine.ok("network create --subnet 10.73.0.0/24 b");
+    let serve = "sh -c 'mkdir /www; echo served > /www/index.html; exec httpd -f -p 80 -h /www'";
+    engine.ok(&format!(
+        "run -d --name one -p 8080:80 -n a -n b base {serve}"
+    ));
+    let serves = || {
+        http::get("127.0.0.1", 8080, "/")
+            .is_ok_and(|answer| answer.body == "served\n")
+            .then_some(())
+    };
+    until("it answers on a", serves);
+    engine.ok("network disconnect a one");
+    until("it answers on b", serves);
+    engine.ok("network disconnect b one");
+    assert!(http::get("127.0.0.1", 8080, "/").is_err());
+    engine.ok("network connect a one");
+    until("it answers on a again", serves);
 }
