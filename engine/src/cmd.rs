@@ -19,20 +19,26 @@ mod commit;
 mod create;
 mod events;
 mod exec;
+mod export;
 mod image;
 mod images;
 mod inspect;
 mod kill;
+mod load;
 mod logs;
 mod network;
+mod outfile;
 mod pause;
+mod progress;
 mod ps;
 mod pull;
+mod push;
 mod rename;
 mod resolver;
 mod rm;
 mod rmi;
 mod run;
+mod save;
 mod start;
 mod stats;
 mod stop;
@@ -84,6 +90,7 @@ enum Command {
     Inspect(inspect::Inspect),
     Wait(wait::Wait),
     Commit(commit::Commit),
+    Export(export::Export),
     Pause(pause::Pause),
     Unpause(pause::Unpause),
     Rename(rename::Rename),
@@ -93,6 +100,9 @@ enum Command {
     Top(top::Top),
     // Images
     Pull(pull::Pull),
+    Push(push::Push),
+    Save(save::Save),
+    Load(load::Load),
     Images(images::Images),
     Image(image::ImageArgs),
     Tag(tag::Tag),
@@ -258,6 +268,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Inspect(command) => command.run(&context).map_err(plain),
         Command::Wait(command) => command.run(&context).map_err(plain),
         Command::Commit(command) => command.run(&context).map_err(plain),
+        Command::Export(command) => command.run(store).map_err(plain),
         Command::Pause(command) => command.run(&context).map_err(plain),
         Command::Unpause(command) => command.run(&context).map_err(plain),
         Command::Rename(command) => command.run(&context).map_err(plain),
@@ -266,6 +277,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Top(command) => command.run(&context).map_err(plain),
         Command::Events(command) => command.run(&context).map_err(plain),
         Command::Pull(command) => command.run(store).map_err(plain),
+        Command::Push(command) => command.run(store).map_err(plain),
+        Command::Save(command) => command.run(store).map_err(plain),
+        Command::Load(command) => command.run(store).map_err(plain),
         Command::Images(command) => command.run(store).map_err(plain),
         Command::Image(command) => command.run(store).map_err(plain),
         Command::Tag(command) => command.run(store).map_err(plain),

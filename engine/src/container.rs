@@ -23,7 +23,9 @@ pub mod commit;
 pub mod connect;
 pub mod create;
 pub mod exec;
+pub mod export;
 mod files;
+pub mod filter;
 pub mod find;
 pub mod inspect;
 mod live;
@@ -37,6 +39,7 @@ pub mod recover;
 pub mod remove;
 pub mod rename;
 pub mod restart;
+pub mod size;
 pub mod start;
 pub mod stats;
 pub mod stop;
@@ -44,6 +47,7 @@ pub mod top;
 pub mod update;
 pub mod wait;
 
+pub use bundle::check;
 pub use find::Handle;
 pub use live::Live;
 pub use programs::Programs;
@@ -84,6 +88,14 @@ pub enum Error {
         status: String,
         /// What was to be done.
         action: &'static str,
+    },
+    /// Its files can't be read, or their archive can't be written.
+    #[error("cannot export container {container}")]
+    Export {
+        /// Its name.
+        container: String,
+        /// Why.
+        source: bundle_tools::layer::diff::Error,
     },
     /// A combination of options that can't be meant.
     #[error("{0}")]

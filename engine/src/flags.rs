@@ -2,6 +2,7 @@
 
 pub(crate) mod container;
 pub(crate) mod endpoint;
+mod further;
 pub(crate) mod limits;
 pub(crate) mod normalise;
 pub(crate) mod time;
@@ -10,3 +11,9 @@ mod words;
 
 pub(crate) use container::ContainerFlags;
 pub(crate) use words::Words;
+
+/// Says that something typed has no effect, on standard error.
+#[expect(clippy::print_stderr, reason = "a warning beside the answer")]
+pub(crate) fn warn(text: &str) {
+    eprintln!("qengine: warning: {text}");
+}

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{Args, Subcommand};
 use qengine::network::{self, CreateOptions};
 use qengine::store::Store;
 use serde_json::json;
 
-use super::{Context, for_each, report};
-use crate::output::{self, say};
+use super::inspect::describe_each;
+use super::{Context, for_each};
+use crate::output::{Format, Listing, Row, moment, say};
 
 mod connect;
 
@@ -70,14 +71,22 @@ struct Ls {
     /// Print ids in full
     #[arg(long)]
     no_trunc: bool,
-    /// "json" for one JSON object a line, or "table"
-    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    /// table, json, a template such as '{{.ID}} {{.Name}}', or `table TEMPLATE`
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "table",
+        hide_default_value = true
+    )]
     format: String,
 }
 
 /// Show everything about networks, as JSON
 #[derive(Debug, Args)]
 struct Inspect {
+    /// A template that each is printed through, such as '{{.Id}}'
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
     /// Names or ids
     #[arg(required = true, value_name = "NETWORK")]
     networks: Vec<String>,
@@ -148,9 +157,7 @@ fn labels(arguments: &[String]) -> BTreeMap<String, String> {
 
 impl Ls {
     fn run(self, store: &Store) -> Result<ExitCode> {
-        if !["table", "json"].contains(&self.format.as_str()) {
-            bail!("--format {}: expected \"json\" or \"table\"", self.format);
-        }
+        let format = Format::parse(&self.format)?;
         let networks = network::list(store)?;
         let id = |network: &network::Network| {
             let shown = if self.no_trunc { 64 } else { 12 };
@@ -160,53 +167,46 @@ impl Ls {
             for network in &networks {
                 say(format_args!("{}", id(network)))?;
             }
-        } else if self.format == "json" {
-            for network in &networks {
-                let row = json!({
+            return Ok(ExitCode::SUCCESS);
+        }
+        let rows: Vec<Row> = networks
+            .iter()
+            .map(|network| {
+                Row::new(json!({
                     "ID": id(network),
                     "Name": network.name,
                     "Driver": network.driver.name(),
                     "Scope": "local",
+                    "IPv6": "false",
                     "Internal": network.internal.to_string(),
-                    "CreatedAt": network.created.to_string(),
-                });
-                say(format_args!("{row}"))?;
-            }
-        } else {
-            let rows: Vec<Vec<String>> = networks
-                .iter()
-                .map(|network| {
-                    let driver = network.driver.name();
-                    vec![
-                        id(network),
-                        network.name.clone(),
-                        driver.to_owned(),
-                        "local".to_owned(),
-                    ]
-                })
-                .collect();
-            let text = output::table(&["NETWORK ID", "NAME", "DRIVER", "SCOPE"], &rows);
-            say(format_args!("{}", text.trim_end()))?;
+                    "CreatedAt": moment(network.created),
+                }))
+                .with_labels(&network.labels)
+            })
+            .collect();
+        Listing {
+            headings: &[
+                ("ID", "NETWORK ID"),
+                ("Name", "NAME"),
+                ("Driver", "DRIVER"),
+                ("Scope", "SCOPE"),
+                ("IPv6", "IPV6"),
+                ("Internal", "INTERNAL"),
+                ("Labels", "LABELS"),
+                ("CreatedAt", "CREATED AT"),
+            ],
+            columns: &["ID", "Name", "Driver", "Scope"],
         }
+        .print(&format, &rows)?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
 impl Inspect {
     fn run(self, store: &Store) -> Result<ExitCode> {
-        let mut found = Vec::new();
-        let mut code = ExitCode::SUCCESS;
-        for name in &self.networks {
-            match network::inspect(store, name) {
-                Ok(description) => found.push(description),
-                Err(error) => {
-                    report(&error.into());
-                    code = ExitCode::FAILURE;
-                }
-            }
-        }
-        say(format_args!("{}", serde_json::to_string_pretty(&found)?))?;
-        Ok(code)
+        describe_each(self.format.as_deref(), &self.networks, |name| {
+            Ok(serde_json::to_value(network::inspect(store, name)?)?)
+        })
     }
 }
 

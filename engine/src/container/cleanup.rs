@@ -12,8 +12,8 @@ use jiff::Timestamp;
 
 use super::find::Handle;
 use super::live::{self, Live};
-use super::model::{Process, State, Status};
-use super::{Programs, Result, SystemContext, monitor, overlay, remove, restart};
+use super::model::{Process, Sharing, State, Status};
+use super::{Programs, Result, SystemContext, bundle, monitor, overlay, remove, restart};
 use crate::network;
 use crate::store::{Store, reserve};
 
@@ -50,6 +50,9 @@ pub(super) fn tear_down(
         keep(release_by_owner(store, id));
     }
     keep(overlay::unmount_all(&handle.merged()));
+    if handle.config.options.ipc == Sharing::Shareable {
+        keep(overlay::unmount_all(&bundle::shm(store, handle)));
+    }
     let run = store.container_run(id);
     match fs::remove_dir_all(&run) {
         Err(error) if error.kind() != ErrorKind::NotFound => keep(Err(error).system("remove", run)),

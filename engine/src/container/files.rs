@@ -73,19 +73,24 @@ pub(super) fn hostname(handle: &Handle) -> String {
 }
 
 fn hosts(options: &Options, hostname: &str, setup: &Setup) -> Result<String> {
-    if options.network == Mode::Host
-        && let Ok(own) = fs::read_to_string("/etc/hosts")
-    {
-        return Ok(own);
-    }
-    let mut text = String::from(
-        "127.0.0.1\tlocalhost\n\
+    let own = match options.network {
+        Mode::Host => fs::read_to_string("/etc/hosts").ok(),
+        _ => None,
+    };
+    let is_own = own.is_some();
+    let mut text = own.unwrap_or_else(|| {
+        String::from(
+            "127.0.0.1\tlocalhost\n\
          ::1\tlocalhost ip6-localhost ip6-loopback\n\
          fe00::\tip6-localnet\n\
          ff00::\tip6-mcastprefix\n\
          ff02::1\tip6-allnodes\n\
          ff02::2\tip6-allrouters\n",
-    );
+        )
+    });
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
     for entry in &options.add_hosts {
         let (name, address) = entry
             .split_once(':')
@@ -97,6 +102,8 @@ fn hosts(options: &Options, hostname: &str, setup: &Setup) -> Result<String> {
                 .first()
                 .and_then(|attachment| attachment.gateway)
                 .map(|gateway| gateway.to_string())
+                // With the host's network it is here.
+                .or_else(|| (options.network == Mode::Host).then(|| "127.0.0.1".to_owned()))
                 .ok_or_else(|| bad_host(entry))?
         } else {
             address
@@ -106,6 +113,9 @@ fn hosts(options: &Options, hostname: &str, setup: &Setup) -> Result<String> {
                 .to_string()
         };
         let _ = writeln!(text, "{address}\t{name}");
+    }
+    if is_own {
+        return Ok(text);
     }
     for line in address_lines(options, hostname, setup) {
         let _ = writeln!(text, "{line}");

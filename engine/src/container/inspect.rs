@@ -6,8 +6,10 @@ use serde_json::{Map, Value, json};
 use super::bundle::{self, MADE_FILES};
 use super::find::Handle;
 use super::live::{Live, published_exit};
-use super::model::{Options, Process, State, Volume, VolumeSource};
-use super::{Result, stop};
+use super::model::{
+    CgroupNamespace, Options, Process, Resources, Sharing, State, Volume, VolumeSource,
+};
+use super::{Result, filter, stop};
 use crate::image;
 use crate::network::Mode;
 use crate::store::Store;
@@ -101,7 +103,6 @@ fn state_of(store: &Store, handle: &Handle, state: &State, live: Live) -> Value 
 }
 
 fn host_config(options: &Options) -> Value {
-    let limits = &options.resources;
     let binds: Vec<String> = options.volumes.iter().filter_map(bind_text).collect();
     let mut ports = Map::new();
     for port in &options.ports {
@@ -114,7 +115,7 @@ fn host_config(options: &Options) -> Value {
             list.push(entry);
         }
     }
-    json!({
+    let mut config = json!({
         "Binds": binds,
         "NetworkMode": network_mode(&options.network),
         "PortBindings": ports,
@@ -135,12 +136,32 @@ fn host_config(options: &Options) -> Value {
         "Privileged": options.privileged,
         "ReadonlyRootfs": options.read_only,
         "SecurityOpt": options.security_opt,
-        "PidMode": if options.pid_host { "host" } else { "" },
-        "IpcMode": if options.ipc_host { "host" } else { "private" },
+        "PidMode": sharing(&options.pid, ""),
+        "IpcMode": sharing(&options.ipc, "private"),
         "UTSMode": if options.uts_host { "host" } else { "" },
         "ShmSize": options.shm_size.unwrap_or(64 << 20),
         "Runtime": options.runtime.as_deref().unwrap_or("qrun"),
         "CgroupParent": options.cgroup_parent.as_deref().unwrap_or(""),
+        "Ulimits": options.ulimits,
+        "Sysctls": options.sysctls,
+        "Tmpfs": options.tmpfs,
+        "Annotations": options.annotations,
+        "CgroupnsMode": match options.cgroup_namespace {
+            Some(CgroupNamespace::Host) => "host",
+            _ => "private",
+        },
+        "DeviceCgroupRules": options.device_rules,
+    });
+    if let (Some(config), Value::Object(limits)) =
+        (config.as_object_mut(), limits(&options.resources))
+    {
+        config.extend(limits);
+    }
+    config
+}
+
+fn limits(limits: &Resources) -> Value {
+    json!({
         "CpuShares": limits.cpu_shares.unwrap_or(0),
         "CpuPeriod": limits.cpu_period.unwrap_or(0),
         "CpuQuota": limits.cpu_quota.unwrap_or(0),
@@ -154,10 +175,18 @@ fn host_config(options: &Options) -> Value {
         "OomKillDisable": limits.oom_kill_disable,
         "OomScoreAdj": limits.oom_score_adj.unwrap_or(0),
         "PidsLimit": limits.pids,
-        "Ulimits": options.ulimits,
-        "Sysctls": options.sysctls,
-        "Tmpfs": options.tmpfs,
     })
+}
+
+/// Docker's word for whose namespace it is.
+fn sharing(sharing: &Sharing, own: &str) -> String {
+    match sharing {
+        Sharing::Own => own.to_owned(),
+        Sharing::Shareable => "shareable".to_owned(),
+        Sharing::Closed => "none".to_owned(),
+        Sharing::Host => "host".to_owned(),
+        Sharing::Container(id) => format!("container:{id}"),
+    }
 }
 
 fn bind_text(volume: &Volume) -> Option<String> {
@@ -235,8 +264,14 @@ fn container_config(handle: &Handle) -> Value {
         }
         env.push(entry.clone());
     }
-    let mut labels = image.labels.clone();
-    labels.extend(options.labels.clone());
+    let mut exposed = image.exposed_ports.clone();
+    let published = options
+        .ports
+        .iter()
+        .map(|port| format!("{}/{}", port.container_port, port.protocol));
+    for port in options.expose.iter().cloned().chain(published) {
+        exposed.entry(port).or_insert_with(|| json!({}));
+    }
     json!({
         "Hostname": options.hostname.as_deref().unwrap_or_else(|| config.short_id()),
         "Domainname": options.domainname.as_deref().unwrap_or(""),
@@ -250,8 +285,8 @@ fn container_config(handle: &Handle) -> Value {
         "Volumes": image.volumes,
         "WorkingDir": options.workdir.as_deref().unwrap_or(&image.working_dir),
         "Entrypoint": options.entrypoint.clone().or_else(|| image.entrypoint.clone()),
-        "ExposedPorts": image.exposed_ports,
-        "Labels": labels,
+        "ExposedPorts": exposed,
+        "Labels": filter::labels(handle),
         "StopSignal": stop::stop_signal(handle).map_or("SIGTERM", |signal| signal.as_str()),
         "StopTimeout": options.stop_timeout,
     })

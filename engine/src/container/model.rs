@@ -94,16 +94,51 @@ pub struct Options {
     pub log_driver: Option<String>,
     /// `max-size=…`, `max-file=…`.
     pub log_opts: BTreeMap<String, String>,
-    /// Share the host's pid namespace.
-    pub pid_host: bool,
-    /// Share the host's ipc namespace.
-    pub ipc_host: bool,
+    /// Whose pid namespace it is in.
+    pub pid: Sharing,
+    /// Whose ipc namespace it is in, and whose `/dev/shm` it has.
+    pub ipc: Sharing,
     /// Share the host's uts namespace.
     pub uts_host: bool,
+    /// Its cgroup namespace, when the default is not wanted.
+    pub cgroup_namespace: Option<CgroupNamespace>,
+    /// Entries of the runtime configuration's `annotations`.
+    pub annotations: BTreeMap<String, String>,
+    /// Ports it listens on beyond those the image names, as `80/tcp`.
+    pub expose: Vec<String>,
+    /// `TYPE MAJOR:MINOR ACCESS`, as `c 10:229 rwm`.
+    pub device_rules: Vec<String>,
     /// Below which cgroup the container's own is made.
     pub cgroup_parent: Option<String>,
     /// The runtime to use instead of `qrun`.
     pub runtime: Option<String>,
+}
+
+/// Whose namespace of one kind a container is in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sharing {
+    /// Its own.
+    #[default]
+    Own,
+    /// Its own, which others may join (ipc only).
+    Shareable,
+    /// Its own, without `/dev/shm` (ipc only).
+    Closed,
+    /// The host's.
+    Host,
+    /// That of the container with this id.
+    Container(String),
+}
+
+/// Which cgroup namespace a container is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupNamespace {
+    /// The host's.
+    Host,
+    /// Its own: its cgroup is the root of what it sees.
+    Private,
 }
 
 /// Limits, in the kernel's units: bytes, microseconds, counts.

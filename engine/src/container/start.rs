@@ -125,7 +125,7 @@ fn steps(
     make_dir(&store.container_run(id))?;
     overlay(store, handle)?.mount()?;
     files::write(store, handle, &setup)?;
-    bundle::write(store, handle)?;
+    bundle::write(store, programs, handle)?;
 
     let process = monitor::create(store, programs, handle, |monitor| {
         state.monitor = monitor;

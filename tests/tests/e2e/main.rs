@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod archives;
 mod bundles;
 mod errors;
 mod journey;
@@ -15,6 +16,7 @@ mod names;
 mod networks;
 mod peers;
 mod pull;
+mod push;
 mod terminal;
 
 /// Says whether a test is run in the virtual machine too, which is slow: what depends on the cgroup
@@ -30,6 +32,7 @@ fn in_machine(name: &str) -> bool {
 
 fn main() -> std::process::ExitCode {
     let modules = [
+        archives::tests(),
         bundles::tests(),
         errors::tests(),
         journey::tests(),
@@ -40,12 +43,14 @@ fn main() -> std::process::ExitCode {
         networks::tests(),
         peers::tests(),
         pull::tests(),
+        push::tests(),
         terminal::tests(),
         stack_tests::case::table("a", include_str!("../../cases/a.txt")),
         stack_tests::case::table("b", include_str!("../../cases/b.txt")),
         stack_tests::case::table("c", include_str!("../../cases/c.txt")),
         stack_tests::case::table("d", include_str!("../../cases/d.txt")),
         stack_tests::case::table("e", include_str!("../../cases/e.txt")),
+        stack_tests::case::table("flags", include_str!("../../cases/flags.txt")),
     ];
     stack_tests::needs::main(modules.into_iter().flatten().collect(), in_machine)
 }
