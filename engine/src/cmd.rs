@@ -36,6 +36,7 @@ mod ps;
 mod pull;
 mod push;
 mod rename;
+mod resolver;
 mod rm;
 mod rmi;
 mod run;
@@ -125,6 +126,8 @@ enum Command {
     Portmap(portmap::Portmap),
     #[command(hide = true)]
     Cleanup(cleanup::Cleanup),
+    #[command(hide = true)]
+    Resolver(resolver::Resolver),
 }
 
 /// What every command works on.
@@ -295,10 +298,11 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Tag(command) => command.run(store).map_err(plain),
         Command::Rmi(command) => command.run(store).map_err(plain),
         Command::BuildBase(command) => command.run(store).map_err(plain),
-        Command::Network(command) => command.run(store).map_err(plain),
+        Command::Network(command) => command.run(&context).map_err(plain),
         Command::Port(command) => command.run(store).map_err(plain),
         Command::Portmap(command) => command.run(&context).map_err(plain),
         Command::Cleanup(command) => command.run(&context).map_err(plain),
+        Command::Resolver(command) => command.run(store).map_err(plain),
     }
 }
 

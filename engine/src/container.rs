@@ -20,6 +20,7 @@ mod bundle;
 mod cgroup;
 pub mod cleanup;
 pub mod commit;
+pub mod connect;
 pub mod create;
 pub mod exec;
 pub mod export;

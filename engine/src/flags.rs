@@ -1,6 +1,7 @@
 //! What may be typed, and what it means.
 
 pub(crate) mod container;
+pub(crate) mod endpoint;
 mod further;
 pub(crate) mod limits;
 pub(crate) mod normalise;

@@ -11,9 +11,11 @@ use qengine::network::{self, CreateOptions};
 use qengine::store::Store;
 use serde_json::json;
 
-use super::for_each;
 use super::inspect::describe_each;
+use super::{Context, for_each};
 use crate::output::{Format, Listing, Row, moment, say};
+
+mod connect;
 
 /// Manage networks
 #[derive(Debug, Args)]
@@ -32,6 +34,8 @@ enum Command {
     Rm(Rm),
     Prune(Prune),
     Reload(Reload),
+    Connect(connect::Connect),
+    Disconnect(connect::Disconnect),
 }
 
 /// Make a network
@@ -40,12 +44,16 @@ struct Create {
     /// How it is made; there is "bridge"
     #[arg(short, long, default_value = "bridge")]
     driver: String,
-    /// Its addresses, as ADDRESS/LENGTH; chosen from what the host does not use when left out
-    #[arg(long, value_name = "SUBNET")]
-    subnet: Option<String>,
+    /// Its addresses, as ADDRESS/LENGTH, one of each family; chosen from what the host does not use when left out
+    #[arg(long = "subnet", value_name = "SUBNET")]
+    subnets: Vec<String>,
     /// The bridge's own address; the first one of the subnet when left out
-    #[arg(long, value_name = "ADDRESS", requires = "subnet")]
-    gateway: Option<IpAddr>,
+    #[arg(long = "gateway", value_name = "ADDRESS")]
+    gateways: Vec<IpAddr>,
+    /// With IPv6 beside IPv4; an IPv6 subnet means the same
+    #[arg(long, value_name = "BOOL", default_value_t = false, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    ipv6: bool,
     /// No way to the outside, and none in
     #[arg(long)]
     internal: bool,
@@ -124,7 +132,8 @@ struct Reload {
 }
 
 impl Network {
-    pub(crate) fn run(self, store: &Store) -> Result<ExitCode> {
+    pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
+        let store = &context.store;
         match self.command {
             Command::Create(command) => command.run(store),
             Command::Ls(command) => command.run(store),
@@ -132,6 +141,8 @@ impl Network {
             Command::Rm(command) => command.run(store),
             Command::Prune(command) => command.run(store),
             Command::Reload(command) => command.run(store),
+            Command::Connect(command) => command.run(context),
+            Command::Disconnect(command) => command.run(context),
         }
     }
 }
@@ -143,8 +154,9 @@ impl Create {
             CreateOptions {
                 name: self.name,
                 driver: Some(self.driver),
-                subnet: self.subnet,
-                gateway: self.gateway,
+                subnets: self.subnets,
+                gateways: self.gateways,
+                ipv6: self.ipv6,
                 internal: self.internal,
                 labels: labels(&self.labels),
                 options: BTreeMap::new(),

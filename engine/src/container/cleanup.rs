@@ -46,6 +46,9 @@ pub(super) fn tear_down(
         None if state.status == Status::Starting => keep(release_by_owner(store, id)),
         None => {}
     }
+    if state.reconnecting {
+        keep(release_by_owner(store, id));
+    }
     keep(overlay::unmount_all(&handle.merged()));
     if handle.config.options.ipc == Sharing::Shareable {
         keep(overlay::unmount_all(&bundle::shm(store, handle)));
@@ -178,6 +181,7 @@ pub(super) fn finish_locked(store: &Store, programs: &Programs, handle: &Handle)
     );
     state.process = None;
     state.network = None;
+    state.reconnecting = false;
     tell_end(store, handle, &state);
     // Neither an exit code nor the directory below <run>: the host was started anew, which is for `start --all`.
     if (exit.is_some() || was_here) && handle.config.options.restart.wants(&state) {

@@ -11,8 +11,10 @@ use super::model::{
 };
 use super::{Result, filter, stop};
 use crate::image;
-use crate::network::{Mode, Setup};
+use crate::network::Mode;
 use crate::store::Store;
+
+mod network;
 
 /// Docker's zero time, for what has not happened yet.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -67,7 +69,7 @@ pub fn inspect(store: &Store, handle: &Handle) -> Result<Value> {
         },
         "Mounts": mounts(store, handle),
         "Config": container_config(handle),
-        "NetworkSettings": network_settings(options, state.network.as_ref(), live),
+        "NetworkSettings": network::settings(handle, state.network.as_ref(), live),
     }))
 }
 
@@ -287,65 +289,5 @@ fn container_config(handle: &Handle) -> Value {
         "Labels": filter::labels(handle),
         "StopSignal": stop::stop_signal(handle).map_or("SIGTERM", |signal| signal.as_str()),
         "StopTimeout": options.stop_timeout,
-    })
-}
-
-fn network_settings(options: &Options, setup: Option<&Setup>, live: Live) -> Value {
-    let setup = setup.filter(|_| live.is_running());
-    let mut ports = Map::new();
-    let mut networks = Map::new();
-    for published in setup
-        .map(|setup| setup.ports.as_slice())
-        .unwrap_or_default()
-    {
-        let key = format!("{}/{}", published.container_port, published.protocol);
-        let entry =
-            json!({"HostIp": published.host_ip, "HostPort": published.host_port.to_string()});
-        if let Some(list) = ports.entry(key).or_insert_with(|| json!([])).as_array_mut() {
-            list.push(entry);
-        }
-    }
-    for attachment in setup
-        .map(|setup| setup.attachments.as_slice())
-        .unwrap_or_default()
-    {
-        networks.insert(
-            attachment.network.clone(),
-            json!({
-                "NetworkID": attachment.network_id,
-                "Interface": attachment.interface,
-                "HostInterface": attachment.host_interface,
-                "Gateway": attachment.gateway.map(|ip| ip.to_string()).unwrap_or_default(),
-                "IPAddress": attachment.address,
-                "IPPrefixLen": attachment.prefix_length,
-                "MacAddress": attachment.mac.to_string(),
-                "Aliases": attachment.aliases,
-            }),
-        );
-    }
-    if setup.is_none()
-        && let Mode::Networks(endpoints) = &options.network
-    {
-        for endpoint in endpoints {
-            networks.insert(
-                endpoint.network.clone(),
-                json!({"IPAddress": "", "Gateway": "", "MacAddress": ""}),
-            );
-        }
-    }
-    let first = networks
-        .values()
-        .next()
-        .cloned()
-        .unwrap_or_else(|| json!({}));
-    let of_first = |key: &str| first.get(key).cloned().unwrap_or_else(|| json!(""));
-    json!({
-        "Ports": ports,
-        "Networks": networks,
-        "Interface": of_first("Interface"),
-        "Gateway": of_first("Gateway"),
-        "IPAddress": of_first("IPAddress"),
-        "IPPrefixLen": first.get("IPPrefixLen").cloned().unwrap_or_else(|| json!(0)),
-        "MacAddress": of_first("MacAddress"),
     })
 }

@@ -238,6 +238,8 @@ pub struct Changes {
     pub resources: Option<Resources>,
     /// Its restart policy.
     pub restart: Option<Policy>,
+    /// The networks that it shall be on.
+    pub network: Option<Mode>,
 }
 
 impl Changes {
@@ -251,6 +253,9 @@ impl Changes {
         }
         if let Some(restart) = self.restart {
             config.options.restart = restart;
+        }
+        if let Some(network) = &self.network {
+            config.options.network.clone_from(network);
         }
     }
 }
@@ -300,6 +305,8 @@ pub struct State {
     pub error: String,
     /// Addresses and ports, while it runs.
     pub network: Option<Setup>,
+    /// A network is being added or removed: it may have an address that `network` does not know of.
+    pub reconnecting: bool,
     /// The user asked for its end (`stop`, `kill`), so that no restart policy undoes it.
     pub stopped_by_user: bool,
     /// How often its restart policy has started it since the user did.

@@ -12,6 +12,7 @@ mod journey;
 mod killed;
 mod lifecycle;
 mod limits;
+mod names;
 mod networks;
 mod peers;
 mod portmap;
@@ -40,6 +41,7 @@ fn main() -> std::process::ExitCode {
         killed::tests(),
         lifecycle::tests(),
         limits::tests(),
+        names::tests(),
         networks::tests(),
         peers::tests(),
         portmap::tests(),
