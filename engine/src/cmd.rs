@@ -33,6 +33,7 @@ mod run;
 mod start;
 mod stop;
 mod tag;
+mod volume;
 mod wait;
 
 /// Nothing was typed where a command belongs: clap answers with the help text.
@@ -90,6 +91,8 @@ enum Command {
     BuildBase(build_base::BuildBase),
     // Networks
     Network(network::Network),
+    // Volumes
+    Volume(volume::VolumeArgs),
     #[command(hide = true)]
     Cleanup(cleanup::Cleanup),
 }
@@ -254,6 +257,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Rmi(command) => command.run(store).map_err(plain),
         Command::BuildBase(command) => command.run(store).map_err(plain),
         Command::Network(command) => command.run(store).map_err(plain),
+        Command::Volume(command) => command.run(store).map_err(plain),
         Command::Cleanup(command) => command.run(&context).map_err(plain),
     }
 }

@@ -32,6 +32,7 @@ pub mod recover;
 pub mod remove;
 pub mod start;
 pub mod stop;
+pub mod volumes;
 pub mod wait;
 
 pub use find::Handle;
@@ -122,6 +123,9 @@ pub enum Error {
     /// The network side.
     #[error(transparent)]
     Network(Box<crate::network::Error>),
+    /// The side of volumes.
+    #[error(transparent)]
+    Volume(#[from] crate::volume::Error),
     /// The bundle could not be generated.
     #[error("cannot generate the runtime configuration")]
     Bundle(#[from] bundle_tools::generate::Error),

@@ -1,6 +1,7 @@
 //! What may be typed, and what it means.
 
 pub(crate) mod container;
+mod mount;
 pub(crate) mod normalise;
 mod volume;
 

@@ -14,25 +14,32 @@ use super::{Error, Result, files};
 use crate::network::Mode;
 use crate::store::{self, Durability, Store};
 
+mod chown;
 mod limits;
 mod mounts;
 mod security;
+mod volumes;
 
 pub(super) use mounts::MADE_FILES;
 pub(super) use security::every_capability;
+use volumes::Pins;
+pub(super) use volumes::remove_pins;
 
 /// Writes `config.json` for a start. The root file system is mounted already: user names are looked up in it.
-pub(super) fn write(store: &Store, handle: &Handle) -> Result<()> {
-    let spec = generate(store, handle)?;
+///
+/// What the answer holds must live until the runtime has created the container.
+pub(super) fn write(store: &Store, handle: &Handle) -> Result<Pins> {
+    let (spec, pins) = generate(store, handle)?;
     let path = handle.bundle(store).join("config.json");
     let json = generate::to_json(&spec).map_err(|source| store::Error::Damaged {
         path: path.clone(),
         source,
     })?;
-    Ok(store::write_atomic(&path, &json, Durability::Volatile)?)
+    store::write_atomic(&path, &json, Durability::Volatile)?;
+    Ok(pins)
 }
 
-fn generate(store: &Store, handle: &Handle) -> Result<Spec> {
+fn generate(store: &Store, handle: &Handle) -> Result<(Spec, Pins)> {
     let config = &handle.config;
     let options = &config.options;
     let hostname = files::hostname(handle);
@@ -57,14 +64,14 @@ fn generate(store: &Store, handle: &Handle) -> Result<Spec> {
     let mut spec = generate::from_image(&config.image_config, &handle.merged(), &overrides)?;
     spec.set_domainname(options.domainname.clone());
     namespaces(store, options, &mut spec)?;
-    mounts::apply(store, handle, &mut spec)?;
+    let pins = mounts::apply(store, handle, &mut spec)?;
     limits::apply(options, &mut spec)?;
     security::apply(options, &mut spec)?;
     if let Some(linux) = spec.linux_mut() {
         let parent = options.cgroup_parent.as_deref();
         linux.set_cgroups_path(Some(cgroup_path(&config.id, parent).into()));
     }
-    Ok(spec)
+    Ok((spec, pins))
 }
 
 /// Directly below the root of each hierarchy, so that nothing but the container's own cgroup has to be made, and

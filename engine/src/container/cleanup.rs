@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use super::find::Handle;
 use super::live::{self, Live};
 use super::model::{Process, State, Status};
-use super::{Programs, Result, SystemContext, monitor, overlay, remove};
+use super::{Programs, Result, SystemContext, bundle, monitor, overlay, remove, volumes};
 use crate::network;
 use crate::store::{Store, reserve};
 
@@ -44,7 +44,13 @@ pub(super) fn tear_down(
         None => {}
     }
     keep(overlay::unmount_all(&handle.merged()));
+    keep(volumes::release(store, handle));
     let run = store.container_run(id);
+    // Never a walk into what may be a part of a volume.
+    if let Err(error) = bundle::remove_pins(&run) {
+        keep(Err(error));
+        return first;
+    }
     match fs::remove_dir_all(&run) {
         Err(error) if error.kind() != ErrorKind::NotFound => keep(Err(error).system("remove", run)),
         _ => {}

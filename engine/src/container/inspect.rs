@@ -3,14 +3,16 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::bundle::{self, MADE_FILES};
+use super::bundle;
 use super::find::Handle;
 use super::live::{Live, published_exit};
-use super::model::{Options, Process, State, Volume, VolumeSource};
+use super::model::{Options, Process, State};
 use super::{Result, stop};
 use crate::image;
 use crate::network::{Mode, Setup};
 use crate::store::Store;
+
+mod mounts;
 
 /// Docker's zero time, for what has not happened yet.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -63,7 +65,7 @@ pub fn inspect(store: &Store, handle: &Handle) -> Result<Value> {
                 "WorkDir": handle.work(),
             }
         },
-        "Mounts": mounts(store, handle),
+        "Mounts": mounts::points(store, handle),
         "Config": container_config(handle),
         "NetworkSettings": network_settings(options, state.network.as_ref(), live),
     }))
@@ -99,7 +101,6 @@ fn state_of(store: &Store, handle: &Handle, state: &State, live: Live) -> Value 
 
 fn host_config(options: &Options) -> Value {
     let limits = &options.resources;
-    let binds: Vec<String> = options.volumes.iter().filter_map(bind_text).collect();
     let mut ports = Map::new();
     for port in &options.ports {
         let entry = json!({
@@ -112,7 +113,8 @@ fn host_config(options: &Options) -> Value {
         }
     }
     json!({
-        "Binds": binds,
+        "Binds": mounts::binds(options),
+        "Mounts": mounts::asked(options),
         "NetworkMode": network_mode(&options.network),
         "PortBindings": ports,
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
@@ -152,18 +154,8 @@ fn host_config(options: &Options) -> Value {
         "PidsLimit": limits.pids,
         "Ulimits": options.ulimits,
         "Sysctls": options.sysctls,
-        "Tmpfs": options.tmpfs,
+        "Tmpfs": mounts::tmpfs(options),
     })
-}
-
-fn bind_text(volume: &Volume) -> Option<String> {
-    let source = match &volume.source {
-        VolumeSource::Path(path) => path,
-        VolumeSource::Named(name) => name,
-        VolumeSource::Anonymous(_) => return None,
-    };
-    let mode = if volume.read_only { ":ro" } else { "" };
-    Some(format!("{source}:{}{mode}", volume.destination))
 }
 
 fn network_mode(mode: &Mode) -> String {
@@ -175,48 +167,6 @@ fn network_mode(mode: &Mode) -> String {
             .first()
             .map_or_else(|| "bridge".to_owned(), |endpoint| endpoint.network.clone()),
     }
-}
-
-fn mounts(store: &Store, handle: &Handle) -> Vec<Value> {
-    let made = MADE_FILES.into_iter().map(|(file, destination)| {
-        json!({
-            "Type": "bind",
-            "Source": handle.directory().join(file),
-            "Destination": destination,
-            "Mode": "",
-            "RW": true,
-            "Propagation": "rprivate",
-        })
-    });
-    let volumes = handle.config.options.volumes.iter().map(|volume| {
-        let (kind, name, source) = match &volume.source {
-            VolumeSource::Path(path) => ("bind", None, path.clone()),
-            VolumeSource::Named(name) | VolumeSource::Anonymous(name) => (
-                "volume",
-                Some(name),
-                store
-                    .volumes()
-                    .join(name)
-                    .join("_data")
-                    .display()
-                    .to_string(),
-            ),
-        };
-        let mut entry = json!({
-            "Type": kind,
-            "Source": source,
-            "Destination": volume.destination,
-            "Mode": volume.options.join(","),
-            "RW": !volume.read_only,
-            "Propagation": "rprivate",
-        });
-        if let Some(name) = name {
-            entry["Name"] = json!(name);
-            entry["Driver"] = json!("local");
-        }
-        entry
-    });
-    made.chain(volumes).collect()
 }
 
 fn container_config(handle: &Handle) -> Value {

@@ -10,7 +10,7 @@ use qengine::container::model::{Options, Resources};
 use qengine::network::{Endpoint, Mode, PortMapping};
 use qengine::store::Store;
 
-use super::volume;
+use super::volume::VolumeFlags;
 
 /// Flags of `run` and `create`, as typed.
 #[derive(Debug, Args)]
@@ -83,9 +83,8 @@ pub(crate) struct ContainerFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Files")]
 struct FileFlags {
-    /// Mount a host path or a named volume
-    #[arg(short, long, value_name = "[SOURCE:]DEST[:ro]")]
-    volume: Vec<String>,
+    #[command(flatten)]
+    volumes: VolumeFlags,
     /// Mount an empty file system in memory
     #[arg(long, value_name = "DEST[:OPTIONS]")]
     tmpfs: Vec<String>,
@@ -284,12 +283,7 @@ impl ContainerFlags {
                 }
             }),
             labels: pairs(&self.label),
-            volumes: self
-                .files
-                .volume
-                .iter()
-                .map(|text| volume::parse(text))
-                .collect::<Result<_>>()?,
+            volumes: self.files.volumes.volumes(store)?,
             tmpfs: self.files.tmpfs,
             network,
             ports,

@@ -15,6 +15,7 @@ mod networks;
 mod peers;
 mod pull;
 mod terminal;
+mod volumes;
 
 /// Says whether a test is run in the virtual machine too, which is slow: what depends on the cgroup
 /// version, or on rights that the host may withhold.
@@ -37,6 +38,7 @@ fn main() -> std::process::ExitCode {
         peers::tests(),
         pull::tests(),
         terminal::tests(),
+        volumes::tests(),
         stack_tests::case::table("a", include_str!("../../cases/a.txt")),
     ];
     stack_tests::needs::main(modules.into_iter().flatten().collect(), in_machine)
