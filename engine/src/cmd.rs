@@ -17,6 +17,7 @@ mod build_base;
 mod cleanup;
 mod commit;
 mod create;
+mod events;
 mod exec;
 mod image;
 mod images;
@@ -27,12 +28,16 @@ mod network;
 mod pause;
 mod ps;
 mod pull;
+mod rename;
 mod rm;
 mod rmi;
 mod run;
 mod start;
+mod stats;
 mod stop;
 mod tag;
+mod top;
+mod update;
 mod volume;
 mod wait;
 
@@ -81,6 +86,11 @@ enum Command {
     Commit(commit::Commit),
     Pause(pause::Pause),
     Unpause(pause::Unpause),
+    Rename(rename::Rename),
+    Update(update::Update),
+    Events(events::Events),
+    Stats(stats::Stats),
+    Top(top::Top),
     // Images
     Pull(pull::Pull),
     Images(images::Images),
@@ -250,6 +260,11 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Commit(command) => command.run(&context).map_err(plain),
         Command::Pause(command) => command.run(&context).map_err(plain),
         Command::Unpause(command) => command.run(&context).map_err(plain),
+        Command::Rename(command) => command.run(&context).map_err(plain),
+        Command::Update(command) => command.run(&context).map_err(plain),
+        Command::Stats(command) => command.run(&context).map_err(plain),
+        Command::Top(command) => command.run(&context).map_err(plain),
+        Command::Events(command) => command.run(&context).map_err(plain),
         Command::Pull(command) => command.run(store).map_err(plain),
         Command::Images(command) => command.run(store).map_err(plain),
         Command::Image(command) => command.run(store).map_err(plain),
@@ -307,6 +322,61 @@ pub(crate) fn for_each(
         }
     }
     Ok(code)
+}
+
+/// As [`for_each`], all at the same time; what is said keeps the order of the names.
+pub(crate) fn for_each_at_once(
+    names: &[String],
+    action: impl Fn(&str) -> anyhow::Result<String> + Sync,
+) -> anyhow::Result<ExitCode> {
+    /// More than so many wait for each other.
+    const AT_ONCE: usize = 50;
+    let mut code = ExitCode::SUCCESS;
+    for names in names.chunks(AT_ONCE) {
+        let answers: Vec<_> = match names {
+            [name] => vec![action(name)],
+            names => std::thread::scope(|scope| {
+                let action = &action;
+                let threads: Vec<_> = names
+                    .iter()
+                    .map(|name| scope.spawn(move || action(name)))
+                    .collect();
+                let lost = || anyhow::anyhow!("a thread of the engine has panicked");
+                threads
+                    .into_iter()
+                    .map(|thread| thread.join().unwrap_or_else(|_| Err(lost())))
+                    .collect()
+            }),
+        };
+        for answer in answers {
+            match answer {
+                Ok(answer) => say(format_args!("{answer}"))?,
+                Err(error) => {
+                    report(&error);
+                    code = ExitCode::FAILURE;
+                }
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// Short ids of all containers in a status, newest first.
+pub(crate) fn all_that_are(
+    context: &Context,
+    wanted: impl Fn(container::Live) -> bool,
+) -> anyhow::Result<Vec<String>> {
+    let mut ids = Vec::new();
+    for handle in container::find::all(&context.store)? {
+        // One that vanishes while we look is left out.
+        if handle
+            .live(&context.store)
+            .is_ok_and(|(_, live)| wanted(live))
+        {
+            ids.push(handle.config.short_id().to_owned());
+        }
+    }
+    Ok(ids)
 }
 
 /// An exit code of a container's process as our own.

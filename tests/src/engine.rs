@@ -25,6 +25,8 @@ pub const DIRECTORY_PREFIX: &str = "/tmp/qe";
 pub struct Engine {
     directory: tempfile::TempDir,
     registry: OnceCell<Registry>,
+    /// Where registries.conf says that Docker Hub has a mirror here.
+    hub: OnceCell<PathBuf>,
     ids: RefCell<BTreeSet<String>>,
     /// Links and packet filter rules there were before, unless the test makes networks, which stay.
     network: RefCell<Option<(BTreeSet<String>, BTreeSet<String>)>>,
@@ -55,6 +57,7 @@ impl Engine {
             Ok(directory) => Self {
                 directory,
                 registry: OnceCell::new(),
+                hub: OnceCell::new(),
                 ids: RefCell::default(),
                 network: RefCell::new(Some((host::links(), host::rules()))),
             },
@@ -92,6 +95,9 @@ impl Engine {
         command
             .env_remove("DOCKER_CONFIG")
             .env_remove("XDG_RUNTIME_DIR");
+        if let Some(file) = self.hub.get() {
+            command.env("CONTAINERS_REGISTRIES_CONF", file);
+        }
         command
     }
 
@@ -136,6 +142,23 @@ impl Engine {
             ..Door::default()
         };
         self.registry.get_or_init(|| Registry::behind(door))
+    }
+
+    /// Lets the test's registry answer for Docker Hub, as a mirror in registries.conf.
+    ///
+    /// # Panics
+    /// When that file can't be written.
+    pub fn stand_in_for_docker_hub(&self) {
+        let file = self.directory().join("registries.conf");
+        let mirror = format!("localhost:{}", self.registry().port);
+        let text = format!(
+            "[[registry]]\nprefix = \"docker.io\"\nlocation = \"docker.io\"\n\
+             [[registry.mirror]]\nlocation = \"{mirror}\"\ninsecure = true\n"
+        );
+        if let Err(error) = std::fs::write(&file, text) {
+            panic!("write {}: {error}", file.display());
+        }
+        self.hub.get_or_init(|| file);
     }
 
     /// Makes the image `base` out of the machine's busybox.

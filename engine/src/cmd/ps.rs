@@ -52,7 +52,7 @@ impl Ps {
             let Ok((state, live)) = handle.live(&context.store) else {
                 continue;
             };
-            if self.all || live.is_running() {
+            if self.all || live.is_running() || live == Live::Restarting {
                 rows.push((handle, state, live));
             }
         }
@@ -140,12 +140,17 @@ fn status(state: &State, live: Live, now: Timestamp) -> String {
         Live::Running => format!("Up {}", up()),
         Live::Paused => format!("Up {} (Paused)", up()),
         Live::Removing => "Removal In Progress".to_owned(),
-        Live::Exited => {
+        Live::Exited | Live::Restarting => {
             let ago = state
                 .finished
                 .map(|finished| format!(" {} ago", span(finished, now)));
             format!(
-                "Exited ({}){}",
+                "{} ({}){}",
+                if live == Live::Exited {
+                    "Exited"
+                } else {
+                    "Restarting"
+                },
                 state.exit_code.unwrap_or(0),
                 ago.unwrap_or_default()
             )

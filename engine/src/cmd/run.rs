@@ -20,17 +20,20 @@ use qengine::store::Lock;
 
 use super::pull::{RegistryFlags, pull_missing};
 use super::{Context, exit_code};
-use crate::flags::ContainerFlags;
+use crate::flags::{ContainerFlags, Words};
 use crate::output::say;
 use crate::terminal::{self, Relay};
 
 /// Run a command in a new container
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "qengine run [OPTIONS] IMAGE [COMMAND]...",
+    after_help = "\
 Examples:
   qengine run --rm base echo hello
   qengine run -it base sh
-  qengine run -d --name web -p 8080:80 localhost:5000/debian:nginx nginx -g 'daemon off;'")]
+  qengine run -d --name web -p 8080:80 localhost:5000/debian:nginx nginx -g 'daemon off;'"
+)]
 pub(crate) struct Run {
     /// Print the id and leave the container running
     #[arg(short, long)]
@@ -49,11 +52,8 @@ pub(crate) struct Run {
     cidfile: Option<std::path::PathBuf>,
     #[command(flatten)]
     container: ContainerFlags,
-    /// Image to run
-    image: String,
-    /// Command and arguments; the image's own when not given
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
+    #[command(flatten)]
+    words: Words,
 }
 
 /// When to ask the registry, and how.
@@ -164,8 +164,13 @@ fn no_image(error: anyhow::Error, options: &container::model::Options) -> anyhow
 }
 
 impl Run {
-    pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
+    pub(crate) fn run(mut self, context: &Context) -> Result<ExitCode> {
         let keys = DetachKeys::parse(&self.detach_keys)?;
+        let what = self.words.meaning()?;
+        if what.interactive && !self.detach {
+            self.container.tty = true;
+            self.container.interactive = true;
+        }
         terminal::require(
             self.container.tty && !self.detach,
             self.container.interactive,
@@ -192,8 +197,8 @@ impl Run {
             context,
             &self.pull,
             self.container,
-            self.image,
-            self.command,
+            what.image,
+            what.command,
             way,
         )?;
         if let Some(file) = &cidfile {

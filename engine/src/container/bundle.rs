@@ -10,7 +10,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 
 use super::find::Handle;
 use super::model::{Options, Status};
-use super::{Error, Result, files};
+use super::{Error, Programs, Result, files};
 use crate::network::Mode;
 use crate::store::{self, Durability, Store};
 
@@ -20,6 +20,10 @@ mod mounts;
 mod security;
 mod volumes;
 
+/// Where the init of `--init` is.
+const INIT: &str = "/dev/init";
+
+pub(super) use limits::changed as changed_limits;
 pub(super) use mounts::MADE_FILES;
 pub(super) use security::every_capability;
 use volumes::Pins;
@@ -28,8 +32,8 @@ pub(super) use volumes::remove_pins;
 /// Writes `config.json` for a start. The root file system is mounted already: user names are looked up in it.
 ///
 /// What the answer holds must live until the runtime has created the container.
-pub(super) fn write(store: &Store, handle: &Handle) -> Result<Pins> {
-    let (spec, pins) = generate(store, handle)?;
+pub(super) fn write(store: &Store, programs: &Programs, handle: &Handle) -> Result<Pins> {
+    let (spec, pins) = generate(store, programs, handle)?;
     let path = handle.bundle(store).join("config.json");
     let json = generate::to_json(&spec).map_err(|source| store::Error::Damaged {
         path: path.clone(),
@@ -39,14 +43,20 @@ pub(super) fn write(store: &Store, handle: &Handle) -> Result<Pins> {
     Ok(pins)
 }
 
-fn generate(store: &Store, handle: &Handle) -> Result<(Spec, Pins)> {
+fn generate(store: &Store, programs: &Programs, handle: &Handle) -> Result<(Spec, Pins)> {
     let config = &handle.config;
     let options = &config.options;
     let hostname = files::hostname(handle);
+    let arguments = if options.init {
+        let own = [INIT.to_owned(), "--".to_owned()];
+        own.into_iter().chain(config.args.iter().cloned()).collect()
+    } else {
+        config.args.clone()
+    };
     let mut env = vec![format!("HOSTNAME={hostname}")];
     env.extend(options.env.iter().cloned());
     let overrides = Overrides {
-        entrypoint: Some(config.args.clone()),
+        entrypoint: Some(arguments),
         cmd: Some(Vec::new()),
         env,
         cwd: options.workdir.clone(),
@@ -65,6 +75,9 @@ fn generate(store: &Store, handle: &Handle) -> Result<(Spec, Pins)> {
     spec.set_domainname(options.domainname.clone());
     namespaces(store, options, &mut spec)?;
     let pins = mounts::apply(store, handle, &mut spec)?;
+    if options.init {
+        add_init(programs, &mut spec)?;
+    }
     limits::apply(options, &mut spec)?;
     security::apply(options, &mut spec)?;
     if let Some(linux) = spec.linux_mut() {
@@ -72,6 +85,20 @@ fn generate(store: &Store, handle: &Handle) -> Result<(Spec, Pins)> {
         linux.set_cgroups_path(Some(cgroup_path(&config.id, parent).into()));
     }
     Ok((spec, pins))
+}
+
+/// The monitor's program, which is an init under this name. `/dev` is never the image's, and the bind is read-only:
+/// `/proc/1/exe` does not lead to a file that could be written (CVE-2019-5736).
+fn add_init(programs: &Programs, spec: &mut Spec) -> Result<()> {
+    let program = std::fs::canonicalize(&programs.shim).map_err(|source| Error::Program {
+        program: programs.shim.clone(),
+        source,
+    })?;
+    let options = ["bind", "ro", "nosuid", "nodev", "rprivate"];
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    mounts.push(bind(&program, INIT, &options));
+    spec.set_mounts(Some(mounts));
+    Ok(())
 }
 
 /// Directly below the root of each hierarchy, so that nothing but the container's own cgroup has to be made, and

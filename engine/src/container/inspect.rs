@@ -48,7 +48,7 @@ pub fn inspect(store: &Store, handle: &Handle) -> Result<Value> {
         "HostsPath": handle.directory().join("hosts"),
         "LogPath": handle.log(),
         "Name": format!("/{}", config.name),
-        "RestartCount": 0,
+        "RestartCount": state.restart_count,
         "Driver": "overlay2",
         "Platform": "linux",
         "ProcessLabel": "",
@@ -83,16 +83,17 @@ fn state_of(store: &Store, handle: &Handle, state: &State, live: Live) -> Value 
             .filter(|_| live.is_running())
             .map_or(0, |process| process.pid)
     };
+    let last_code = state.exit_code.filter(|_| !live.is_running());
     json!({
         "Status": live.word(),
-        "Running": live.is_running(),
+        "Running": live.is_running() || live == Live::Restarting,
         "Paused": live == Live::Paused,
-        "Restarting": false,
+        "Restarting": live == Live::Restarting,
         "OOMKilled": state.oom_killed || (published.is_some() && store.container_run(handle.id()).join("oom").exists()),
         "Dead": live == Live::Removing,
         "Pid": pid(state.process),
         "ConmonPid": pid(state.monitor),
-        "ExitCode": published.map(|exit| exit.code).or(state.exit_code).unwrap_or(0),
+        "ExitCode": published.map(|exit| exit.code).or(last_code).unwrap_or(0),
         "Error": state.error,
         "StartedAt": time(state.started),
         "FinishedAt": time(published.map(|exit| exit.time).or(state.finished)),
@@ -117,8 +118,9 @@ fn host_config(options: &Options) -> Value {
         "Mounts": mounts::asked(options),
         "NetworkMode": network_mode(&options.network),
         "PortBindings": ports,
-        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        "RestartPolicy": {"Name": options.restart.name(), "MaximumRetryCount": options.restart.most()},
         "AutoRemove": options.auto_remove,
+        "Init": options.init,
         "LogConfig": {
             "Type": options.log_driver.as_deref().unwrap_or("json-file"),
             "Config": options.log_opts,

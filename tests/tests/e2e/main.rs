@@ -21,9 +21,11 @@ mod volumes;
 /// version, or on rights that the host may withhold.
 fn in_machine(name: &str) -> bool {
     let modules = ["lifecycle::", "limits", "terminal::run", "terminal::exec"];
-    let resources = [" -m ", "cpu", "oom_kill"];
+    let resources = [" -m ", "cpu", "oom_kill", "-mmem"];
+    let tables = ["a:", "b:", "d:", "e:"];
     modules.iter().any(|module| name.starts_with(module))
-        || name.starts_with("a:") && resources.iter().any(|flag| name.contains(flag))
+        || tables.iter().any(|table| name.starts_with(table))
+            && resources.iter().any(|flag| name.contains(flag))
 }
 
 fn main() -> std::process::ExitCode {
@@ -40,6 +42,10 @@ fn main() -> std::process::ExitCode {
         terminal::tests(),
         volumes::tests(),
         stack_tests::case::table("a", include_str!("../../cases/a.txt")),
+        stack_tests::case::table("b", include_str!("../../cases/b.txt")),
+        stack_tests::case::table("c", include_str!("../../cases/c.txt")),
+        stack_tests::case::table("d", include_str!("../../cases/d.txt")),
+        stack_tests::case::table("e", include_str!("../../cases/e.txt")),
     ];
     stack_tests::needs::main(modules.into_iter().flatten().collect(), in_machine)
 }
