@@ -47,6 +47,7 @@ mod stop;
 mod tag;
 mod top;
 mod update;
+mod volume;
 mod wait;
 
 /// Nothing was typed where a command belongs: clap answers with the help text.
@@ -124,6 +125,8 @@ enum Command {
     Network(network::Network),
     Port(port::Port),
     Portmap(portmap::Portmap),
+    // Volumes
+    Volume(volume::VolumeArgs),
     #[command(hide = true)]
     Cleanup(cleanup::Cleanup),
     #[command(hide = true)]
@@ -301,6 +304,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Network(command) => command.run(&context).map_err(plain),
         Command::Port(command) => command.run(store).map_err(plain),
         Command::Portmap(command) => command.run(&context).map_err(plain),
+        Command::Volume(command) => command.run(store).map_err(plain),
         Command::Cleanup(command) => command.run(&context).map_err(plain),
         Command::Resolver(command) => command.run(store).map_err(plain),
     }
