@@ -31,6 +31,7 @@ mod programs;
 pub mod recover;
 pub mod remove;
 pub mod start;
+pub(crate) mod step;
 pub mod stop;
 pub mod wait;
 

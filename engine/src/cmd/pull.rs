@@ -54,7 +54,7 @@ pub(crate) struct RegistryFlags {
 }
 
 impl RegistryFlags {
-    fn options(&self) -> Result<PullOptions> {
+    pub(crate) fn options(&self) -> Result<PullOptions> {
         let platform = self
             .platform
             .as_deref()
@@ -119,7 +119,7 @@ pub(crate) fn pull_missing(
     Ok(pulled.image)
 }
 
-fn announce(text: &str, reference: &Reference) {
+pub(crate) fn announce(text: &str, reference: &Reference) {
     let Some(tag) = reference.tag() else {
         return eprintln!(
             "{}: Pulling from {}",
@@ -142,7 +142,7 @@ fn status(reference: &Reference, newer: bool) -> String {
 }
 
 /// Progress as bars on a terminal, as lines elsewhere.
-struct Shown {
+pub(crate) struct Shown {
     quiet: bool,
     /// `None` where standard error is no terminal.
     bars: Option<MultiProgress>,
@@ -156,7 +156,7 @@ struct Layer {
 }
 
 impl Shown {
-    fn new(quiet: bool) -> Shown {
+    pub(crate) fn new(quiet: bool) -> Shown {
         Shown {
             quiet,
             bars: (!quiet && std::io::stderr().is_terminal()).then(MultiProgress::new),

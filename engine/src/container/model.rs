@@ -99,6 +99,8 @@ pub struct Options {
     pub cgroup_parent: Option<String>,
     /// The runtime to use instead of `qrun`.
     pub runtime: Option<String>,
+    /// It is a step of a build: listings leave it out.
+    pub build_step: bool,
 }
 
 /// Limits, in the kernel's units: bytes, microseconds, counts.

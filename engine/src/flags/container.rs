@@ -322,6 +322,7 @@ impl ContainerFlags {
             security_opt: self.security.security_opt,
             cgroup_parent: self.limits.cgroup_parent,
             runtime: self.runtime,
+            build_step: false,
         })
     }
 
