@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod build;
 mod bundles;
 mod errors;
 mod journey;
@@ -27,6 +28,7 @@ fn in_machine(name: &str) -> bool {
 
 fn main() -> std::process::ExitCode {
     let modules = [
+        build::tests(),
         bundles::tests(),
         errors::tests(),
         journey::tests(),
