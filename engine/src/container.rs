@@ -20,8 +20,10 @@ mod bundle;
 mod cgroup;
 pub mod cleanup;
 pub mod commit;
+pub mod connect;
 pub mod create;
 pub mod exec;
+pub mod export;
 mod files;
 pub mod filter;
 pub mod find;
@@ -41,9 +43,11 @@ pub mod restart;
 pub mod size;
 pub mod start;
 pub mod stats;
+pub(crate) mod step;
 pub mod stop;
 pub mod top;
 pub mod update;
+pub mod volumes;
 pub mod wait;
 
 pub use bundle::check;
@@ -87,6 +91,14 @@ pub enum Error {
         status: String,
         /// What was to be done.
         action: &'static str,
+    },
+    /// Its files can't be read, or their archive can't be written.
+    #[error("cannot export container {container}")]
+    Export {
+        /// Its name.
+        container: String,
+        /// Why.
+        source: bundle_tools::layer::diff::Error,
     },
     /// A combination of options that can't be meant.
     #[error("{0}")]
@@ -135,6 +147,9 @@ pub enum Error {
     /// The network side.
     #[error(transparent)]
     Network(Box<crate::network::Error>),
+    /// The side of volumes.
+    #[error(transparent)]
+    Volume(#[from] crate::volume::Error),
     /// The bundle could not be generated.
     #[error("cannot generate the runtime configuration")]
     Bundle(#[from] bundle_tools::generate::Error),

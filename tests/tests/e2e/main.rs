@@ -5,6 +5,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod archives;
+mod build;
 mod bundles;
 mod errors;
 mod events;
@@ -13,11 +15,16 @@ mod killed;
 mod life;
 mod lifecycle;
 mod limits;
+mod names;
 mod networks;
 mod peers;
+mod portmap;
+mod ports;
 mod pull;
+mod push;
 mod restart;
 mod terminal;
+mod volumes;
 
 /// Says whether a test is run in the virtual machine too, which is slow: what depends on the cgroup
 /// version, or on rights that the host may withhold.
@@ -32,6 +39,8 @@ fn in_machine(name: &str) -> bool {
 
 fn main() -> std::process::ExitCode {
     let modules = [
+        archives::tests(),
+        build::tests(),
         bundles::tests(),
         errors::tests(),
         events::tests(),
@@ -40,11 +49,16 @@ fn main() -> std::process::ExitCode {
         life::tests(),
         lifecycle::tests(),
         limits::tests(),
+        names::tests(),
         networks::tests(),
         peers::tests(),
+        portmap::tests(),
+        ports::tests(),
         pull::tests(),
+        push::tests(),
         restart::tests(),
         terminal::tests(),
+        volumes::tests(),
         stack_tests::case::table("a", include_str!("../../cases/a.txt")),
         stack_tests::case::table("b", include_str!("../../cases/b.txt")),
         stack_tests::case::table("c", include_str!("../../cases/c.txt")),
