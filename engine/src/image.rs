@@ -21,6 +21,7 @@ pub mod pull;
 pub mod reference;
 mod remove;
 mod unpack;
+pub mod verify;
 
 use std::io;
 use std::path::PathBuf;
@@ -33,8 +34,8 @@ use crate::store::{self, Lock, Store};
 
 pub use add::{LayerSource, add_layer_image};
 pub use base::build_base;
-pub use collect::{Freed, collect};
-pub use find::{Listed, find, list, require};
+pub use collect::{Freed, collect, nobody_writes, sweep};
+pub use find::{Listed, blobs, find, list, require};
 pub use layers::lower_directories;
 pub use name::tag;
 pub use pull::{PullOptions, Pulled, pull};

@@ -37,6 +37,7 @@ mod netlink;
 mod port;
 mod reservation;
 mod resolver;
+mod stale;
 mod subnet;
 
 pub use connection::{collect, connect, disconnect};
@@ -47,6 +48,7 @@ pub use mac::MacAddress;
 pub use mapping::{PortMapping, Protocol};
 pub use reservation::{release, reserve};
 pub use resolver::{HostResolver, host_resolver};
+pub use stale::stale;
 pub use subnet::Subnet;
 
 /// How a container is connected.

@@ -4,7 +4,7 @@ use std::fs;
 
 use super::find::{self, Handle};
 use super::live::Live;
-use super::model::Status;
+use super::model::{State, Status};
 use super::{Programs, Result, cleanup, remove};
 use crate::store::{Lock, Store};
 
@@ -32,14 +32,7 @@ pub fn collect(store: &Store, programs: &Programs, id: &str) -> Result<bool> {
         return collect_if_abandoned(store, id);
     };
     let (state, live) = handle.live(store)?;
-    let unfinished = match state.status {
-        Status::Creating | Status::Starting | Status::Removing => true,
-        Status::Running => live == Live::Exited,
-        Status::Created => false,
-        // Ended, was to vanish, and the one who was at it was killed.
-        Status::Exited => handle.config.options.auto_remove,
-    };
-    if !unfinished {
+    if !is_unfinished_in(&handle, &state, live) {
         return Ok(false);
     }
     let Some(_lock) = handle.try_lock()? else {
@@ -79,6 +72,25 @@ pub fn collect(store: &Store, programs: &Programs, id: &str) -> Result<bool> {
         Status::Created | Status::Exited => {}
     }
     Ok(!handle.directory().exists())
+}
+
+/// Whether a container is half made or half gone: somebody is at it, or was killed.
+///
+/// # Errors
+/// When its state can't be read.
+pub fn is_unfinished(store: &Store, handle: &Handle) -> Result<bool> {
+    let (state, live) = handle.live(store)?;
+    Ok(is_unfinished_in(handle, &state, live))
+}
+
+fn is_unfinished_in(handle: &Handle, state: &State, live: Live) -> bool {
+    match state.status {
+        Status::Creating | Status::Starting | Status::Removing => true,
+        Status::Running => live == Live::Exited,
+        Status::Created => false,
+        // Ended, was to vanish, and the one who was at it was killed.
+        Status::Exited => handle.config.options.auto_remove,
+    }
 }
 
 /// Collects a container that was abandoned before it even had a record. Returns whether it is gone.
