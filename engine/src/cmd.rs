@@ -16,23 +16,39 @@ mod attach;
 mod build_base;
 mod cleanup;
 mod commit;
+mod containers;
 mod create;
+mod events;
 mod exec;
+mod export;
+mod help;
 mod image;
 mod images;
 mod inspect;
 mod kill;
+mod load;
 mod logs;
 mod network;
+mod outfile;
 mod pause;
+mod progress;
+mod prune;
 mod ps;
 mod pull;
+mod push;
+mod rename;
 mod rm;
 mod rmi;
 mod run;
+mod save;
 mod start;
+mod stats;
 mod stop;
+mod system;
 mod tag;
+mod top;
+mod update;
+mod version;
 mod wait;
 
 /// Nothing was typed where a command belongs: clap answers with the help text.
@@ -64,24 +80,17 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     // Containers
-    Run(Box<run::Run>),
-    Create(Box<create::Create>),
-    Start(start::Start),
-    Stop(stop::Stop),
-    Restart(stop::Restart),
-    Kill(kill::Kill),
-    Rm(rm::Rm),
+    #[command(flatten)]
+    OfContainers(containers::ContainerCommand),
     Ps(ps::Ps),
-    Logs(logs::Logs),
-    Exec(exec::Exec),
-    Attach(attach::Attach),
+    Container(containers::ContainerArgs),
     Inspect(inspect::Inspect),
-    Wait(wait::Wait),
-    Commit(commit::Commit),
-    Pause(pause::Pause),
-    Unpause(pause::Unpause),
+    Events(events::Events),
     // Images
     Pull(pull::Pull),
+    Push(push::Push),
+    Save(save::Save),
+    Load(load::Load),
     Images(images::Images),
     Image(image::ImageArgs),
     Tag(tag::Tag),
@@ -90,6 +99,10 @@ enum Command {
     BuildBase(build_base::BuildBase),
     // Networks
     Network(network::Network),
+    // The whole
+    Info(system::Info),
+    System(system::System),
+    Version(version::Version),
     #[command(hide = true)]
     Cleanup(cleanup::Cleanup),
 }
@@ -103,6 +116,11 @@ pub(crate) struct Context {
 
 pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
     let definition = Cli::command();
+    if help::is_asked_for(&words) {
+        // Nobody to tell when nobody reads it.
+        drop(help::print(&definition));
+        return ExitCode::SUCCESS;
+    }
     let words = normalise(&definition, words);
     let cli = match definition
         .try_get_matches_from(words)
@@ -225,35 +243,38 @@ fn hint(error: &anyhow::Error) -> Option<String> {
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
-    let plain = |error: anyhow::Error| Failure::new(error, 1);
-    let engine = |error: anyhow::Error| Failure::new(error, ENGINE_FAILED);
-    let is_run = matches!(cli.command, Command::Run(_));
-    let context = open(&cli).map_err(if is_run { engine } else { plain })?;
+    fn plain(error: anyhow::Error) -> Failure {
+        Failure::new(error, 1)
+    }
+    fn engine(error: anyhow::Error) -> Failure {
+        Failure::new(error, ENGINE_FAILED)
+    }
+    let on_failure: fn(anyhow::Error) -> Failure = match &cli.command {
+        Command::OfContainers(command) if command.is_run() => engine,
+        Command::Container(command) if command.is_run() => engine,
+        _ => plain,
+    };
+    let context = open(&cli).map_err(on_failure)?;
     let store = &context.store;
     match cli.command {
-        Command::Run(command) => command.run(&context).map_err(engine),
-        Command::Create(command) => command.run(&context).map_err(plain),
-        Command::Start(command) => command.run(&context).map_err(plain),
-        Command::Stop(command) => command.run(&context).map_err(plain),
-        Command::Restart(command) => command.run(&context).map_err(plain),
-        Command::Kill(command) => command.run(&context).map_err(plain),
-        Command::Rm(command) => command.run(&context).map_err(plain),
+        Command::OfContainers(command) => command.run(&context).map_err(on_failure),
         Command::Ps(command) => command.run(&context).map_err(plain),
-        Command::Logs(command) => command.run(&context).map_err(plain),
-        Command::Exec(command) => command.run(&context).map_err(plain),
-        Command::Attach(command) => command.run(&context).map_err(plain),
+        Command::Container(command) => command.run(&context).map_err(on_failure),
         Command::Inspect(command) => command.run(&context).map_err(plain),
-        Command::Wait(command) => command.run(&context).map_err(plain),
-        Command::Commit(command) => command.run(&context).map_err(plain),
-        Command::Pause(command) => command.run(&context).map_err(plain),
-        Command::Unpause(command) => command.run(&context).map_err(plain),
+        Command::Events(command) => command.run(&context).map_err(plain),
         Command::Pull(command) => command.run(store).map_err(plain),
+        Command::Push(command) => command.run(store).map_err(plain),
+        Command::Save(command) => command.run(store).map_err(plain),
+        Command::Load(command) => command.run(store).map_err(plain),
         Command::Images(command) => command.run(store).map_err(plain),
         Command::Image(command) => command.run(store).map_err(plain),
         Command::Tag(command) => command.run(store).map_err(plain),
         Command::Rmi(command) => command.run(store).map_err(plain),
         Command::BuildBase(command) => command.run(store).map_err(plain),
         Command::Network(command) => command.run(store).map_err(plain),
+        Command::Info(command) => command.run(&context).map_err(plain),
+        Command::System(command) => command.run(&context).map_err(plain),
+        Command::Version(command) => command.run(&context).map_err(plain),
         Command::Cleanup(command) => command.run(&context).map_err(plain),
     }
 }
@@ -303,6 +324,61 @@ pub(crate) fn for_each(
         }
     }
     Ok(code)
+}
+
+/// As [`for_each`], all at the same time; what is said keeps the order of the names.
+pub(crate) fn for_each_at_once(
+    names: &[String],
+    action: impl Fn(&str) -> anyhow::Result<String> + Sync,
+) -> anyhow::Result<ExitCode> {
+    /// More than so many wait for each other.
+    const AT_ONCE: usize = 50;
+    let mut code = ExitCode::SUCCESS;
+    for names in names.chunks(AT_ONCE) {
+        let answers: Vec<_> = match names {
+            [name] => vec![action(name)],
+            names => std::thread::scope(|scope| {
+                let action = &action;
+                let threads: Vec<_> = names
+                    .iter()
+                    .map(|name| scope.spawn(move || action(name)))
+                    .collect();
+                let lost = || anyhow::anyhow!("a thread of the engine has panicked");
+                threads
+                    .into_iter()
+                    .map(|thread| thread.join().unwrap_or_else(|_| Err(lost())))
+                    .collect()
+            }),
+        };
+        for answer in answers {
+            match answer {
+                Ok(answer) => say(format_args!("{answer}"))?,
+                Err(error) => {
+                    report(&error);
+                    code = ExitCode::FAILURE;
+                }
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// Short ids of all containers in a status, newest first.
+pub(crate) fn all_that_are(
+    context: &Context,
+    wanted: impl Fn(container::Live) -> bool,
+) -> anyhow::Result<Vec<String>> {
+    let mut ids = Vec::new();
+    for handle in container::find::all(&context.store)? {
+        // One that vanishes while we look is left out.
+        if handle
+            .live(&context.store)
+            .is_ok_and(|(_, live)| wanted(live))
+        {
+            ids.push(handle.config.short_id().to_owned());
+        }
+    }
+    Ok(ids)
 }
 
 /// An exit code of a container's process as our own.

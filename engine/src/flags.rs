@@ -2,7 +2,9 @@
 
 pub(crate) mod container;
 mod further;
+pub(crate) mod limits;
 pub(crate) mod normalise;
+pub(crate) mod time;
 mod volume;
 mod words;
 

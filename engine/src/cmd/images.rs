@@ -99,9 +99,9 @@ impl Images {
             tag: name
                 .and_then(Reference::tag)
                 .map_or_else(none, str::to_owned),
-            digest: image
-                .source_digest()
-                .map_or_else(none, |digest| digest.to_string()),
+            digest: name
+                .and_then(|name| image.digest_of(name))
+                .map_or_else(none, ToString::to_string),
             id: match self.no_trunc {
                 true => image.id.to_string(),
                 false => image.id.short().to_owned(),

@@ -44,6 +44,32 @@ enum Kind {
     Volume,
 }
 
+/// Show everything about containers, as JSON
+#[derive(Debug, Args)]
+pub(crate) struct OfContainers {
+    /// A template that each is printed through; json for JSON on one line
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Add SizeRw and SizeRootFs
+    #[arg(short, long)]
+    size: bool,
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+impl OfContainers {
+    pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
+        let all = Inspect {
+            format: self.format,
+            size: self.size,
+            kind: Some(Kind::Container),
+            names: self.containers,
+        };
+        all.run(context)
+    }
+}
+
 impl Inspect {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
         describe_each(self.format.as_deref(), &self.names, |name| {

@@ -102,7 +102,7 @@ impl Ps {
             let Ok((state, live)) = handle.live(&context.store) else {
                 continue;
             };
-            let wanted = all_states || live.is_running();
+            let wanted = all_states || live.is_running() || live == Live::Restarting;
             if wanted && filter.accepts(&handle, &state, live) {
                 found.push((handle, state, live));
             }
@@ -225,12 +225,17 @@ fn status(state: &State, live: Live, now: Timestamp) -> String {
         Live::Running => format!("Up {}", up()),
         Live::Paused => format!("Up {} (Paused)", up()),
         Live::Removing => "Removal In Progress".to_owned(),
-        Live::Exited => {
+        Live::Exited | Live::Restarting => {
             let ago = state
                 .finished
                 .map(|finished| format!(" {} ago", span(finished, now)));
             format!(
-                "Exited ({}){}",
+                "{} ({}){}",
+                if live == Live::Exited {
+                    "Exited"
+                } else {
+                    "Restarting"
+                },
                 state.exit_code.unwrap_or(0),
                 ago.unwrap_or_default()
             )

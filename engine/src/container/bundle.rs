@@ -10,7 +10,7 @@ use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Mount, Spec};
 
 use super::find::Handle;
 use super::model::{CgroupNamespace, Options, Sharing, Status};
-use super::{Error, Result, files};
+use super::{Error, Programs, Result, files};
 use crate::network::Mode;
 use crate::store::{self, Durability, Store};
 
@@ -19,12 +19,16 @@ mod mounts;
 mod seccomp;
 mod security;
 
+/// Where the init of `--init` is.
+const INIT: &str = "/dev/init";
+
+pub(super) use limits::changed as changed_limits;
 pub(super) use mounts::{MADE_FILES, shm};
 pub(super) use security::every_capability;
 
 /// Writes `config.json` for a start. The root file system is mounted already: user names are looked up in it.
-pub(super) fn write(store: &Store, handle: &Handle) -> Result<()> {
-    let spec = generate(store, handle)?;
+pub(super) fn write(store: &Store, programs: &Programs, handle: &Handle) -> Result<()> {
+    let spec = generate(store, programs, handle)?;
     let path = handle.bundle(store).join("config.json");
     let json = generate::to_json(&spec).map_err(|source| store::Error::Damaged {
         path: path.clone(),
@@ -33,14 +37,20 @@ pub(super) fn write(store: &Store, handle: &Handle) -> Result<()> {
     Ok(store::write_atomic(&path, &json, Durability::Volatile)?)
 }
 
-fn generate(store: &Store, handle: &Handle) -> Result<Spec> {
+fn generate(store: &Store, programs: &Programs, handle: &Handle) -> Result<Spec> {
     let config = &handle.config;
     let options = &config.options;
     let hostname = files::hostname(handle);
+    let arguments = if options.init {
+        let own = [INIT.to_owned(), "--".to_owned()];
+        own.into_iter().chain(config.args.iter().cloned()).collect()
+    } else {
+        config.args.clone()
+    };
     let mut env = vec![format!("HOSTNAME={hostname}")];
     env.extend(options.env.iter().cloned());
     let overrides = Overrides {
-        entrypoint: Some(config.args.clone()),
+        entrypoint: Some(arguments),
         cmd: Some(Vec::new()),
         env,
         cwd: options.workdir.clone(),
@@ -59,6 +69,9 @@ fn generate(store: &Store, handle: &Handle) -> Result<Spec> {
     spec.set_domainname(options.domainname.clone());
     namespaces(store, options, &mut spec)?;
     mounts::apply(store, handle, &mut spec)?;
+    if options.init {
+        add_init(programs, &mut spec)?;
+    }
     limits::apply(options, &mut spec)?;
     security::apply(options, &mut spec)?;
     if !options.annotations.is_empty() {
@@ -70,6 +83,20 @@ fn generate(store: &Store, handle: &Handle) -> Result<Spec> {
         linux.set_cgroups_path(Some(cgroup_path(&config.id, parent).into()));
     }
     Ok(spec)
+}
+
+/// The monitor's program, which is an init under this name. `/dev` is never the image's, and the bind is read-only:
+/// `/proc/1/exe` does not lead to a file that could be written (CVE-2019-5736).
+fn add_init(programs: &Programs, spec: &mut Spec) -> Result<()> {
+    let program = std::fs::canonicalize(&programs.shim).map_err(|source| Error::Program {
+        program: programs.shim.clone(),
+        source,
+    })?;
+    let options = ["bind", "ro", "nosuid", "nodev", "rprivate"];
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    mounts.push(bind(&program, INIT, &options));
+    spec.set_mounts(Some(mounts));
+    Ok(())
 }
 
 /// Whether the options can be meant: what would otherwise be refused at the start.

@@ -6,7 +6,9 @@ use serde_json::{Map, Value, json};
 use super::bundle::{self, MADE_FILES};
 use super::find::Handle;
 use super::live::{Live, published_exit};
-use super::model::{CgroupNamespace, Options, Process, Sharing, State, Volume, VolumeSource};
+use super::model::{
+    CgroupNamespace, Options, Process, Resources, Sharing, State, Volume, VolumeSource,
+};
 use super::{Result, filter, stop};
 use crate::image;
 use crate::network::{Mode, Setup};
@@ -46,7 +48,7 @@ pub fn inspect(store: &Store, handle: &Handle) -> Result<Value> {
         "HostsPath": handle.directory().join("hosts"),
         "LogPath": handle.log(),
         "Name": format!("/{}", config.name),
-        "RestartCount": 0,
+        "RestartCount": state.restart_count,
         "Driver": "overlay2",
         "Platform": "linux",
         "ProcessLabel": "",
@@ -81,16 +83,17 @@ fn state_of(store: &Store, handle: &Handle, state: &State, live: Live) -> Value 
             .filter(|_| live.is_running())
             .map_or(0, |process| process.pid)
     };
+    let last_code = state.exit_code.filter(|_| !live.is_running());
     json!({
         "Status": live.word(),
-        "Running": live.is_running(),
+        "Running": live.is_running() || live == Live::Restarting,
         "Paused": live == Live::Paused,
-        "Restarting": false,
+        "Restarting": live == Live::Restarting,
         "OOMKilled": state.oom_killed || (published.is_some() && store.container_run(handle.id()).join("oom").exists()),
         "Dead": live == Live::Removing,
         "Pid": pid(state.process),
         "ConmonPid": pid(state.monitor),
-        "ExitCode": published.map(|exit| exit.code).or(state.exit_code).unwrap_or(0),
+        "ExitCode": published.map(|exit| exit.code).or(last_code).unwrap_or(0),
         "Error": state.error,
         "StartedAt": time(state.started),
         "FinishedAt": time(published.map(|exit| exit.time).or(state.finished)),
@@ -98,7 +101,6 @@ fn state_of(store: &Store, handle: &Handle, state: &State, live: Live) -> Value 
 }
 
 fn host_config(options: &Options) -> Value {
-    let limits = &options.resources;
     let binds: Vec<String> = options.volumes.iter().filter_map(bind_text).collect();
     let mut ports = Map::new();
     for port in &options.ports {
@@ -111,12 +113,13 @@ fn host_config(options: &Options) -> Value {
             list.push(entry);
         }
     }
-    json!({
+    let mut config = json!({
         "Binds": binds,
         "NetworkMode": network_mode(&options.network),
         "PortBindings": ports,
-        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        "RestartPolicy": {"Name": options.restart.name(), "MaximumRetryCount": options.restart.most()},
         "AutoRemove": options.auto_remove,
+        "Init": options.init,
         "LogConfig": {
             "Type": options.log_driver.as_deref().unwrap_or("json-file"),
             "Config": options.log_opts,
@@ -137,6 +140,26 @@ fn host_config(options: &Options) -> Value {
         "ShmSize": options.shm_size.unwrap_or(64 << 20),
         "Runtime": options.runtime.as_deref().unwrap_or("qrun"),
         "CgroupParent": options.cgroup_parent.as_deref().unwrap_or(""),
+        "Ulimits": options.ulimits,
+        "Sysctls": options.sysctls,
+        "Tmpfs": options.tmpfs,
+        "Annotations": options.annotations,
+        "CgroupnsMode": match options.cgroup_namespace {
+            Some(CgroupNamespace::Host) => "host",
+            _ => "private",
+        },
+        "DeviceCgroupRules": options.device_rules,
+    });
+    if let (Some(config), Value::Object(limits)) =
+        (config.as_object_mut(), limits(&options.resources))
+    {
+        config.extend(limits);
+    }
+    config
+}
+
+fn limits(limits: &Resources) -> Value {
+    json!({
         "CpuShares": limits.cpu_shares.unwrap_or(0),
         "CpuPeriod": limits.cpu_period.unwrap_or(0),
         "CpuQuota": limits.cpu_quota.unwrap_or(0),
@@ -150,15 +173,6 @@ fn host_config(options: &Options) -> Value {
         "OomKillDisable": limits.oom_kill_disable,
         "OomScoreAdj": limits.oom_score_adj.unwrap_or(0),
         "PidsLimit": limits.pids,
-        "Ulimits": options.ulimits,
-        "Sysctls": options.sysctls,
-        "Tmpfs": options.tmpfs,
-        "Annotations": options.annotations,
-        "CgroupnsMode": match options.cgroup_namespace {
-            Some(CgroupNamespace::Host) => "host",
-            _ => "private",
-        },
-        "DeviceCgroupRules": options.device_rules,
     })
 }
 

@@ -7,6 +7,7 @@ use bundle_tools::image::ImageConfig;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::restart::Policy;
 use crate::network::{Mode, PortMapping, Setup};
 
 /// What the user asked for, as plain data; the same for `run` and `create`.
@@ -27,6 +28,10 @@ pub struct Options {
     pub stdin_once: bool,
     /// Remove the container when it has ended.
     pub auto_remove: bool,
+    /// Whether it is started again when it has ended.
+    pub restart: Policy,
+    /// Put an init of ours before the command: it passes signals on and collects orphans.
+    pub init: bool,
     /// `KEY=VALUE` entries that are added to the image's.
     pub env: Vec<String>,
     /// Working directory inside.
@@ -222,6 +227,34 @@ impl Config {
     }
 }
 
+/// `changes.json`: what was changed after the container was created, each part as a whole. It is no part of
+/// [`State`], because it has to survive a power cut as `container.json` does.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Changes {
+    /// Its present name.
+    pub name: Option<String>,
+    /// All its limits.
+    pub resources: Option<Resources>,
+    /// Its restart policy.
+    pub restart: Option<Policy>,
+}
+
+impl Changes {
+    /// Lays the changes over what was asked for at first.
+    pub fn apply(&self, config: &mut Config) {
+        if let Some(name) = &self.name {
+            config.name.clone_from(name);
+        }
+        if let Some(resources) = &self.resources {
+            config.options.resources.clone_from(resources);
+        }
+        if let Some(restart) = self.restart {
+            config.options.restart = restart;
+        }
+    }
+}
+
 /// How far a container has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -237,6 +270,8 @@ pub enum Status {
     Running,
     /// Ended and cleaned up.
     Exited,
+    /// Ended and cleaned up, to be started again; without a living helper: by whoever sees it.
+    Restarting,
     /// Being removed; with a free lock: to be removed by whoever sees it.
     Removing,
 }
@@ -257,7 +292,7 @@ pub struct State {
     pub started: Option<Timestamp>,
     /// When it last ended.
     pub finished: Option<Timestamp>,
-    /// How it last ended.
+    /// How it last ended; kept while it runs again.
     pub exit_code: Option<i32>,
     /// The kernel killed one of its processes at the memory limit.
     pub oom_killed: bool,
@@ -267,6 +302,14 @@ pub struct State {
     pub network: Option<Setup>,
     /// The user asked for its end (`stop`, `kill`), so that no restart policy undoes it.
     pub stopped_by_user: bool,
+    /// How often its restart policy has started it since the user did.
+    pub restart_count: u32,
+    /// The last pause before that.
+    pub restart_pause: Option<std::time::Duration>,
+    /// When it will be started again.
+    pub restart_at: Option<Timestamp>,
+    /// Who waits for that moment.
+    pub restarter: Option<Process>,
 }
 
 /// A process that can be recognised after its pid was used again.

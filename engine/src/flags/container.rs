@@ -7,10 +7,12 @@ use clap::Args;
 use qengine::container::create::parse_bytes;
 use qengine::container::find::Handle;
 use qengine::container::model::{Options, Resources};
+use qengine::container::restart::Policy;
 use qengine::network::{Endpoint, Mode, PortMapping};
 use qengine::store::Store;
 
 use super::further::FurtherFlags;
+use super::limits::{LimitFlags, bytes};
 use super::volume;
 
 /// Flags of `run` and `create`, as typed.
@@ -29,6 +31,17 @@ pub(crate) struct ContainerFlags {
     /// Remove the container, and its anonymous volumes, when it ends
     #[arg(long)]
     pub(crate) rm: bool,
+    /// Start it again when it has ended: no, on-failure[:COUNT], always, unless-stopped
+    #[arg(
+        long,
+        value_name = "POLICY",
+        default_value = "no",
+        hide_default_value = true
+    )]
+    restart: String,
+    /// Put a small init before the command, which passes signals on and collects orphans
+    #[arg(long)]
+    init: bool,
     /// Set a variable; a name alone takes the value of this environment
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     env: Vec<String>,
@@ -77,6 +90,8 @@ pub(crate) struct ContainerFlags {
     network: NetworkFlags,
     #[command(flatten)]
     limits: LimitFlags,
+    #[command(flatten)]
+    fixed_limits: FixedLimitFlags,
     #[command(flatten)]
     security: SecurityFlags,
     #[command(flatten)]
@@ -146,19 +161,7 @@ struct NetworkFlags {
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
-struct LimitFlags {
-    /// Memory limit
-    #[arg(short, long, value_name = "BYTES", allow_hyphen_values = true)]
-    memory: Option<String>,
-    /// The same, in MiB when it is a plain number
-    #[arg(long, value_name = "MIB", conflicts_with = "memory")]
-    mmem: Option<String>,
-    /// Limit of memory and swap together (-1: without limit)
-    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
-    memory_swap: Option<String>,
-    /// Soft memory limit
-    #[arg(long, value_name = "BYTES")]
-    memory_reservation: Option<String>,
+struct FixedLimitFlags {
     /// How readily memory is swapped, 0 to 100
     #[arg(long, value_name = "PERCENT")]
     memory_swappiness: Option<u64>,
@@ -169,35 +172,6 @@ struct LimitFlags {
     /// Preference of the out-of-memory killer, -1000 to 1000
     #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
     oom_score_adj: Option<i32>,
-    /// Number of CPUs, such as 0.5
-    #[arg(long, value_name = "COUNT")]
-    cpus: Option<f64>,
-    /// Relative share of the CPUs (1024 is usual)
-    #[arg(short = 'c', long, visible_alias = "cpushare", value_name = "WEIGHT")]
-    cpu_shares: Option<u64>,
-    /// Microseconds of CPU per period
-    #[arg(long, value_name = "MICROSECONDS", allow_negative_numbers = true)]
-    cpu_quota: Option<i64>,
-    /// Length of that period
-    #[arg(long, value_name = "MICROSECONDS")]
-    cpu_period: Option<u64>,
-    /// CPUs the container may use, such as 0-2,4
-    #[arg(long, visible_alias = "cpuset", value_name = "LIST")]
-    cpuset_cpus: Option<String>,
-    /// Memory nodes the container may use
-    #[arg(long, visible_alias = "cpumem", value_name = "LIST")]
-    cpuset_mems: Option<String>,
-    /// Number of processes and threads (-1: without limit)
-    #[arg(
-        long,
-        visible_alias = "mpid",
-        value_name = "COUNT",
-        allow_negative_numbers = true
-    )]
-    pids_limit: Option<i64>,
-    /// Relative weight of block input and output, 10 to 1000
-    #[arg(long, value_name = "WEIGHT")]
-    blkio_weight: Option<u16>,
     /// Resource limit of the process
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     ulimit: Vec<String>,
@@ -234,7 +208,8 @@ impl ContainerFlags {
         image: String,
         command: Vec<String>,
     ) -> Result<Options> {
-        let resources = self.limits.resources()?;
+        let mut resources = self.limits.over(&Resources::default())?;
+        self.fixed_limits.add_to(&mut resources)?;
         let network = self.network.mode(store)?;
         let ports = self.network.ports()?;
         if !matches!(network, Mode::Networks(_)) && !ports.is_empty() {
@@ -250,6 +225,10 @@ impl ContainerFlags {
         {
             bail!("unknown log driver {driver:?}: json-file, k8s-file and none are there");
         }
+        let restart: Policy = self.restart.parse()?;
+        if self.rm && restart != Policy::No {
+            bail!("conflicting options: cannot specify both --restart and --rm");
+        }
         let mut options = Options {
             image,
             command,
@@ -258,6 +237,8 @@ impl ContainerFlags {
             interactive: self.interactive,
             stdin_once: false,
             auto_remove: self.rm,
+            restart,
+            init: self.init,
             env: environment(&self.env, &self.env_file)?,
             workdir: absolute("--workdir", self.workdir)?,
             user: self.user,
@@ -291,7 +272,7 @@ impl ContainerFlags {
             privileged: self.security.privileged,
             cap_add: self.security.cap_add,
             cap_drop: self.security.cap_drop,
-            ulimits: self.limits.ulimit,
+            ulimits: self.fixed_limits.ulimit,
             sysctls: self.security.sysctl,
             devices: self.files.device,
             shm_size: self
@@ -310,7 +291,7 @@ impl ContainerFlags {
                 .into_iter()
                 .map(with_profile)
                 .collect::<Result<_>>()?,
-            cgroup_parent: self.limits.cgroup_parent,
+            cgroup_parent: self.fixed_limits.cgroup_parent,
             runtime: self.runtime,
             ..Options::default()
         };
@@ -378,147 +359,17 @@ impl NetworkFlags {
     }
 }
 
-impl LimitFlags {
-    fn resources(&self) -> Result<Resources> {
-        let memory = match (&self.memory, &self.mmem) {
-            (Some(text), _) => Some(bytes("--memory", text)?),
-            (None, Some(text)) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
-                Some(bytes("--mmem", &format!("{text}m"))?)
-            }
-            (None, Some(text)) => Some(bytes("--mmem", text)?),
-            (None, None) => None,
+impl FixedLimitFlags {
+    fn add_to(&self, limits: &mut Resources) -> Result<()> {
+        limits.memory_swappiness = self.memory_swappiness;
+        limits.oom_kill_disable = match self.oom_kill_disable.as_deref() {
+            None | Some("0" | "false") => false,
+            Some("1" | "true") => true,
+            Some(other) => bail!("invalid --oom-kill-disable {other:?}: it takes 0 or 1"),
         };
-        // Docker's floor: below it not even the runtime's own last steps fit.
-        if memory.is_some_and(|memory| memory != 0 && memory < 512 << 10) {
-            bail!(
-                "invalid --memory {:?}: the smallest limit is 512k",
-                self.memory
-                    .as_deref()
-                    .or(self.mmem.as_deref())
-                    .unwrap_or_default()
-            );
-        }
-        let memory = memory.filter(|&memory| memory != 0);
-        let memory_swap = match self.memory_swap.as_deref() {
-            Some("-1") => Some(-1),
-            other => other
-                .map(|text| bytes("--memory-swap", text))
-                .transpose()?
-                .filter(|&swap| swap != 0),
-        };
-        if let (Some(memory), Some(swap)) = (memory, memory_swap)
-            && swap != -1
-            && swap < memory
-        {
-            bail!("--memory-swap must not be below --memory: it is the limit of both together");
-        }
-        if memory_swap.is_some_and(|swap| swap > 0) && memory.is_none() {
-            bail!("--memory-swap needs --memory");
-        }
-        let (cpu_quota, cpu_period) = self.cpu_time()?;
-        Ok(Resources {
-            cpu_shares: self.cpu_shares.filter(|&shares| shares != 0),
-            cpu_quota,
-            cpu_period,
-            cpuset_cpus: list(
-                "--cpuset-cpus",
-                self.cpuset_cpus.as_deref(),
-                "/sys/devices/system/cpu/online",
-            )?,
-            cpuset_mems: list(
-                "--cpuset-mems",
-                self.cpuset_mems.as_deref(),
-                "/sys/devices/system/node/online",
-            )?,
-            memory,
-            memory_swap,
-            memory_reservation: self
-                .memory_reservation
-                .as_deref()
-                .map(|text| bytes("--memory-reservation", text))
-                .transpose()?,
-            memory_swappiness: self.memory_swappiness,
-            pids: self.pids_limit,
-            oom_kill_disable: match self.oom_kill_disable.as_deref() {
-                None | Some("0" | "false") => false,
-                Some("1" | "true") => true,
-                Some(other) => bail!("invalid --oom-kill-disable {other:?}: it takes 0 or 1"),
-            },
-            oom_score_adj: self.oom_score_adj,
-            blkio_weight: self.blkio_weight,
-        })
+        limits.oom_score_adj = self.oom_score_adj;
+        Ok(())
     }
-
-    fn cpu_time(&self) -> Result<(Option<i64>, Option<u64>)> {
-        let Some(cpus) = self.cpus else {
-            return Ok((self.cpu_quota, self.cpu_period));
-        };
-        if self.cpu_quota.is_some() || self.cpu_period.is_some() {
-            bail!("--cpus does not go with --cpu-quota or --cpu-period: it sets both");
-        }
-        if !(0.01..=100_000.0).contains(&cpus) {
-            bail!("invalid --cpus {cpus}: at least 0.01 of a CPU");
-        }
-        const PERIOD: u32 = 100_000;
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "the range was just checked"
-        )]
-        let quota = (cpus * f64::from(PERIOD)).round() as i64;
-        Ok((Some(quota), Some(u64::from(PERIOD))))
-    }
-}
-
-fn bytes(flag: &str, text: &str) -> Result<i64> {
-    parse_bytes(text).with_context(|| {
-        format!("invalid {flag} {text:?}: expected a number with an optional unit b, k, m or g")
-    })
-}
-
-/// `0-2,4`, all of them among those that the file `online` lists in the same form.
-fn list(flag: &str, text: Option<&str>, online: &str) -> Result<Option<String>> {
-    let Some(text) = text else { return Ok(None) };
-    let wanted = ranges(text)
-        .with_context(|| format!("invalid {flag} {text:?}: expected a list such as 0-2,4"))?;
-    let there = std::fs::read_to_string(online).unwrap_or_default();
-    if let Some(there) = ranges(there.trim()) {
-        let is_there = |number: u32| {
-            there
-                .iter()
-                .any(|&(first, last)| (first..=last).contains(&number))
-        };
-        if !wanted
-            .iter()
-            .all(|&(first, last)| is_there(first) && is_there(last))
-        {
-            bail!("invalid {flag} {text:?}: this machine has {}", join(&there));
-        }
-    }
-    Ok(Some(text.to_owned()))
-}
-
-fn ranges(text: &str) -> Option<Vec<(u32, u32)>> {
-    text.split(',')
-        .map(|part| {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            let (first, last) = (first.parse().ok()?, last.parse().ok()?);
-            (first <= last).then_some((first, last))
-        })
-        .collect()
-}
-
-fn join(ranges: &[(u32, u32)]) -> String {
-    let texts: Vec<String> = ranges
-        .iter()
-        .map(|(first, last)| {
-            if first == last {
-                first.to_string()
-            } else {
-                format!("{first}-{last}")
-            }
-        })
-        .collect();
-    texts.join(",")
 }
 
 fn absolute(flag: &str, path: Option<String>) -> Result<Option<String>> {

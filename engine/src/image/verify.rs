@@ -62,7 +62,10 @@ pub fn verify(store: &Store, hash: bool) -> Result<Verdict> {
         let manifest = match find::read_manifest(&layout, entry) {
             Ok((_, manifest)) => manifest,
             Err(error) => {
-                fault(format!("its manifest can't be read: {}", chain(&error)), false);
+                fault(
+                    format!("its manifest can't be read: {}", chain(&error)),
+                    false,
+                );
                 continue;
             }
         };
@@ -87,7 +90,10 @@ pub fn verify(store: &Store, hash: bool) -> Result<Verdict> {
         for layer in bundle_tools::image::chain_ids(&config.rootfs.diff_ids) {
             if !layers::is_ready(store, &layer)? {
                 fault(
-                    format!("layer {} is not unpacked, or was not when the power failed", layer.hex()),
+                    format!(
+                        "layer {} is not unpacked, or was not when the power failed",
+                        layer.hex()
+                    ),
                     true,
                 );
             }
@@ -97,11 +103,7 @@ pub fn verify(store: &Store, hash: bool) -> Result<Verdict> {
 }
 
 /// Bytes hashed, or what is wrong.
-fn examine(
-    layout: &Layout,
-    blob: &Descriptor,
-    hash: bool,
-) -> std::result::Result<u64, String> {
+fn examine(layout: &Layout, blob: &Descriptor, hash: bool) -> std::result::Result<u64, String> {
     let file = match layout.open_blob(&blob.digest) {
         Ok(file) => file,
         Err(error) => {

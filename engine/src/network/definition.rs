@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::link;
 use super::netlink::Socket;
 use super::{Error, Ipam, Result, address};
-use crate::store::{self, Context, Durability, Lock, Store};
+use crate::store::{self, Context, Durability, Event, Kind, Lock, Store};
 
 /// The network of a container that asks for none.
 pub const DEFAULT_NETWORK: &str = "bridge";
@@ -154,7 +154,15 @@ pub fn create(store: &Store, options: CreateOptions) -> Result<Network> {
         options: options.options,
     };
     write(store, &network)?;
+    tell(store, &network, "create");
     Ok(network)
+}
+
+fn tell(store: &Store, network: &Network, action: &str) {
+    let event = Event::new(Kind::Network, action, &network.id)
+        .with("name", &network.name)
+        .with("type", network.driver.name());
+    store.emit(&event);
 }
 
 /// Finds a network by name, id or id prefix.
@@ -220,6 +228,7 @@ pub fn remove(store: &Store, text: &str) -> Result<Network> {
         other => other.context("remove", &path)?,
     }
     address::forget(store, &network.name)?;
+    tell(store, &network, "destroy");
     Ok(network)
 }
 

@@ -128,25 +128,26 @@ pub fn check(store: &Store, hash: bool) -> Result<Report> {
 /// # Errors
 /// When it could not be.
 pub fn repair(store: &Store, programs: &Programs, remedy: &Remedy) -> Result<()> {
-    let failed = |action, path: &Path, source: std::io::Error| Error::Repair {
-        action,
-        path: path.to_owned(),
-        source,
+    let done = |action, path: &Path, result: std::io::Result<()>| match result {
+        // Another finding's remedy, or another command, was faster.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(|source| Error::Repair {
+            action,
+            path: path.to_owned(),
+            source,
+        }),
     };
     match remedy {
-        Remedy::RemoveFile(path) => {
-            fs::remove_file(path).map_err(|error| failed("remove", path, error))
-        }
-        Remedy::RemoveTree(path) => {
-            fs::remove_dir_all(path).map_err(|error| failed("remove", path, error))
-        }
-        Remedy::RemoveCgroup(path) => {
-            kernel::remove_cgroup(path).map_err(|error| failed("remove cgroup", path, error))
-        }
+        Remedy::RemoveFile(path) => done("remove", path, fs::remove_file(path)),
+        Remedy::RemoveTree(path) => done("remove", path, fs::remove_dir_all(path)),
+        Remedy::RemoveCgroup(path) => done("remove cgroup", path, kernel::remove_cgroup(path)),
         Remedy::Unmount(path) => {
             let flags = rustix::mount::UnmountFlags::DETACH | rustix::mount::UnmountFlags::NOFOLLOW;
-            rustix::mount::unmount(path, flags)
-                .map_err(|errno| failed("unmount", path, errno.into()))
+            match rustix::mount::unmount(path, flags) {
+                // Not mounted any more.
+                Err(rustix::io::Errno::INVAL) => Ok(()),
+                other => done("unmount", path, other.map_err(Into::into)),
+            }
         }
         Remedy::Recover(id) => {
             recover::collect(store, programs, id)?;
@@ -172,6 +173,15 @@ impl Report {
             problem: problem.into(),
             remedy,
         });
+    }
+}
+
+impl Report {
+    /// Whether the container as a whole is to be put right, and with it all that it has.
+    fn will_recover(&self, id: &str) -> bool {
+        self.findings
+            .iter()
+            .any(|finding| matches!(&finding.remedy, Some(Remedy::Recover(it)) if it == id))
     }
 }
 
@@ -228,8 +238,15 @@ fn reservations(store: &Store, report: &mut Report) -> Result<()> {
             if !home.exists() {
                 let problem = format!("reserved for container {}, which is gone", short(&owner));
                 report.add(&subject, problem, remedy);
-            } else if while_running && is_free(&home) && !runs(store, &owner) {
-                let problem = format!("reserved for container {}, which does not run", short(&owner));
+            } else if while_running
+                && is_free(&home)
+                && !runs(store, &owner)
+                && !report.will_recover(&owner)
+            {
+                let problem = format!(
+                    "reserved for container {}, which does not run",
+                    short(&owner)
+                );
                 report.add(&subject, problem, remedy);
             }
         }
@@ -243,7 +260,11 @@ fn leftovers(store: &Store, report: &mut Report) {
     for path in entries(&store.containers()) {
         if name_of(&path).starts_with(".new-") && is_settled(&path) {
             let subject = relative(store, &path);
-            report.add(&subject, "a container that was never made", Some(Remedy::RemoveTree(path)));
+            report.add(
+                &subject,
+                "a container that was never made",
+                Some(Remedy::RemoveTree(path)),
+            );
         }
     }
     for path in entries(&store.root().join("trash")) {
@@ -253,7 +274,7 @@ fn leftovers(store: &Store, report: &mut Report) {
     }
     for path in entries(store.run()) {
         let id = name_of(&path);
-        if !is_id(&id) || !is_settled(&path) {
+        if !is_id(&id) || !is_settled(&path) || report.will_recover(&id) {
             continue;
         }
         let subject = path.display().to_string();
@@ -273,10 +294,16 @@ fn leftovers(store: &Store, report: &mut Report) {
     }
     let nobody_writes = image::nobody_writes(store);
     for path in entries(&store.layers()) {
-        if name_of(&path).starts_with(image::layers::TEMPORARY) && nobody_writes && is_settled(&path)
+        if name_of(&path).starts_with(image::layers::TEMPORARY)
+            && nobody_writes
+            && is_settled(&path)
         {
             let subject = relative(store, &path);
-            report.add(&subject, "a layer that was never finished", Some(Remedy::CollectImages));
+            report.add(
+                &subject,
+                "a layer that was never finished",
+                Some(Remedy::CollectImages),
+            );
         }
     }
     for directory in [store.root().to_owned(), store.networks()] {

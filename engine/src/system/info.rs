@@ -80,7 +80,7 @@ pub fn info(store: &Store, programs: &Programs) -> Result<Value, super::check::E
     let has = |name: &str| controllers.iter().any(|it| it == name);
     let memory = Path::new("/sys/fs/cgroup/memory");
     let swap = v2 || memory.join("memory.memsw.limit_in_bytes").exists();
-    Ok(json!({
+    let mut value = json!({
         "ID": machine_id(),
         "Name": uname.nodename().to_string_lossy(),
         "ServerVersion": VERSION,
@@ -97,6 +97,16 @@ pub fn info(store: &Store, programs: &Programs) -> Result<Value, super::check::E
         "DockerRootDir": store.root(),
         "RunRoot": store.run(),
         "LoggingDriver": "json-file",
+        "KernelVersion": uname.release().to_string_lossy(),
+        "OperatingSystem": operating_system(),
+        "OSType": "linux",
+        "Architecture": uname.machine().to_string_lossy(),
+        "NCPU": std::thread::available_parallelism().map_or(1, usize::from),
+        "MemTotal": memory_total(),
+        "SecurityOptions": security(),
+        "Warnings": warnings(v2, &controllers, swap),
+    });
+    let limits = json!({
         "CgroupDriver": "cgroupfs",
         "CgroupVersion": if v2 { "2" } else { "1" },
         "CgroupControllers": controllers,
@@ -109,16 +119,11 @@ pub fn info(store: &Store, programs: &Programs) -> Result<Value, super::check::E
         "PidsLimit": has("pids"),
         "OomKillDisable": !v2 && has("memory"),
         "IPv4Forwarding": switch("/proc/sys/net/ipv4/ip_forward"),
-        "KernelVersion": uname.release().to_string_lossy(),
-        "OperatingSystem": operating_system(),
-        "OSType": "linux",
-        "Architecture": uname.machine().to_string_lossy(),
-        "NCPU": std::thread::available_parallelism().map_or(1, usize::from),
-        "MemTotal": memory_total(),
+    });
+    let fixed = json!({
         "DefaultRuntime": "qrun",
         "Runtimes": {"qrun": {"path": programs.runtime}},
         "InitBinary": "",
-        "SecurityOptions": security(),
         "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "null"], "Log": ["json-file", "k8s-file", "none"]},
         "IndexServerAddress": "https://index.docker.io/v1/",
         "RegistryConfig": {"InsecureRegistryCIDRs": ["127.0.0.0/8", "::1/128"], "Mirrors": []},
@@ -127,8 +132,13 @@ pub fn info(store: &Store, programs: &Programs) -> Result<Value, super::check::E
         "NoProxy": proxy("NO_PROXY"),
         "Labels": [],
         "LiveRestoreEnabled": true,
-        "Warnings": warnings(v2, &controllers, swap),
-    }))
+    });
+    if let Value::Object(value) = &mut value {
+        for part in [limits, fixed] {
+            value.extend(part.as_object().cloned().unwrap_or_default());
+        }
+    }
+    Ok(value)
 }
 
 /// Names of the controllers that containers can be limited by.
@@ -165,7 +175,9 @@ fn warnings(v2: bool, controllers: &[String], swap: bool) -> Vec<String> {
     let mut warnings = Vec::new();
     for name in ["memory", "cpu", "cpuset", "pids"] {
         if !controllers.iter().any(|it| it == name) {
-            warnings.push(format!("no cgroup controller {name}: its limits can't be set"));
+            warnings.push(format!(
+                "no cgroup controller {name}: its limits can't be set"
+            ));
         }
     }
     if !swap && !v2 {
@@ -173,7 +185,8 @@ fn warnings(v2: bool, controllers: &[String], swap: bool) -> Vec<String> {
     }
     if !switch("/proc/sys/net/ipv4/ip_forward") {
         warnings.push(
-            "IPv4 forwarding is off; it is turned on when the first container is connected".to_owned(),
+            "IPv4 forwarding is off; it is turned on when the first container is connected"
+                .to_owned(),
         );
     }
     warnings
@@ -190,8 +203,13 @@ fn machine_id() -> String {
 
 fn operating_system() -> String {
     let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let name = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
-    name.map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned())
+    let name = text
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    name.map_or_else(
+        || "Linux".to_owned(),
+        |name| name.trim_matches('"').to_owned(),
+    )
 }
 
 fn memory_total() -> u64 {

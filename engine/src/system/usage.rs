@@ -80,7 +80,11 @@ pub fn usage(store: &Store) -> Result<Usage, super::check::Error> {
             handle,
         });
     }
-    for entry in std::fs::read_dir(store.volumes()).into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir(store.volumes())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.starts_with('.') || !entry.path().is_dir() {
             continue;
@@ -91,7 +95,9 @@ pub fn usage(store: &Store) -> Result<Usage, super::check::Error> {
             name,
         });
     }
-    usage.volumes.sort_by(|one, other| one.name.cmp(&other.name));
+    usage
+        .volumes
+        .sort_by(|one, other| one.name.cmp(&other.name));
     images(store, &users, &mut usage)?;
     Ok(usage)
 }
@@ -145,8 +151,7 @@ fn images(
             containers,
         });
     }
-    usage.image_bytes =
-        layers::total_size(store)? + size::of_tree(&store.root().join("blobs"));
+    usage.image_bytes = layers::total_size(store)? + size::of_tree(&store.root().join("blobs"));
     Ok(())
 }
 
@@ -154,7 +159,12 @@ fn parts(store: &Store, image: &Image) -> Vec<(Part, u64)> {
     let mut parts: Vec<(Part, u64)> = image
         .layers
         .iter()
-        .map(|chain| (Part::Layer(chain.hex().to_owned()), layers::size(store, chain)))
+        .map(|chain| {
+            (
+                Part::Layer(chain.hex().to_owned()),
+                layers::size(store, chain),
+            )
+        })
         .collect();
     let blobs = image::blobs(store, image).unwrap_or_default();
     parts.extend(

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod archives;
 mod bundles;
 mod errors;
 mod journey;
@@ -14,6 +15,7 @@ mod limits;
 mod networks;
 mod peers;
 mod pull;
+mod push;
 mod terminal;
 
 /// Says whether a test is run in the virtual machine too, which is slow: what depends on the cgroup
@@ -29,6 +31,7 @@ fn in_machine(name: &str) -> bool {
 
 fn main() -> std::process::ExitCode {
     let modules = [
+        archives::tests(),
         bundles::tests(),
         errors::tests(),
         journey::tests(),
@@ -38,6 +41,7 @@ fn main() -> std::process::ExitCode {
         networks::tests(),
         peers::tests(),
         pull::tests(),
+        push::tests(),
         terminal::tests(),
         stack_tests::case::table("a", include_str!("../../cases/a.txt")),
         stack_tests::case::table("b", include_str!("../../cases/b.txt")),

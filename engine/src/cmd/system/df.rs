@@ -20,7 +20,12 @@ pub(super) struct Df {
     #[arg(short, long)]
     verbose: bool,
     /// table, json, a template such as '{{.Type}} {{.Size}}', or `table TEMPLATE`
-    #[arg(long, value_name = "FORMAT", default_value = "table", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "table",
+        hide_default_value = true
+    )]
     format: String,
 }
 
@@ -114,7 +119,14 @@ fn verbose(usage: &Usage) -> Result<ExitCode> {
     }
     say(format_args!("Images space usage:\n"))?;
     let heading = [
-        "REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE", "SHARED SIZE", "UNIQUE SIZE", "CONTAINERS",
+        "REPOSITORY",
+        "TAG",
+        "IMAGE ID",
+        "CREATED",
+        "SIZE",
+        "SHARED SIZE",
+        "UNIQUE SIZE",
+        "CONTAINERS",
     ];
     say(format_args!("{}", table(&heading, &images)))?;
     let containers: Vec<Vec<String>> = usage
@@ -134,14 +146,31 @@ fn verbose(usage: &Usage) -> Result<ExitCode> {
         })
         .collect();
     say(format_args!("Containers space usage:\n"))?;
-    let heading = ["CONTAINER ID", "IMAGE", "VOLUMES", "SIZE", "CREATED", "STATUS", "NAMES"];
+    let heading = [
+        "CONTAINER ID",
+        "IMAGE",
+        "VOLUMES",
+        "SIZE",
+        "CREATED",
+        "STATUS",
+        "NAMES",
+    ];
     say(format_args!("{}", table(&heading, &containers)))?;
     let volumes: Vec<Vec<String>> = usage
         .volumes
         .iter()
-        .map(|it| vec![it.name.clone(), it.containers.to_string(), human_size(it.size)])
+        .map(|it| {
+            vec![
+                it.name.clone(),
+                it.containers.to_string(),
+                human_size(it.size),
+            ]
+        })
         .collect();
     say(format_args!("Local Volumes space usage:\n"))?;
-    say(format_args!("{}", table(&["VOLUME NAME", "LINKS", "SIZE"], &volumes).trim_end()))?;
+    say(format_args!(
+        "{}",
+        table(&["VOLUME NAME", "LINKS", "SIZE"], &volumes).trim_end()
+    ))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -58,7 +58,9 @@ impl Info {
         }
         for (label, key) in LINES {
             let text = match &value[key] {
-                Value::Number(bytes) if key == "MemTotal" => human_size(bytes.as_u64().unwrap_or(0)),
+                Value::Number(bytes) if key == "MemTotal" => {
+                    human_size(bytes.as_u64().unwrap_or(0))
+                }
                 Value::String(text) => text.clone(),
                 Value::Array(items) => {
                     let items: Vec<&str> = items.iter().filter_map(Value::as_str).collect();

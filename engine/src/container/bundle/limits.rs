@@ -144,6 +144,62 @@ fn cgroup(asked: &Resources, mut resources: LinuxResources) -> LinuxResources {
     resources
 }
 
+/// What has to be written to go from `old` to `new`. What `new` has no limit for is set to the kernel's default; what
+/// does not differ is left out.
+pub(in crate::container) fn changed(old: &Resources, new: &Resources) -> LinuxResources {
+    let mut resources = LinuxResources::default();
+    let both = |limits: &Resources| {
+        let twice = limits.memory.map(|limit| limit.saturating_mul(2));
+        limits.memory_swap.or(twice)
+    };
+    let mut memory = LinuxMemory::default();
+    if (old.memory, both(old)) != (new.memory, both(new)) {
+        memory
+            .set_limit(Some(new.memory.unwrap_or(-1)))
+            .set_swap(Some(both(new).unwrap_or(-1)));
+    }
+    if old.memory_reservation != new.memory_reservation {
+        memory.set_reservation(Some(new.memory_reservation.unwrap_or(-1)));
+    }
+    if memory != LinuxMemory::default() {
+        resources.set_memory(Some(memory));
+    }
+    let mut cpu = LinuxCpu::default();
+    if old.cpu_shares != new.cpu_shares {
+        cpu.set_shares(Some(new.cpu_shares.unwrap_or(1024)));
+    }
+    if (old.cpu_quota, old.cpu_period) != (new.cpu_quota, new.cpu_period) {
+        cpu.set_quota(Some(new.cpu_quota.unwrap_or(-1)))
+            .set_period(Some(new.cpu_period.unwrap_or(100_000)));
+    }
+    if old.cpuset_cpus != new.cpuset_cpus {
+        cpu.set_cpus(new.cpuset_cpus.clone().or_else(|| online("cpu")));
+    }
+    if old.cpuset_mems != new.cpuset_mems {
+        cpu.set_mems(new.cpuset_mems.clone().or_else(|| online("node")));
+    }
+    if cpu != LinuxCpu::default() {
+        resources.set_cpu(Some(cpu));
+    }
+    if old.pids != new.pids {
+        let mut pids = LinuxPids::default();
+        pids.set_limit(new.pids.filter(|&limit| limit > 0).unwrap_or(-1));
+        resources.set_pids(Some(pids));
+    }
+    if old.blkio_weight != new.blkio_weight {
+        let mut block = LinuxBlockIo::default();
+        block.set_weight(Some(new.blkio_weight.unwrap_or(500)));
+        resources.set_block_io(Some(block));
+    }
+    resources
+}
+
+/// All CPUs or memory nodes of the machine.
+fn online(kind: &str) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/sys/devices/system/{kind}/online")).ok()?;
+    Some(text.trim().to_owned())
+}
+
 /// `NAME=SOFT[:HARD]`; -1 and `unlimited` are without limit.
 fn rlimit(entry: &str) -> Result<PosixRlimit> {
     let bad = || Error::Invalid(format!("bad --ulimit {entry:?}: expected NAME=SOFT[:HARD]"));
@@ -182,6 +238,26 @@ mod tests {
         };
         let resources = cgroup(&asked, LinuxResources::default());
         assert_eq!(resources.memory().as_ref().unwrap().swap(), Some(200 << 20));
+    }
+
+    #[test]
+    fn only_what_differs_is_written_and_what_is_lifted_is_unlimited() {
+        let limits = |memory, pids| Resources {
+            memory,
+            pids,
+            ..Resources::default()
+        };
+        let json = |old, new| serde_json::to_string(&changed(&old, &new)).unwrap();
+        let one = limits(Some(1 << 20), Some(5));
+        assert_eq!(json(one.clone(), one.clone()), "{}");
+        assert_eq!(
+            json(one.clone(), limits(Some(2 << 20), Some(5))),
+            r#"{"memory":{"limit":2097152,"swap":4194304}}"#
+        );
+        assert_eq!(
+            json(one, limits(None, Some(0))),
+            r#"{"memory":{"limit":-1,"swap":-1},"pids":{"limit":-1}}"#
+        );
     }
 
     #[test]

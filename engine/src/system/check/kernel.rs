@@ -21,14 +21,17 @@ pub(super) fn mounts(store: &Store, report: &mut Report) {
         let Some(id) = below(&store.containers()).or_else(|| below(store.run())) else {
             continue;
         };
-        if !is_id(&id) {
+        if !is_id(&id) || report.will_recover(&id) {
             continue;
         }
         let home = store.container(&id);
         let problem = match home.exists() {
             false => format!("still mounted for container {}, which is gone", short(&id)),
             true if is_free(&home) && !runs(store, &id) => {
-                format!("still mounted for container {}, which does not run", short(&id))
+                format!(
+                    "still mounted for container {}, which does not run",
+                    short(&id)
+                )
             }
             true => continue,
         };
@@ -48,7 +51,11 @@ pub(super) fn cgroups(store: &Store, report: &mut Report) {
             };
             let is_ours_and_busy =
                 store.container(id).exists() && (runs(store, id) || !is_free(&store.container(id)));
-            if is_ours_and_busy || !is_settled(&path) || has_processes(&path) {
+            if is_ours_and_busy
+                || report.will_recover(id)
+                || !is_settled(&path)
+                || has_processes(&path)
+            {
                 continue;
             }
             let subject = path.display().to_string();
