@@ -16,6 +16,7 @@ mod attach;
 mod build_base;
 mod cleanup;
 mod commit;
+mod completion;
 mod containers;
 mod create;
 mod events;
@@ -28,15 +29,19 @@ mod inspect;
 mod kill;
 mod load;
 mod logs;
+mod man;
 mod network;
 mod outfile;
 mod pause;
+mod port;
+mod portmap;
 mod progress;
 mod prune;
 mod ps;
 mod pull;
 mod push;
 mod rename;
+mod resolver;
 mod rm;
 mod rmi;
 mod run;
@@ -49,6 +54,7 @@ mod tag;
 mod top;
 mod update;
 mod version;
+mod volume;
 mod wait;
 
 /// Nothing was typed where a command belongs: clap answers with the help text.
@@ -58,13 +64,22 @@ const HELP: clap::error::ErrorKind =
 /// Exit code when the engine itself failed before the container's process could say anything; docker's.
 const ENGINE_FAILED: u8 = 125;
 
+/// Variables that every command minds.
+const ENVIRONMENT: &str = "\
+Environment:
+  QENGINE_ROOT, QENGINE_RUN_ROOT  as --root and --run-root
+  QENGINE_FIREWALL                what published ports and isolation are done with: nftables, iptables or none
+                                  [default: the first of these that the kernel has]. With none, networks are not
+                                  kept apart and have no way out, and `portmap start` serves published ports";
+
 /// A container engine without a daemon
 #[derive(Debug, Parser)]
 #[command(
     name = "qengine",
     version,
     propagate_version = true,
-    max_term_width = 120
+    max_term_width = 120,
+    after_help = ENVIRONMENT
 )]
 pub(crate) struct Cli {
     /// Directory of images, containers, networks and volumes [default: /var/lib/qengine]
@@ -99,12 +114,20 @@ enum Command {
     BuildBase(build_base::BuildBase),
     // Networks
     Network(network::Network),
+    Portmap(portmap::Portmap),
+    // Volumes
+    Volume(volume::VolumeArgs),
     // The whole
     Info(system::Info),
     System(system::System),
     Version(version::Version),
+    Completion(completion::Completion),
+    #[command(hide = true)]
+    Man(man::Man),
     #[command(hide = true)]
     Cleanup(cleanup::Cleanup),
+    #[command(hide = true)]
+    Resolver(resolver::Resolver),
 }
 
 /// What every command works on.
@@ -249,6 +272,12 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     fn engine(error: anyhow::Error) -> Failure {
         Failure::new(error, ENGINE_FAILED)
     }
+    // These two look at nothing, and need no rights.
+    match &cli.command {
+        Command::Completion(command) => return command.run().map_err(plain),
+        Command::Man(command) => return command.run().map_err(plain),
+        _ => {}
+    }
     let on_failure: fn(anyhow::Error) -> Failure = match &cli.command {
         Command::OfContainers(command) if command.is_run() => engine,
         Command::Container(command) if command.is_run() => engine,
@@ -271,11 +300,16 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Tag(command) => command.run(store).map_err(plain),
         Command::Rmi(command) => command.run(store).map_err(plain),
         Command::BuildBase(command) => command.run(store).map_err(plain),
-        Command::Network(command) => command.run(store).map_err(plain),
         Command::Info(command) => command.run(&context).map_err(plain),
         Command::System(command) => command.run(&context).map_err(plain),
         Command::Version(command) => command.run(&context).map_err(plain),
+        Command::Network(command) => command.run(&context).map_err(plain),
+        Command::Portmap(command) => command.run(&context).map_err(plain),
+        Command::Volume(command) => command.run(store).map_err(plain),
+        Command::Completion(command) => command.run().map_err(plain),
+        Command::Man(command) => command.run().map_err(plain),
         Command::Cleanup(command) => command.run(&context).map_err(plain),
+        Command::Resolver(command) => command.run(store).map_err(plain),
     }
 }
 

@@ -1,8 +1,10 @@
 //! What may be typed, and what it means.
 
 pub(crate) mod container;
+pub(crate) mod endpoint;
 mod further;
 pub(crate) mod limits;
+mod mount;
 pub(crate) mod normalise;
 pub(crate) mod time;
 mod volume;

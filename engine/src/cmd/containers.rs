@@ -6,8 +6,8 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use super::{
-    Context, attach, commit, create, exec, export, inspect, kill, logs, pause, prune, ps, rename,
-    rm, run, start, stats, stop, top, update, wait,
+    Context, attach, commit, create, exec, export, inspect, kill, logs, pause, port, prune, ps,
+    rename, rm, run, start, stats, stop, top, update, wait,
 };
 
 /// Everything that is done with a container. One definition serves `qengine X` and `qengine container X`.
@@ -32,6 +32,7 @@ pub(crate) enum ContainerCommand {
     Update(update::Update),
     Stats(stats::Stats),
     Top(top::Top),
+    Port(port::Port),
 }
 
 /// Manage containers
@@ -83,6 +84,7 @@ impl ContainerCommand {
             ContainerCommand::Update(command) => command.run(context),
             ContainerCommand::Stats(command) => command.run(context),
             ContainerCommand::Top(command) => command.run(context),
+            ContainerCommand::Port(command) => command.run(&context.store),
         }
     }
 }

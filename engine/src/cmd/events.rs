@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::Context;
 use crate::flags::time;
+use crate::template::Template;
 
 /// Show what happens to containers, images, networks and volumes
 #[derive(Debug, Args)]
@@ -30,17 +31,17 @@ pub(crate) struct Events {
     /// Only those: type, event, container, image, network, volume, label
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
-    /// `json` for one object a line
+    /// json for one object a line, or a template such as '{{.Action}} {{.Actor.Attributes.name}}'
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
 }
 
 impl Events {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
-        let as_json = match self.format.as_deref() {
-            None | Some("") => false,
-            Some("json" | "{{json .}}") => true,
-            Some(other) => bail!("unknown format {other:?}: json is there"),
+        let template = match self.format.as_deref().map(str::trim) {
+            None | Some("") => None,
+            Some("json") => Some(Template::parse("{{json .}}")?),
+            Some(text) => Some(Template::parse_escaped(text)?),
         };
         let span = Span {
             since: self.since.as_deref().map(time::parse).transpose()?,
@@ -48,13 +49,18 @@ impl Events {
         };
         let filter = filter(&self.filter)?;
         let mut output = io::stdout().lock();
-        follow(&context.store, span, &filter, &mut |event| {
-            if as_json {
-                writeln!(output, "{}", object(event))
-            } else {
-                writeln!(output, "{}", line(event))
-            }
-        })?;
+        follow(
+            &context.store,
+            span,
+            &filter,
+            &mut |event| match &template {
+                None => writeln!(output, "{}", line(event)),
+                Some(template) => {
+                    let text = template.render(&object(event)).map_err(io::Error::other)?;
+                    writeln!(output, "{text}")
+                }
+            },
+        )?;
         Ok(ExitCode::SUCCESS)
     }
 }

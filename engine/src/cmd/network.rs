@@ -6,14 +6,17 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use qengine::container::Handle;
 use qengine::network::{self, CreateOptions};
 use qengine::store::Store;
 use serde_json::json;
 
-use super::for_each;
 use super::inspect::describe_each;
 use super::prune::{Filter, confirm, networks};
+use super::{Context, for_each};
 use crate::output::{Format, Listing, Row, moment, say};
+
+mod connect;
 
 /// Manage networks
 #[derive(Debug, Args)]
@@ -31,6 +34,9 @@ enum Command {
     #[command(visible_alias = "remove")]
     Rm(Rm),
     Prune(Prune),
+    Reload(Reload),
+    Connect(connect::Connect),
+    Disconnect(connect::Disconnect),
 }
 
 /// Make a network
@@ -39,12 +45,16 @@ struct Create {
     /// How it is made; there is "bridge"
     #[arg(short, long, default_value = "bridge")]
     driver: String,
-    /// Its addresses, as ADDRESS/LENGTH; chosen from what the host does not use when left out
-    #[arg(long, value_name = "SUBNET")]
-    subnet: Option<String>,
+    /// Its addresses, as ADDRESS/LENGTH, one of each family; chosen from what the host does not use when left out
+    #[arg(long = "subnet", value_name = "SUBNET")]
+    subnets: Vec<String>,
     /// The bridge's own address; the first one of the subnet when left out
-    #[arg(long, value_name = "ADDRESS", requires = "subnet")]
-    gateway: Option<IpAddr>,
+    #[arg(long = "gateway", value_name = "ADDRESS")]
+    gateways: Vec<IpAddr>,
+    /// With IPv6 beside IPv4; an IPv6 subnet means the same
+    #[arg(long, value_name = "BOOL", default_value_t = false, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    ipv6: bool,
     /// No way to the outside, and none in
     #[arg(long)]
     internal: bool,
@@ -107,14 +117,36 @@ struct Prune {
     filter: Vec<String>,
 }
 
+/// Put back packet filter rules and settings that something else has removed
+///
+/// Rules are one whole for all containers, so all are put back, whichever container is named. Prints the ids of
+/// those that were asked for.
+#[derive(Debug, Args)]
+struct Reload {
+    /// Every container that is connected
+    #[arg(short, long)]
+    all: bool,
+    /// Names or ids
+    #[arg(
+        required_unless_present = "all",
+        conflicts_with = "all",
+        value_name = "CONTAINER"
+    )]
+    containers: Vec<String>,
+}
+
 impl Network {
-    pub(crate) fn run(self, store: &Store) -> Result<ExitCode> {
+    pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
+        let store = &context.store;
         match self.command {
             Command::Create(command) => command.run(store),
             Command::Ls(command) => command.run(store),
             Command::Inspect(command) => command.run(store),
             Command::Rm(command) => command.run(store),
             Command::Prune(command) => command.run(store),
+            Command::Reload(command) => command.run(store),
+            Command::Connect(command) => command.run(context),
+            Command::Disconnect(command) => command.run(context),
         }
     }
 }
@@ -126,8 +158,9 @@ impl Create {
             CreateOptions {
                 name: self.name,
                 driver: Some(self.driver),
-                subnet: self.subnet,
-                gateway: self.gateway,
+                subnets: self.subnets,
+                gateways: self.gateways,
+                ipv6: self.ipv6,
                 internal: self.internal,
                 labels: labels(&self.labels),
                 options: BTreeMap::new(),
@@ -219,6 +252,30 @@ impl Prune {
             networks(store, &filter)?;
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Reload {
+    fn run(self, store: &Store) -> Result<ExitCode> {
+        if self.all {
+            for id in network::reload(store)? {
+                say(format_args!("{id}"))?;
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut connected = None;
+        for_each(&self.containers, |name| {
+            let id = Handle::find(store, name)?.id().to_owned();
+            // Once is enough for all.
+            let ids = match &connected {
+                Some(ids) => ids,
+                None => connected.insert(network::reload(store)?),
+            };
+            if !ids.contains(&id) {
+                anyhow::bail!("container {name} is not connected to a network now");
+            }
+            Ok(id)
+        })
     }
 }
 

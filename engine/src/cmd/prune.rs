@@ -10,9 +10,10 @@ use jiff::Timestamp;
 use qengine::container::filter::labels;
 use qengine::container::find::all;
 use qengine::container::remove::{Volumes, remove};
+use qengine::container::volumes::users;
 use qengine::container::{self, recover};
-use qengine::network;
 use qengine::store::Store;
+use qengine::{network, volume};
 
 use super::Context;
 use super::images::human_size;
@@ -161,6 +162,21 @@ pub(super) fn networks(store: &Store, filter: &Filter) -> Result<()> {
         }
     }
     end(&heading)
+}
+
+/// Removes anonymous volumes that no container mentions; returns the bytes they held.
+pub(super) fn volumes(store: &Store, filter: &Filter) -> Result<u64> {
+    let chosen = |volume: &volume::Volume| {
+        volume.anonymous && filter.accepts(Some(volume.created), &volume.shown_labels())
+    };
+    let mut freed = 0;
+    let mut heading = Some("Deleted Volumes:");
+    for (volume, bytes) in volume::prune(store, &chosen, &|name| users(store, name))? {
+        headed(&mut heading, &volume.name)?;
+        freed += bytes;
+    }
+    end(&heading)?;
+    Ok(freed)
 }
 
 /// Prints a line, the first one below its heading.

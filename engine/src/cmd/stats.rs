@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use qengine::container::Live;
 use qengine::container::find::{Handle, all};
@@ -13,7 +13,7 @@ use qengine::container::stats::Sample;
 use serde_json::json;
 
 use super::Context;
-use crate::output::table;
+use crate::output::{self, Format, Listing};
 
 /// Between two looks: also the span over which CPU time is measured.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -30,23 +30,34 @@ pub(crate) struct Stats {
     /// Whole ids
     #[arg(long)]
     no_trunc: bool,
-    /// `table` or `json`
-    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    /// table, json, a template such as '{{.Name}}: {{.CPUPerc}}', or `table TEMPLATE`
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "table",
+        hide_default_value = true
+    )]
     format: String,
     /// Names or ids; all that run when none is given
     #[arg(value_name = "CONTAINER")]
     containers: Vec<String>,
 }
 
-const HEADING: [&str; 8] = [
-    "CONTAINER ID",
-    "NAME",
-    "CPU %",
-    "MEM USAGE / LIMIT",
-    "MEM %",
-    "NET I/O",
-    "BLOCK I/O",
-    "PIDS",
+const HEADINGS: [(&str, &str); 9] = [
+    ("ID", "CONTAINER ID"),
+    ("Name", "NAME"),
+    ("CPUPerc", "CPU %"),
+    ("MemUsage", "MEM USAGE / LIMIT"),
+    ("MemPerc", "MEM %"),
+    ("NetIO", "NET I/O"),
+    ("BlockIO", "BLOCK I/O"),
+    ("PIDs", "PIDS"),
+    ("Container", "CONTAINER"),
+];
+
+/// Columns of the usual table.
+const COLUMNS: [&str; 8] = [
+    "ID", "Name", "CPUPerc", "MemUsage", "MemPerc", "NetIO", "BlockIO", "PIDs",
 ];
 
 /// One container's figures, as text.
@@ -64,11 +75,9 @@ struct Row {
 
 impl Stats {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
-        let as_json = match self.format.as_str() {
-            "table" | "" => false,
-            "json" | "{{json .}}" => true,
-            other => bail!("unknown format {other:?}: table and json are there"),
-        };
+        let format = Format::parse(&self.format)?;
+        // Only a table is kept in one place of the screen.
+        let redraws = !self.no_stream && format.is_table() && io::stdout().is_terminal();
         // A name that is not there is an error at once.
         let named = self
             .containers
@@ -77,7 +86,7 @@ impl Stats {
             .collect::<Result<Vec<_>>>()?;
         let mut earlier = BTreeMap::new();
         self.look(context, &named, &mut earlier)?;
-        if !self.no_stream && !as_json && io::stdout().is_terminal() {
+        if redraws {
             write!(io::stdout(), "\x1b[2J")?;
         }
         loop {
@@ -86,7 +95,7 @@ impl Stats {
             if !named.is_empty() && rows.is_empty() {
                 return Ok(ExitCode::SUCCESS); // All of them were removed.
             }
-            self.show(&rows, as_json)?;
+            show(&format, &rows, redraws)?;
             if self.no_stream {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -149,48 +158,30 @@ impl Stats {
             pids: sample.pids.to_string(),
         }
     }
+}
 
-    fn show(&self, rows: &[Row], as_json: bool) -> Result<()> {
-        let mut text = String::new();
-        if as_json {
-            for row in rows {
-                text.push_str(&format!("{}\n", row.object()));
-            }
-        } else {
-            let rows: Vec<_> = rows.iter().map(Row::cells).collect();
-            text = table(&HEADING, &rows);
-        }
-        let mut output = io::stdout().lock();
-        if !self.no_stream && !as_json && output.is_terminal() {
-            // Each line over the old one, so that nothing flickers; then the rest of the screen is cleared.
-            let lines = text.replace('\n', "\x1b[K\n");
-            write!(output, "\x1b[H{lines}\x1b[J")?;
-        } else {
-            output.write_all(text.as_bytes())?;
-        }
-        output.flush()?;
-        Ok(())
+fn show(format: &Format, rows: &[Row], redraws: bool) -> Result<()> {
+    let rows: Vec<output::Row> = rows.iter().map(Row::listed).collect();
+    let text = Listing {
+        headings: &HEADINGS,
+        columns: &COLUMNS,
     }
+    .text(format, &rows)?;
+    let mut output = io::stdout().lock();
+    if redraws {
+        // Each line over the old one, so that nothing flickers; then the rest of the screen is cleared.
+        let lines = text.replace('\n', "\x1b[K\n");
+        write!(output, "\x1b[H{lines}\x1b[J")?;
+    } else {
+        output.write_all(text.as_bytes())?;
+    }
+    output.flush()?;
+    Ok(())
 }
 
 impl Row {
-    fn cells(&self) -> Vec<String> {
-        [
-            &self.id,
-            &self.name,
-            &self.cpu,
-            &self.memory,
-            &self.memory_percent,
-            &self.network,
-            &self.block,
-            &self.pids,
-        ]
-        .map(Clone::clone)
-        .to_vec()
-    }
-
-    fn object(&self) -> serde_json::Value {
-        json!({
+    fn listed(&self) -> output::Row {
+        output::Row::new(json!({
             "Container": self.typed,
             "ID": self.id,
             "Name": self.name,
@@ -200,7 +191,7 @@ impl Row {
             "NetIO": self.network,
             "BlockIO": self.block,
             "PIDs": self.pids,
-        })
+        }))
     }
 }
 

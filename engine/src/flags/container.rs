@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use qengine::container::create::parse_bytes;
-use qengine::container::find::Handle;
 use qengine::container::model::{Options, Resources};
 use qengine::container::restart::Policy;
-use qengine::network::{Endpoint, Mode, PortMapping};
+use qengine::network::{Mode, PortMapping};
 use qengine::store::Store;
 
+use super::endpoint::{self, Place};
 use super::further::FurtherFlags;
 use super::limits::{LimitFlags, bytes};
-use super::volume;
+use super::volume::VolumeFlags;
 
 /// Flags of `run` and `create`, as typed.
 #[derive(Debug, Args)]
@@ -101,9 +101,8 @@ pub(crate) struct ContainerFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Files")]
 struct FileFlags {
-    /// Mount a host path or a named volume
-    #[arg(short, long, value_name = "[SOURCE:]DEST[:ro]")]
-    volume: Vec<String>,
+    #[command(flatten)]
+    volumes: VolumeFlags,
     /// Mount an empty file system in memory
     #[arg(long, value_name = "DEST[:OPTIONS]")]
     tmpfs: Vec<String>,
@@ -121,7 +120,8 @@ struct FileFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Network")]
 struct NetworkFlags {
-    /// Network to connect to: a name, bridge, host, none, container:ID
+    /// Network to connect to, several times for several: NAME, NAME:ip=ADDRESS,alias=NAME, or name=NAME,ip=…,ip6=…,alias=…;
+    /// or one of host, none, container:ID
     #[arg(short = 'n', long, visible_alias = "net", value_name = "NETWORK")]
     network: Vec<String>,
     /// Kind of network: bridge, host, none, container (with --container)
@@ -130,12 +130,18 @@ struct NetworkFlags {
     /// Container whose network to join
     #[arg(long, value_name = "ID")]
     container: Option<String>,
-    /// Further name of the container on its network
+    /// Further name of the container on its first network
     #[arg(long, value_name = "NAME")]
     network_alias: Vec<String>,
-    /// Address on its network
+    /// Address on its first network
     #[arg(long, value_name = "ADDRESS")]
     ip: Option<String>,
+    /// IPv6 address on its first network
+    #[arg(long, value_name = "ADDRESS")]
+    ip6: Option<String>,
+    /// Hardware address on its first network
+    #[arg(long, value_name = "ADDRESS")]
+    mac_address: Option<String>,
     /// Publish a port: [IP:]HOST:CONTAINER[/udp], ranges too
     #[arg(short, long, value_name = "HOST:CONTAINER")]
     publish: Vec<String>,
@@ -212,9 +218,9 @@ impl ContainerFlags {
         self.fixed_limits.add_to(&mut resources)?;
         let network = self.network.mode(store)?;
         let ports = self.network.ports()?;
-        if !matches!(network, Mode::Networks(_)) && !ports.is_empty() {
+        if matches!(network, Mode::Container(_)) && !ports.is_empty() {
             bail!(
-                "published ports need a network of the container's own: -p does not go with host, none or container networks"
+                "conflicting options: -p does not go with the network of another container; publish the port there"
             );
         }
         if let Some(signal) = &self.stop_signal {
@@ -253,12 +259,7 @@ impl ContainerFlags {
                 }
             }),
             labels: pairs(&self.label),
-            volumes: self
-                .files
-                .volume
-                .iter()
-                .map(|text| volume::parse(text))
-                .collect::<Result<_>>()?,
+            volumes: self.files.volumes.volumes(store)?,
             tmpfs: self.files.tmpfs,
             network,
             ports,
@@ -308,46 +309,24 @@ impl ContainerFlags {
 
 impl NetworkFlags {
     fn mode(&self, store: &Store) -> Result<Mode> {
-        let join = |text: &str| -> Result<Mode> {
-            Ok(Mode::Container(Handle::find(store, text)?.config.id))
-        };
-        let named = match (self.netdriver.as_deref(), &self.container) {
-            (Some("container") | None, Some(container)) => return join(container),
+        match (self.netdriver.as_deref(), &self.container) {
+            (Some("container") | None, Some(container)) => endpoint::join(store, container),
             (Some("container"), None) => bail!("--netdriver container needs --container ID"),
-            (Some("host"), _) => return Ok(Mode::Host),
-            (Some("none"), _) => return Ok(Mode::None),
-            (Some("bridge") | None, None) => &self.network,
+            (Some("host"), _) => Ok(Mode::Host),
+            (Some("none"), _) => Ok(Mode::None),
+            (Some("bridge") | None, None) => {
+                let place = Place {
+                    aliases: &self.network_alias,
+                    ip: self.ip.as_deref(),
+                    ip6: self.ip6.as_deref(),
+                    mac: self.mac_address.as_deref(),
+                };
+                endpoint::mode(store, &self.network, &place)
+            }
             (Some(kind), _) => {
                 bail!("unknown --netdriver {kind:?}: it takes bridge, host, none or container")
             }
-        };
-        let mut endpoints = Vec::new();
-        for network in named {
-            match (network.as_str(), network.split_once(':')) {
-                (_, Some(("container", id))) if named.len() == 1 => return join(id),
-                ("host", _) if named.len() == 1 => return Ok(Mode::Host),
-                ("none", _) if named.len() == 1 => return Ok(Mode::None),
-                ("default" | "bridge", _) => {
-                    endpoints.push(Endpoint::new(qengine::network::DEFAULT_NETWORK))
-                }
-                (name, None) if !matches!(name, "host" | "none" | "") => {
-                    endpoints.push(Endpoint::new(name))
-                }
-                (name, _) => bail!("invalid --network {name:?}"),
-            }
         }
-        if endpoints.is_empty() {
-            endpoints.push(Endpoint::new(qengine::network::DEFAULT_NETWORK));
-        }
-        endpoints[0].aliases.clone_from(&self.network_alias);
-        if let Some(address) = &self.ip {
-            endpoints[0].address = Some(
-                address
-                    .parse()
-                    .with_context(|| format!("invalid --ip {address:?}"))?,
-            );
-        }
-        Ok(Mode::Networks(endpoints))
     }
 
     fn ports(&self) -> Result<Vec<PortMapping>> {

@@ -52,6 +52,11 @@ impl Format {
         })
     }
 
+    /// Whether it is a table, the usual one or the user's.
+    pub(crate) fn is_table(&self) -> bool {
+        matches!(self, Format::Table | Format::Template { table: true, .. })
+    }
+
     /// Whether the template asks for this field: for what is costly to find out.
     pub(crate) fn mentions(&self, field: &str) -> bool {
         match self {
@@ -124,7 +129,11 @@ impl Listing<'_> {
         Ok(())
     }
 
-    fn text(&self, format: &Format, rows: &[Row]) -> Result<String, Error> {
+    /// What [`Listing::print`] prints.
+    ///
+    /// # Errors
+    /// When the template asks for what is not there.
+    pub(crate) fn text(&self, format: &Format, rows: &[Row]) -> Result<String, Error> {
         let mut lines = Vec::new();
         match format {
             Format::Json => {

@@ -75,6 +75,9 @@ pub enum Error {
     /// On the networks' side.
     #[error(transparent)]
     Network(#[from] network::Error),
+    /// On the volumes' side.
+    #[error(transparent)]
+    Volume(#[from] crate::volume::Error),
     /// The store itself.
     #[error(transparent)]
     Store(#[from] crate::store::Error),

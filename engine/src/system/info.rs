@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::container::{Live, Programs, find};
+use crate::network::{self, PacketFilter};
 use crate::store::Store;
 
 /// The engine's own version.
@@ -94,6 +95,7 @@ pub fn info(store: &Store, programs: &Programs) -> Result<Value, super::check::E
             ["Backing Filesystem", file_system(store.root())],
             ["Supports d_type", "true"],
         ],
+        "FirewallBackend": {"Driver": firewall(store)},
         "DockerRootDir": store.root(),
         "RunRoot": store.run(),
         "LoggingDriver": "json-file",
@@ -155,6 +157,15 @@ fn controllers(v2: bool) -> Vec<String> {
             (words.len() == 4 && words[3] == "1").then(|| words[0].to_owned())
         })
         .collect()
+}
+
+fn firewall(store: &Store) -> &'static str {
+    match network::packet_filter(store) {
+        Ok(PacketFilter::Nftables) => "nftables",
+        Ok(PacketFilter::Iptables) => "iptables",
+        Ok(PacketFilter::None) => "none",
+        Err(_) => "unusable",
+    }
 }
 
 fn security() -> Vec<String> {

@@ -7,6 +7,7 @@ use bundle_tools::Digest;
 use crate::container::{self, find};
 use crate::image::{self, Image, layers};
 use crate::store::{Store, size};
+use crate::volume;
 
 /// An image's part.
 #[derive(Debug, Clone)]
@@ -80,34 +81,24 @@ pub fn usage(store: &Store) -> Result<Usage, super::check::Error> {
             handle,
         });
     }
-    for entry in std::fs::read_dir(store.volumes())
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with('.') || !entry.path().is_dir() {
-            continue;
-        }
+    for volume in volume::list(store)? {
+        // What is mounted when it is used is not kept here.
+        let size = match volume.is_mounted_on_use() {
+            true => 0,
+            false => size::of_tree(&volume.data(store)),
+        };
         usage.volumes.push(VolumeUsage {
-            size: size::of_tree(&entry.path().join("_data")),
-            containers: volumes.get(&name).copied().unwrap_or(0),
-            name,
+            size,
+            containers: volumes.get(&volume.name).copied().unwrap_or(0),
+            name: volume.name,
         });
     }
-    usage
-        .volumes
-        .sort_by(|one, other| one.name.cmp(&other.name));
     images(store, &users, &mut usage)?;
     Ok(usage)
 }
 
 fn named(volume: &container::model::Volume) -> Option<&str> {
-    match &volume.source {
-        container::model::VolumeSource::Path(_) => None,
-        container::model::VolumeSource::Named(name)
-        | container::model::VolumeSource::Anonymous(name) => Some(name),
-    }
+    volume.source.name().filter(|_| volume.source.is_volume())
 }
 
 /// A blob or unpacked layer.

@@ -8,15 +8,21 @@
 mod archives;
 mod bundles;
 mod errors;
+mod format;
 mod journey;
 mod killed;
 mod lifecycle;
 mod limits;
+mod names;
 mod networks;
 mod peers;
+mod portmap;
+mod ports;
 mod pull;
 mod push;
+mod system;
 mod terminal;
+mod volumes;
 
 /// Says whether a test is run in the virtual machine too, which is slow: what depends on the cgroup
 /// version, or on rights that the host may withhold.
@@ -34,15 +40,21 @@ fn main() -> std::process::ExitCode {
         archives::tests(),
         bundles::tests(),
         errors::tests(),
+        format::tests(),
         journey::tests(),
         killed::tests(),
         lifecycle::tests(),
         limits::tests(),
+        names::tests(),
         networks::tests(),
         peers::tests(),
+        portmap::tests(),
+        ports::tests(),
         pull::tests(),
+        system::tests(),
         push::tests(),
         terminal::tests(),
+        volumes::tests(),
         stack_tests::case::table("a", include_str!("../../cases/a.txt")),
         stack_tests::case::table("b", include_str!("../../cases/b.txt")),
         stack_tests::case::table("c", include_str!("../../cases/c.txt")),

@@ -47,6 +47,9 @@ impl Prune {
         }
         let mut freed = prune::containers(context, &filter)?;
         prune::networks(&context.store, &filter)?;
+        if self.volumes {
+            freed += prune::volumes(&context.store, &filter)?;
+        }
         freed += rmi::prune(&context.store, self.all, &filter)?;
         say(format_args!("Total reclaimed space: {}", human_size(freed)))?;
         Ok(ExitCode::SUCCESS)
