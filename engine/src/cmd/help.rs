@@ -160,6 +160,11 @@ mod tests {
     }
 
     #[test]
+    fn no_flag_is_there_twice() {
+        crate::cmd::Cli::command().debug_assert();
+    }
+
+    #[test]
     fn only_when_nothing_else_is_typed() {
         let words = |text: &str| -> Vec<OsString> { text.split(' ').map(OsString::from).collect() };
         for asked in [
