@@ -12,6 +12,7 @@ use qengine::store::Store;
 use serde_json::json;
 
 use super::inspect::describe_each;
+use super::prune::{Filter, confirm, networks};
 use super::{Context, for_each};
 use crate::output::{Format, Listing, Row, moment, say};
 
@@ -108,9 +109,12 @@ struct Rm {
 /// Remove every network that no container is on
 #[derive(Debug, Args)]
 struct Prune {
-    /// Accepted for docker's sake: nothing is asked
+    /// Do not ask
     #[arg(short, long)]
     force: bool,
+    /// Only those that fit: until=TIME, label=KEY[=VALUE], label!=KEY[=VALUE]
+    #[arg(long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
 }
 
 /// Put back packet filter rules and settings that something else has removed
@@ -242,18 +246,10 @@ impl Rm {
 
 impl Prune {
     fn run(self, store: &Store) -> Result<ExitCode> {
-        let _ = self.force;
-        network::collect(store)?;
-        for network in network::list(store)?
-            .iter()
-            .filter(|network| !network.is_predefined())
-        {
-            match network::remove(store, &network.name) {
-                Ok(network) => say(format_args!("{}", network.name))?,
-                // In use, or gone in this very moment.
-                Err(network::Error::InUse { .. } | network::Error::NotFound(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
+        let filter = Filter::parse(&self.filter)?;
+        let doomed = "all networks not used by at least one container";
+        if self.force || confirm(&[doomed])? {
+            networks(store, &filter)?;
         }
         Ok(ExitCode::SUCCESS)
     }

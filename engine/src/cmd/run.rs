@@ -78,6 +78,12 @@ pub(super) struct PullFlags {
 impl PullFlags {
     /// Finds the image, or fetches it. The guard keeps it from being removed before the container mentions it.
     fn image(&self, context: &Context, text: &str) -> Result<(Image, Lock)> {
+        if !["always", "missing", "never"].contains(&self.pull.as_str()) {
+            bail!(
+                "invalid --pull {:?}: it takes always, missing or never",
+                self.pull
+            );
+        }
         let guard = image::guard(&context.store)?;
         if self.pull != "always"
             && self.registry.platform.is_none()
@@ -85,10 +91,8 @@ impl PullFlags {
         {
             return Ok((image, guard));
         }
-        match self.pull.as_str() {
-            "always" | "missing" => {}
-            "never" => bail!("image {text} is not here, and --pull never forbids to fetch it"),
-            other => bail!("invalid --pull {other:?}: it takes always, missing or never"),
+        if self.pull == "never" {
+            bail!("image {text} is not here, and --pull never forbids to fetch it");
         }
         // A pull may collect what was removed, for which it must be alone.
         drop(guard);

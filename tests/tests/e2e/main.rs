@@ -10,6 +10,7 @@ mod build;
 mod bundles;
 mod errors;
 mod events;
+mod format;
 mod journey;
 mod killed;
 mod life;
@@ -23,6 +24,7 @@ mod ports;
 mod pull;
 mod push;
 mod restart;
+mod system;
 mod terminal;
 mod volumes;
 
@@ -44,6 +46,7 @@ fn main() -> std::process::ExitCode {
         bundles::tests(),
         errors::tests(),
         events::tests(),
+        format::tests(),
         journey::tests(),
         killed::tests(),
         life::tests(),
@@ -55,6 +58,7 @@ fn main() -> std::process::ExitCode {
         portmap::tests(),
         ports::tests(),
         pull::tests(),
+        system::tests(),
         push::tests(),
         restart::tests(),
         terminal::tests(),
