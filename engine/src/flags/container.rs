@@ -140,9 +140,6 @@ struct NetworkFlags {
     /// IPv6 address on its first network
     #[arg(long, value_name = "ADDRESS")]
     ip6: Option<String>,
-    /// Hardware address on its first network
-    #[arg(long, value_name = "ADDRESS")]
-    mac_address: Option<String>,
     /// Publish a port: [IP:]HOST:CONTAINER[/udp], ranges too
     #[arg(short, long, value_name = "HOST:CONTAINER")]
     publish: Vec<String>,
@@ -325,7 +322,8 @@ impl NetworkFlags {
                     aliases: &self.network_alias,
                     ip: self.ip.as_deref(),
                     ip6: self.ip6.as_deref(),
-                    mac: self.mac_address.as_deref(),
+                    // See the further flags.
+                    mac: None,
                 };
                 endpoint::mode(store, &self.network, &place)
             }

@@ -20,8 +20,8 @@ use super::link::{self, Link, WaysOut};
 use super::member::{self, Member, lock_path};
 use super::netlink::Socket;
 use super::{
-    Attachment, Error, KernelContext, PublishedPort, Result, Setup, Subnet, address, definition,
-    names, port,
+    Attachment, Error, KernelContext, PublishedPort, Result, Setup, Subnet, Subnet6, address,
+    definition, names, port,
 };
 use crate::store::{self, Context, Durability, Lock, Store, make_dir};
 
@@ -181,6 +181,9 @@ fn plug_in(store: &Store, id: &str, part: Part<'_>, netns: BorrowedFd<'_>) -> Re
                 work.plug(id, part, &bridges, netns)?;
                 work.rewrite_rules()?;
                 work.settle(part)?;
+                if part.attachments.iter().any(|one| one.ipv6.is_some()) {
+                    switch_forwarding6_on()?;
+                }
                 switch_forwarding_on(store)
             })
         }
@@ -511,25 +514,31 @@ fn network_rule(attachment: &Attachment) -> NetworkRule {
     NetworkRule {
         bridge: attachment.bridge.clone(),
         subnet: Subnet::containing(address, attachment.prefix_length),
+        subnet6: attachment
+            .ipv6
+            .map(|side| Subnet6::containing(side.address, side.prefix_length)),
         internal: attachment.internal,
     }
 }
 
 fn port_rules(attachment: Option<&Attachment>, ports: &[PublishedPort]) -> Vec<PortRule> {
-    let Some(IpAddr::V4(target)) = attachment.map(|attachment| attachment.address) else {
+    let Some(attachment) = attachment else {
         return Vec::new();
+    };
+    let target = |host: IpAddr| match host {
+        IpAddr::V4(_) => Some(attachment.address),
+        IpAddr::V6(_) => Some(IpAddr::V6(attachment.ipv6?.address)),
     };
     ports
         .iter()
-        .filter_map(|port| match port.host_ip {
-            IpAddr::V4(host) => Some(PortRule {
-                host: (!host.is_unspecified()).then_some(host),
+        .filter_map(|port| {
+            Some(PortRule {
+                host: (!port.host_ip.is_unspecified()).then_some(port.host_ip),
                 protocol: port.protocol,
                 host_port: port.host_port,
-                target,
+                target: target(port.host_ip)?,
                 target_port: port.container_port,
-            }),
-            IpAddr::V6(_) => None,
+            })
         })
         .collect()
 }
@@ -538,21 +547,56 @@ fn port_rules(attachment: Option<&Attachment>, ports: &[PublishedPort]) -> Vec<P
 /// switch it off; `<run>/network/.forwarding` tells that it was us.
 fn switch_forwarding_on(store: &Store) -> Result<()> {
     let path = Path::new("/proc/sys/net/ipv4/ip_forward");
-    let value = fs::read(path).context("read", path)?;
-    if !value.starts_with(b"0") {
+    if !switch_on(path, "IP forwarding")? {
         return Ok(());
     }
-    fs::OpenOptions::new()
-        .write(true)
-        .open(path)
-        .and_then(|mut file| file.write_all(b"1"))
-        .kernel("switch on", "IP forwarding")?;
     let record = member::directory(store).join(".forwarding");
     Ok(store::write_atomic(
         &record,
         b"switched on\n",
         Durability::Volatile,
     )?)
+}
+
+/// The same for IPv6. A kernel that forwards ceases to listen to router advertisements, by which the host may have its
+/// own addresses and routes; interfaces that do so now are told to go on.
+fn switch_forwarding6_on() -> Result<()> {
+    let directory = Path::new("/proc/sys/net/ipv6/conf");
+    let forwarding = directory.join("all/forwarding");
+    if !is_off(&forwarding)? {
+        return Ok(());
+    }
+    for entry in fs::read_dir(directory)
+        .context("list", directory)?
+        .flatten()
+    {
+        let path = entry.path().join("accept_ra");
+        let is_model = ["all", "default"]
+            .iter()
+            .any(|name| entry.file_name() == *name);
+        // One that vanishes meanwhile needs nothing.
+        if !is_model && fs::read(&path).is_ok_and(|value| value.starts_with(b"1")) {
+            drop(fs::write(&path, b"2"));
+        }
+    }
+    switch_on(&forwarding, "IPv6 forwarding").map(drop)
+}
+
+fn is_off(path: &Path) -> Result<bool> {
+    Ok(fs::read(path).context("read", path)?.starts_with(b"0"))
+}
+
+/// Returns whether it was off.
+fn switch_on(path: &Path, what: &str) -> Result<bool> {
+    if !is_off(path)? {
+        return Ok(false);
+    }
+    fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(b"1"))
+        .kernel("switch on", what)?;
+    Ok(true)
 }
 
 fn is_exists(outcome: &Result<()>) -> bool {

@@ -168,10 +168,10 @@ pub(super) fn redirects(directory: &Path) -> Vec<PortRule> {
     };
     [Protocol::Udp, Protocol::Tcp]
         .map(|protocol| PortRule {
-            host: Some(record.address),
+            host: Some(record.address.into()),
             protocol,
             host_port: PORT,
-            target: record.address,
+            target: record.address.into(),
             target_port: record.port,
         })
         .to_vec()

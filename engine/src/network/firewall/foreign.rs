@@ -9,9 +9,10 @@
 use std::fmt::Write;
 use std::fs;
 
-use super::command::Failure;
+use super::Rules;
+use super::command::{self, Failure};
 use super::nftables::Table;
-use super::{Rules, iptables};
+use super::nftables::batch::{FAMILY_IPV4, FAMILY_IPV6};
 
 /// The chain that accepts.
 #[derive(Debug)]
@@ -30,16 +31,25 @@ impl Acceptance {
 
     /// Makes the chain be what `rules` need, if it is needed at all.
     pub(super) fn replace(&self, table: &Table, rules: &Rules) -> Result<(), Failure> {
-        let forward = table.iptables_chain("FORWARD");
-        if !has_legacy_filter() && forward.is_none_or(|chain| !chain.drops && chain.is_empty) {
+        self.replace_in(&IPV4, table, rules)?;
+        if rules.networks.iter().any(|one| one.subnet6.is_some()) {
+            self.replace_in(&IPV6, table, rules)?;
+        }
+        Ok(())
+    }
+
+    fn replace_in(&self, family: &Family, table: &Table, rules: &Rules) -> Result<(), Failure> {
+        let forward = table.iptables_chain(family.number, "FORWARD");
+        if !family.has_legacy_filter() && forward.is_none_or(|chain| !chain.drops && chain.is_empty)
+        {
             return Ok(());
         }
-        let there = iptables::save()?;
+        let there = command::run(family.save, &[], "")?;
         let needed = there
             .lines()
             .any(|line| line.starts_with(":FORWARD DROP ") || line.starts_with("-A FORWARD "));
         if needed {
-            iptables::restore(&self.text(rules, &there))
+            family.restore(&self.text(rules, &there))
         } else {
             Ok(())
         }
@@ -47,11 +57,16 @@ impl Acceptance {
 
     /// Removes the chain; fine when it is not there.
     pub(super) fn clear(&self, table: &Table) -> Result<(), Failure> {
-        if !has_legacy_filter() && table.iptables_chain(&self.chain).is_none() {
+        self.clear_in(&IPV4, table)?;
+        self.clear_in(&IPV6, table)
+    }
+
+    fn clear_in(&self, family: &Family, table: &Table) -> Result<(), Failure> {
+        let chain = &self.chain;
+        if !family.has_legacy_filter() && table.iptables_chain(family.number, chain).is_none() {
             return Ok(());
         }
-        let there = iptables::save()?;
-        let chain = &self.chain;
+        let there = command::run(family.save, &[], "")?;
         if !there.contains(&format!(":{chain} ")) {
             return Ok(());
         }
@@ -60,7 +75,7 @@ impl Acceptance {
         } else {
             String::new()
         };
-        iptables::restore(&format!("*filter\n{jump}-F {chain}\n-X {chain}\nCOMMIT\n"))
+        family.restore(&format!("*filter\n{jump}-F {chain}\n-X {chain}\nCOMMIT\n"))
     }
 
     fn text(&self, rules: &Rules, there: &str) -> String {
@@ -87,10 +102,39 @@ impl Acceptance {
     }
 }
 
-/// Whether the older iptables, which nftables knows nothing of, has a table `filter`.
-fn has_legacy_filter() -> bool {
-    fs::read_to_string("/proc/net/ip_tables_names")
-        .is_ok_and(|names| names.lines().any(|name| name == "filter"))
+/// One of the two sets of commands.
+struct Family {
+    number: u8,
+    save: &'static str,
+    restore: &'static str,
+    /// Tables of the older iptables, which nftables knows nothing of.
+    legacy: &'static str,
+}
+
+const IPV4: Family = Family {
+    number: FAMILY_IPV4,
+    save: "iptables-save",
+    restore: "iptables-restore",
+    legacy: "/proc/net/ip_tables_names",
+};
+
+const IPV6: Family = Family {
+    number: FAMILY_IPV6,
+    save: "ip6tables-save",
+    restore: "ip6tables-restore",
+    legacy: "/proc/net/ip6_tables_names",
+};
+
+impl Family {
+    fn has_legacy_filter(&self) -> bool {
+        fs::read_to_string(self.legacy)
+            .is_ok_and(|names| names.lines().any(|name| name == "filter"))
+    }
+
+    fn restore(&self, text: &str) -> Result<(), Failure> {
+        // As with our own rules: others hold the lock for as long as their change takes.
+        command::run(self.restore, &["--noflush", "--wait", "10"], text).map(drop)
+    }
 }
 
 #[cfg(test)]
@@ -103,6 +147,7 @@ mod tests {
         let acceptance = Acceptance::new(None);
         let rules = Rules {
             networks: vec![NetworkRule {
+                subnet6: None,
                 bridge: "qbr0".into(),
                 subnet: "172.17.0.0/16".parse().unwrap(),
                 internal: false,
