@@ -29,6 +29,8 @@ mod logs;
 mod network;
 mod outfile;
 mod pause;
+mod port;
+mod portmap;
 mod progress;
 mod ps;
 mod pull;
@@ -45,6 +47,7 @@ mod stop;
 mod tag;
 mod top;
 mod update;
+mod volume;
 mod wait;
 
 /// Nothing was typed where a command belongs: clap answers with the help text.
@@ -54,13 +57,22 @@ const HELP: clap::error::ErrorKind =
 /// Exit code when the engine itself failed before the container's process could say anything; docker's.
 const ENGINE_FAILED: u8 = 125;
 
+/// Variables that every command minds.
+const ENVIRONMENT: &str = "\
+Environment:
+  QENGINE_ROOT, QENGINE_RUN_ROOT  as --root and --run-root
+  QENGINE_FIREWALL                what published ports and isolation are done with: nftables, iptables or none
+                                  [default: the first of these that the kernel has]. With none, networks are not
+                                  kept apart and have no way out, and `portmap start` serves published ports";
+
 /// A container engine without a daemon
 #[derive(Debug, Parser)]
 #[command(
     name = "qengine",
     version,
     propagate_version = true,
-    max_term_width = 120
+    max_term_width = 120,
+    after_help = ENVIRONMENT
 )]
 pub(crate) struct Cli {
     /// Directory of images, containers, networks and volumes [default: /var/lib/qengine]
@@ -111,6 +123,10 @@ enum Command {
     BuildBase(build_base::BuildBase),
     // Networks
     Network(network::Network),
+    Port(port::Port),
+    Portmap(portmap::Portmap),
+    // Volumes
+    Volume(volume::VolumeArgs),
     #[command(hide = true)]
     Cleanup(cleanup::Cleanup),
     #[command(hide = true)]
@@ -286,6 +302,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Rmi(command) => command.run(store).map_err(plain),
         Command::BuildBase(command) => command.run(store).map_err(plain),
         Command::Network(command) => command.run(&context).map_err(plain),
+        Command::Port(command) => command.run(store).map_err(plain),
+        Command::Portmap(command) => command.run(&context).map_err(plain),
+        Command::Volume(command) => command.run(store).map_err(plain),
         Command::Cleanup(command) => command.run(&context).map_err(plain),
         Command::Resolver(command) => command.run(store).map_err(plain),
     }

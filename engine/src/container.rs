@@ -45,6 +45,7 @@ pub mod stats;
 pub mod stop;
 pub mod top;
 pub mod update;
+pub mod volumes;
 pub mod wait;
 
 pub use bundle::check;
@@ -144,6 +145,9 @@ pub enum Error {
     /// The network side.
     #[error(transparent)]
     Network(Box<crate::network::Error>),
+    /// The side of volumes.
+    #[error(transparent)]
+    Volume(#[from] crate::volume::Error),
     /// The bundle could not be generated.
     #[error("cannot generate the runtime configuration")]
     Bundle(#[from] bundle_tools::generate::Error),

@@ -4,6 +4,7 @@ pub(crate) mod container;
 pub(crate) mod endpoint;
 mod further;
 pub(crate) mod limits;
+mod mount;
 pub(crate) mod normalise;
 pub(crate) mod time;
 mod volume;

@@ -36,17 +36,21 @@ mod member;
 pub mod names;
 mod netlink;
 mod port;
+mod published;
 mod reservation;
 mod resolver;
 mod subnet;
 mod subnet6;
 
-pub use connection::{attach, collect, connect, detach, disconnect};
+pub use connection::{attach, collect, connect, detach, disconnect, packet_filter, reload};
 pub use definition::{CreateOptions, DEFAULT_NETWORK, Driver, Network, create, find, list, remove};
 pub use inspect::{Addresses, Description, Member, Pool, endpoint_id, inspect};
 pub use ipam::Ipam;
+pub(crate) use link::inside;
 pub use mac::MacAddress;
-pub use mapping::{PortMapping, Protocol};
+pub use mapping::{PortMapping, Protocol, describe_ports};
+pub(crate) use port::conflicting_holder;
+pub(crate) use published::{directories, publishers};
 pub use reservation::{release, reserve, reserve_one};
 pub use resolver::{HostResolver, host_resolver};
 pub use subnet::Subnet;
@@ -305,7 +309,7 @@ pub enum Error {
     Store(#[from] crate::store::Error),
 }
 
-pub use firewall::Failure as FirewallFailure;
+pub use firewall::{Failure as FirewallFailure, PacketFilter};
 
 /// Who has a port.
 #[derive(Debug, thiserror::Error)]
@@ -313,6 +317,9 @@ pub enum PortHolder {
     /// A container.
     #[error("container {0} publishes it")]
     Container(String),
+    /// A mapping by hand.
+    #[error("`portmap forward`, process {0}, listens on it")]
+    Forward(i32),
     /// A process of the host (or the address is not the host's).
     #[error("the host refuses to bind it")]
     Host(#[source] io::Error),

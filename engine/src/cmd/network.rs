@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use qengine::container::Handle;
 use qengine::network::{self, CreateOptions};
 use qengine::store::Store;
 use serde_json::json;
@@ -32,6 +33,7 @@ enum Command {
     #[command(visible_alias = "remove")]
     Rm(Rm),
     Prune(Prune),
+    Reload(Reload),
     Connect(connect::Connect),
     Disconnect(connect::Disconnect),
 }
@@ -111,6 +113,24 @@ struct Prune {
     force: bool,
 }
 
+/// Put back packet filter rules and settings that something else has removed
+///
+/// Rules are one whole for all containers, so all are put back, whichever container is named. Prints the ids of
+/// those that were asked for.
+#[derive(Debug, Args)]
+struct Reload {
+    /// Every container that is connected
+    #[arg(short, long)]
+    all: bool,
+    /// Names or ids
+    #[arg(
+        required_unless_present = "all",
+        conflicts_with = "all",
+        value_name = "CONTAINER"
+    )]
+    containers: Vec<String>,
+}
+
 impl Network {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
         let store = &context.store;
@@ -120,6 +140,7 @@ impl Network {
             Command::Inspect(command) => command.run(store),
             Command::Rm(command) => command.run(store),
             Command::Prune(command) => command.run(store),
+            Command::Reload(command) => command.run(context),
             Command::Connect(command) => command.run(context),
             Command::Disconnect(command) => command.run(context),
         }
@@ -235,6 +256,37 @@ impl Prune {
             }
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Reload {
+    fn run(self, context: &Context) -> Result<ExitCode> {
+        let store = &context.store;
+        let reload = || -> Result<Vec<String>> {
+            let ids = network::reload(store)?;
+            let programs = &context.programs;
+            network::names::ensure_all(store, &programs.engine, &programs.engine_arguments)?;
+            Ok(ids)
+        };
+        if self.all {
+            for id in reload()? {
+                say(format_args!("{id}"))?;
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut connected = None;
+        for_each(&self.containers, |name| {
+            let id = Handle::find(store, name)?.id().to_owned();
+            // Once is enough for all.
+            let ids = match &connected {
+                Some(ids) => ids,
+                None => connected.insert(reload()?),
+            };
+            if !ids.contains(&id) {
+                anyhow::bail!("container {name} is not connected to a network now");
+            }
+            Ok(id)
+        })
     }
 }
 

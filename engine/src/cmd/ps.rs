@@ -7,9 +7,9 @@ use clap::Args;
 use jiff::Timestamp;
 use qengine::container::filter::{Filter, labels};
 use qengine::container::find::{Handle, all};
-use qengine::container::model::{State, VolumeSource};
+use qengine::container::model::State;
 use qengine::container::{self, Live, recover};
-use qengine::network::Mode;
+use qengine::network::{Mode, describe_ports};
 use qengine::store::Store;
 use serde_json::json;
 
@@ -160,17 +160,12 @@ impl Ps {
         let mounts: Vec<String> = options
             .volumes
             .iter()
-            .map(|volume| {
-                let (VolumeSource::Path(source)
-                | VolumeSource::Named(source)
-                | VolumeSource::Anonymous(source)) = &volume.source;
-                cut(source, 15)
-            })
+            .filter_map(|volume| Some(cut(volume.source.name()?, 15)))
             .collect();
         let local = options
             .volumes
             .iter()
-            .filter(|volume| !matches!(volume.source, VolumeSource::Path(_)))
+            .filter(|volume| volume.source.is_volume())
             .count();
         Row::new(json!({
             "ID": self.id(handle),
@@ -183,7 +178,7 @@ impl Ps {
             "UpTime": up_time(state, live, now).unwrap_or_else(|| "-".to_owned()),
             "RunningFor": format!("{} ago", span(created, now)),
             "CreatedAt": moment(created),
-            "Ports": ports(state, live),
+            "Ports": ports(handle, state, live),
             "Size": size.unwrap_or_else(|| "0B".to_owned()),
             "Mounts": mounts.join(","),
             "LocalVolumes": local.to_string(),
@@ -244,19 +239,12 @@ fn status(state: &State, live: Live, now: Timestamp) -> String {
 }
 
 /// `0.0.0.0:110->80/tcp`
-fn ports(state: &State, live: Live) -> String {
-    let Some(setup) = state.network.as_ref().filter(|_| live.is_running()) else {
-        return String::new();
-    };
-    let list: Vec<String> = setup
-        .ports
-        .iter()
-        .map(|port| {
-            format!(
-                "{}:{}->{}/{}",
-                port.host_ip, port.host_port, port.container_port, port.protocol
-            )
-        })
-        .collect();
-    list.join(", ")
+fn ports(handle: &Handle, state: &State, live: Live) -> String {
+    match state.network.as_ref().filter(|_| live.is_running()) {
+        Some(setup) if !setup.attachments.is_empty() => {
+            let exposed = &handle.config.image_config.config.exposed_ports;
+            describe_ports(&setup.ports, exposed.keys().map(String::as_str))
+        }
+        _ => String::new(),
+    }
 }

@@ -15,7 +15,8 @@ use qengine::container::start::{Streams, start_locked};
 use qengine::container::wait::{ExitWatch, until_exit};
 use qengine::container::{self, Live, cleanup, recover};
 use qengine::image::{self, Image};
-use qengine::network::PortMapping;
+use qengine::network::{self, Mode, PacketFilter, PortMapping};
+use qengine::portmap;
 use qengine::store::Lock;
 
 use super::pull::{RegistryFlags, pull_missing};
@@ -134,8 +135,35 @@ pub(super) fn make(
             options.ports.extend(exposed);
         }
     }
+    warn_of_idle_ports(context, &options)?;
     options.stdin_once = way == Way::RunAttached;
     Ok(create(&context.store, &image, options, way != Way::Create)?)
+}
+
+/// Ports that nobody serves: without a network of its own to lead to, or without a packet filter and a forwarder.
+#[expect(clippy::print_stderr, reason = "a warning beside the answer")]
+fn warn_of_idle_ports(context: &Context, options: &container::model::Options) -> Result<()> {
+    if options.ports.is_empty() {
+        return Ok(());
+    }
+    match options.network {
+        Mode::Networks(_) => {}
+        Mode::Host | Mode::None | Mode::Container(_) => {
+            eprintln!(
+                "qengine: warning: published ports are discarded: the container has no network of its own"
+            );
+            return Ok(());
+        }
+    }
+    if network::packet_filter(&context.store)? == PacketFilter::None
+        && portmap::published(&context.store).is_none()
+    {
+        eprintln!(
+            "qengine: warning: no usable packet filter here: published ports are reserved, but nobody serves them \
+             before `qengine portmap start -d`"
+        );
+    }
+    Ok(())
 }
 
 /// Cgroup v2 has nothing like v1's `memory.oom_control`: said aloud rather than refused, as docker does.

@@ -13,7 +13,7 @@ use qengine::store::Store;
 use super::endpoint::{self, Place};
 use super::further::FurtherFlags;
 use super::limits::{LimitFlags, bytes};
-use super::volume;
+use super::volume::VolumeFlags;
 
 /// Flags of `run` and `create`, as typed.
 #[derive(Debug, Args)]
@@ -101,9 +101,8 @@ pub(crate) struct ContainerFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Files")]
 struct FileFlags {
-    /// Mount a host path or a named volume
-    #[arg(short, long, value_name = "[SOURCE:]DEST[:ro]")]
-    volume: Vec<String>,
+    #[command(flatten)]
+    volumes: VolumeFlags,
     /// Mount an empty file system in memory
     #[arg(long, value_name = "DEST[:OPTIONS]")]
     tmpfs: Vec<String>,
@@ -216,9 +215,9 @@ impl ContainerFlags {
         self.fixed_limits.add_to(&mut resources)?;
         let network = self.network.mode(store)?;
         let ports = self.network.ports()?;
-        if !matches!(network, Mode::Networks(_)) && !ports.is_empty() {
+        if matches!(network, Mode::Container(_)) && !ports.is_empty() {
             bail!(
-                "published ports need a network of the container's own: -p does not go with host, none or container networks"
+                "conflicting options: -p does not go with the network of another container; publish the port there"
             );
         }
         if let Some(signal) = &self.stop_signal {
@@ -257,12 +256,7 @@ impl ContainerFlags {
                 }
             }),
             labels: pairs(&self.label),
-            volumes: self
-                .files
-                .volume
-                .iter()
-                .map(|text| volume::parse(text))
-                .collect::<Result<_>>()?,
+            volumes: self.files.volumes.volumes(store)?,
             tmpfs: self.files.tmpfs,
             network,
             ports,

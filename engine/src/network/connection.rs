@@ -8,7 +8,6 @@
 //! is being connected is taken for dead.
 
 use std::fs;
-use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -20,10 +19,15 @@ use super::link::{self, Link, WaysOut};
 use super::member::{self, Member, lock_path};
 use super::netlink::Socket;
 use super::{
-    Attachment, Error, KernelContext, PublishedPort, Result, Setup, Subnet, Subnet6, address,
+    Attachment, Error, PacketFilter, PublishedPort, Result, Setup, Subnet, Subnet6, address,
     definition, names, port,
 };
-use crate::store::{self, Context, Durability, Lock, Store, make_dir};
+use crate::store::{Context, Lock, Store, make_dir};
+
+mod forwarding;
+mod reload;
+
+pub use reload::{packet_filter, reload};
 
 /// The name of the host's end of a container's veth pair on a network: always the same one.
 pub(super) fn host_interface(id: &str, network_id: &str) -> String {
@@ -181,10 +185,7 @@ fn plug_in(store: &Store, id: &str, part: Part<'_>, netns: BorrowedFd<'_>) -> Re
                 work.plug(id, part, &bridges, netns)?;
                 work.rewrite_rules()?;
                 work.settle(part)?;
-                if part.attachments.iter().any(|one| one.ipv6.is_some()) {
-                    switch_forwarding6_on()?;
-                }
-                switch_forwarding_on(store)
+                work.switch_forwarding_on(part.attachments)
             })
         }
     }
@@ -310,7 +311,25 @@ impl<'a> Work<'a> {
         ipam.check(&[], &routes)?;
         let mtu = link::outward_mtu(&mut self.socket, &routes)?;
         let name = &attachment.bridge;
-        link::create_bridge(&mut self.socket, name, ipam, network.ipam6, mtu)
+        let bridge = link::create_bridge(&mut self.socket, name, ipam, network.ipam6, mtu)?;
+        link::route_loopback(name, self.is_filtered())?;
+        Ok(bridge)
+    }
+
+    fn is_filtered(&self) -> bool {
+        self.firewall.filter() != PacketFilter::None
+    }
+
+    /// Lets the kernel pass packets on between interfaces; not without a packet filter, which would have to keep
+    /// networks apart.
+    fn switch_forwarding_on(&self, attachments: &[Attachment]) -> Result<()> {
+        if !self.is_filtered() {
+            return Ok(());
+        }
+        if attachments.iter().any(|one| one.ipv6.is_some()) {
+            forwarding::switch_ipv6_on()?;
+        }
+        forwarding::switch_on(self.store)
     }
 
     /// Makes the container's interfaces and configures them.
@@ -541,62 +560,6 @@ fn port_rules(attachment: Option<&Attachment>, ports: &[PublishedPort]) -> Vec<P
             })
         })
         .collect()
-}
-
-/// Lets the kernel pass packets on between interfaces. It stays on, as others may rely on it by the time we could
-/// switch it off; `<run>/network/.forwarding` tells that it was us.
-fn switch_forwarding_on(store: &Store) -> Result<()> {
-    let path = Path::new("/proc/sys/net/ipv4/ip_forward");
-    if !switch_on(path, "IP forwarding")? {
-        return Ok(());
-    }
-    let record = member::directory(store).join(".forwarding");
-    Ok(store::write_atomic(
-        &record,
-        b"switched on\n",
-        Durability::Volatile,
-    )?)
-}
-
-/// The same for IPv6. A kernel that forwards ceases to listen to router advertisements, by which the host may have its
-/// own addresses and routes; interfaces that do so now are told to go on.
-fn switch_forwarding6_on() -> Result<()> {
-    let directory = Path::new("/proc/sys/net/ipv6/conf");
-    let forwarding = directory.join("all/forwarding");
-    if !is_off(&forwarding)? {
-        return Ok(());
-    }
-    for entry in fs::read_dir(directory)
-        .context("list", directory)?
-        .flatten()
-    {
-        let path = entry.path().join("accept_ra");
-        let is_model = ["all", "default"]
-            .iter()
-            .any(|name| entry.file_name() == *name);
-        // One that vanishes meanwhile needs nothing.
-        if !is_model && fs::read(&path).is_ok_and(|value| value.starts_with(b"1")) {
-            drop(fs::write(&path, b"2"));
-        }
-    }
-    switch_on(&forwarding, "IPv6 forwarding").map(drop)
-}
-
-fn is_off(path: &Path) -> Result<bool> {
-    Ok(fs::read(path).context("read", path)?.starts_with(b"0"))
-}
-
-/// Returns whether it was off.
-fn switch_on(path: &Path, what: &str) -> Result<bool> {
-    if !is_off(path)? {
-        return Ok(false);
-    }
-    fs::OpenOptions::new()
-        .write(true)
-        .open(path)
-        .and_then(|mut file| file.write_all(b"1"))
-        .kernel("switch on", what)?;
-    Ok(true)
 }
 
 fn is_exists(outcome: &Result<()>) -> bool {

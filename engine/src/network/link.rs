@@ -112,9 +112,6 @@ pub(super) fn create_bridge(
             .kernel("find bridge", name)?;
         // Before it is up, because IPv6 gives itself an address at that moment.
         switch_ipv6(name, ipam6.is_some())?;
-        // Lets the host reach published ports through 127.0.0.1. The firewall drops what a container could send
-        // there by itself.
-        write_sysctl("ipv4", name, "route_localnet", "1")?;
         let mut requests = vec![add_address(link.index, address, ipam.subnet.length(), name)];
         requests.extend(
             ipam6.map(|ipam| add_address6(link.index, ipam.gateway, ipam.subnet.length(), name)),
@@ -124,6 +121,31 @@ pub(super) fn create_bridge(
         Ok(link)
     };
     configure(socket).inspect_err(|_| drop(delete(socket, name)))
+}
+
+/// Lets the host reach published ports through 127.0.0.1, or not. The packet filter must drop what containers could
+/// send there by themselves.
+pub(super) fn route_loopback(bridge: &str, on: bool) -> Result<()> {
+    let value = if on { "1" } else { "0" };
+    write_sysctl("ipv4", bridge, "route_localnet", value)
+}
+
+/// Makes a bridge and an interface that is to be its port be so again, both up.
+pub(super) fn plug_again(socket: &mut Socket, attachment: &Attachment, bridge: Link) -> Result<()> {
+    let name = attachment.host_interface.as_str();
+    let mut port = LinkMessage::default();
+    port.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Controller(bridge.index),
+    ];
+    let port = RouteNetlinkMessage::SetLink(port);
+    let mut requests = vec![
+        set_up(&attachment.bridge),
+        Request::new(port, 0, "plug in", name),
+    ];
+    requests.extend(reflect_if_filtered(name));
+    requests.push(set_up(name));
+    socket.change(requests)
 }
 
 /// Makes a veth pair, one end a port of `bridge`, the other inside `netns` under its final name; only the host's
@@ -314,6 +336,12 @@ pub(super) fn reroute_inside(netns: BorrowedFd<'_>, ways_out: WaysOut<'_>) -> Re
         }
     }
     socket.change(requests)
+}
+
+/// Does something in another network namespace; what it must not do is start threads.
+pub(crate) fn inside<T>(netns: BorrowedFd<'_>, deed: impl FnOnce() -> T) -> Result<T> {
+    let _visit = Visit::to(netns)?;
+    Ok(deed())
 }
 
 /// The calling thread is in another network namespace for as long as this lives. Its other threads are not.

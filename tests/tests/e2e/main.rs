@@ -15,9 +15,12 @@ mod limits;
 mod names;
 mod networks;
 mod peers;
+mod portmap;
+mod ports;
 mod pull;
 mod push;
 mod terminal;
+mod volumes;
 
 /// Says whether a test is run in the virtual machine too, which is slow: what depends on the cgroup
 /// version, or on rights that the host may withhold.
@@ -42,9 +45,12 @@ fn main() -> std::process::ExitCode {
         names::tests(),
         networks::tests(),
         peers::tests(),
+        portmap::tests(),
+        ports::tests(),
         pull::tests(),
         push::tests(),
         terminal::tests(),
+        volumes::tests(),
         stack_tests::case::table("a", include_str!("../../cases/a.txt")),
         stack_tests::case::table("b", include_str!("../../cases/b.txt")),
         stack_tests::case::table("c", include_str!("../../cases/c.txt")),

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 
-use super::super::{KernelContext, Network, Result, Subnet, Subnet6, member};
+use super::super::{KernelContext, Network, PacketFilter, Result, Subnet, Subnet6, member};
 use super::forward::{self, HostServers, Transport};
 use super::message::{self, Kind, Query, Refusal};
 use super::table::{Asker, Finding, Table};
@@ -81,8 +81,12 @@ impl Resolver {
     async fn serve(self, ready: impl FnOnce()) -> Result<()> {
         let gateway = self.network.bridge()?.gateway;
         let object = format!("port of {gateway} for the resolver");
-        let before = Record::read(&self.directory).map(|record| record.port);
-        let (udp, tcp) = bind(gateway, before).await.kernel("listen on a", &object)?;
+        let wanted = match super::super::packet_filter(&self.store)? {
+            // Nobody there to lead clients elsewhere.
+            PacketFilter::None => Ports::Only(super::PORT),
+            _ => Ports::Any(Record::read(&self.directory).map(|record| record.port)),
+        };
+        let (udp, tcp) = bind(gateway, wanted).await.kernel("listen on a", &object)?;
         let port = udp.local_addr().kernel("listen on a", &object)?.port();
         if let Some(process) = Process::remember(std::process::id().cast_signed()) {
             let record = Record {
@@ -121,9 +125,20 @@ impl Resolver {
     }
 }
 
-/// One port number for both protocols: that of the resolver before us, whose rules may still be there, or any.
-async fn bind(address: Ipv4Addr, before: Option<u16>) -> io::Result<(UdpSocket, TcpListener)> {
+/// Where to listen.
+enum Ports {
+    Only(u16),
+    /// Anywhere; best where the resolver before us did, whose rules may still be there.
+    Any(Option<u16>),
+}
+
+/// Binds one port number for both protocols.
+async fn bind(address: Ipv4Addr, wanted: Ports) -> io::Result<(UdpSocket, TcpListener)> {
     const ATTEMPTS: usize = 32;
+    let before = match wanted {
+        Ports::Only(port) => return bind_both(address, port).await,
+        Ports::Any(before) => before,
+    };
     let mut outcome = Err(io::ErrorKind::AddrInUse.into());
     for port in before.into_iter().chain(std::iter::repeat_n(0, ATTEMPTS)) {
         outcome = bind_both(address, port).await;
