@@ -339,7 +339,9 @@ fn published_ports_move_to_the_next_network() {
 fn ipv6_on_demand() {
     let engine = Engine::new().with_base();
     let neighbour = Neighbour::new();
-    shell("ip -6 addr add fd99::1/64 dev $(ip -o link | grep -o 'qt[0-9]*') nodad");
+    let links = host::links();
+    let link = links.iter().find(|link| *link != "lo").unwrap();
+    shell(&format!("ip -6 addr add fd99::1/64 dev {link} nodad"));
     neighbour.visit(|| shell("ip -6 addr add fd99::2/64 dev far nodad"));
     engine.ok("network create --ipv6 --subnet 10.72.0.0/24 --subnet fd00:72::1/64 six");
     engine.ok("network create --ipv6 other");
@@ -430,7 +432,7 @@ fn the_resolver_survives_what_clients_send() {
     }
     let resolver = resolvers(&engine);
     assert_eq!(resolver.len(), 1);
-    engine.ok("rm -f -t 0 bad");
+    engine.ok("rm -f bad");
     engine.run(&format!("exec one {PING} one")).code(0);
     assert_eq!(resolvers(&engine), resolver);
 }
