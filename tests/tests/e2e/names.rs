@@ -142,6 +142,10 @@ fn a_killed_resolver_is_replaced() {
         .code(0);
     let after = resolvers(&engine);
     assert!(after.len() == 1 && after != before, "{after:?}");
+    // Who joins a container's network has its names.
+    engine
+        .run("run --rm -net container:one base ping -c 1 -W 5 one")
+        .code(0);
     // The default network has none.
     engine.ok("rm -f one");
     engine.ok("run -d --name one base sleep 1000");
