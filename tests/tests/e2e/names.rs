@@ -309,6 +309,9 @@ fn a_stopped_container_is_connected_and_disconnected() {
         .out("10.73.0.7/24")
         .no_out("10.72.0");
     engine.ok("stop -t 0 one");
+    // Gone while only a stopped container was on it.
+    engine.ok("network remove b");
+    engine.run("start one").code(1).err("network b not found");
     engine.ok("network disconnect b one");
     engine.ok("start one");
     engine.run("exec one ip -o link").out("lo").no_out("eth0");

@@ -33,6 +33,8 @@ const CONNECTIONS_OF_ONE: usize = 16;
 const SILENCE: Duration = Duration::from_secs(5);
 /// How often it is made sure that there still is a network.
 const LOOK: Duration = Duration::from_secs(3);
+/// The pause after something that should not fail has failed.
+const BREATH: Duration = Duration::from_millis(100);
 /// More than any query needs.
 const DATAGRAM: usize = 4096;
 
@@ -180,9 +182,9 @@ impl Server {
     async fn listen_udp(self: Rc<Server>, socket: Rc<UdpSocket>) {
         let mut buffer = vec![0; DATAGRAM];
         loop {
-            // What fails here is an earlier answer that nobody wanted any more.
             let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
-                tokio::task::yield_now().await;
+                // Should it fail again and again, at least not in a hurry.
+                tokio::time::sleep(BREATH).await;
                 continue;
             };
             let query = &buffer[..length];
@@ -209,7 +211,7 @@ impl Server {
         loop {
             let Ok((stream, peer)) = listener.accept().await else {
                 // Out of descriptors, most likely: better when some connection has ended.
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(BREATH).await;
                 continue;
             };
             if let Some(ticket) = Ticket::take(&self.connections, peer.ip()) {
