@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::attach::Connection;
 use super::find::Handle;
 use super::live::Live;
+use super::log::Driver;
 use super::model::{State, Status};
 use super::overlay::Overlay;
 use super::{Error, Programs, Result, bundle, cleanup, files, monitor, recover, restart};
@@ -140,8 +141,11 @@ fn steps(
     }
     // Before the start: the first byte of output has somewhere to go.
     let connection = match streams {
-        Streams::Attach => Some(super::attach::connect(store, handle)?),
-        Streams::Leave => None,
+        // With `passthrough` they are ours already.
+        Streams::Attach if Driver::of(handle) != Driver::Passthrough => {
+            Some(super::attach::connect(store, handle)?)
+        }
+        Streams::Attach | Streams::Leave => None,
     };
     runtime_start(store, programs, handle)?;
 
@@ -208,7 +212,7 @@ pub(super) fn namespace_path(pid: i32) -> String {
 }
 
 /// The network namespace that the runtime made; `None` when the container uses somebody else's.
-fn network_namespace(handle: &Handle, pid: i32) -> Result<Option<std::fs::File>> {
+pub(super) fn network_namespace(handle: &Handle, pid: i32) -> Result<Option<std::fs::File>> {
     use super::SystemContext;
     match handle.config.options.network {
         network::Mode::Host | network::Mode::Container(_) => Ok(None),
@@ -219,7 +223,7 @@ fn network_namespace(handle: &Handle, pid: i32) -> Result<Option<std::fs::File>>
     }
 }
 
-fn runtime_start(store: &Store, programs: &Programs, handle: &Handle) -> Result<()> {
+pub(super) fn runtime_start(store: &Store, programs: &Programs, handle: &Handle) -> Result<()> {
     let runtime = monitor::runtime(programs, handle);
     let output = Command::new(&runtime)
         .arg("--root")

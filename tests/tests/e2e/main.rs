@@ -6,10 +6,13 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod archives;
+mod build;
 mod bundles;
 mod errors;
+mod events;
 mod journey;
 mod killed;
+mod life;
 mod lifecycle;
 mod limits;
 mod names;
@@ -19,6 +22,7 @@ mod portmap;
 mod ports;
 mod pull;
 mod push;
+mod restart;
 mod terminal;
 mod volumes;
 
@@ -36,10 +40,13 @@ fn in_machine(name: &str) -> bool {
 fn main() -> std::process::ExitCode {
     let modules = [
         archives::tests(),
+        build::tests(),
         bundles::tests(),
         errors::tests(),
+        events::tests(),
         journey::tests(),
         killed::tests(),
+        life::tests(),
         lifecycle::tests(),
         limits::tests(),
         names::tests(),
@@ -49,6 +56,7 @@ fn main() -> std::process::ExitCode {
         ports::tests(),
         pull::tests(),
         push::tests(),
+        restart::tests(),
         terminal::tests(),
         volumes::tests(),
         stack_tests::case::table("a", include_str!("../../cases/a.txt")),
