@@ -19,27 +19,35 @@ mod commit;
 mod create;
 mod events;
 mod exec;
+mod export;
 mod image;
 mod images;
 mod inspect;
 mod kill;
+mod load;
 mod logs;
 mod network;
+mod outfile;
 mod pause;
 mod port;
 mod portmap;
+mod progress;
 mod ps;
 mod pull;
+mod push;
 mod rename;
+mod resolver;
 mod rm;
 mod rmi;
 mod run;
+mod save;
 mod start;
 mod stats;
 mod stop;
 mod tag;
 mod top;
 mod update;
+mod volume;
 mod wait;
 
 /// Nothing was typed where a command belongs: clap answers with the help text.
@@ -94,6 +102,7 @@ enum Command {
     Inspect(inspect::Inspect),
     Wait(wait::Wait),
     Commit(commit::Commit),
+    Export(export::Export),
     Pause(pause::Pause),
     Unpause(pause::Unpause),
     Rename(rename::Rename),
@@ -103,6 +112,9 @@ enum Command {
     Top(top::Top),
     // Images
     Pull(pull::Pull),
+    Push(push::Push),
+    Save(save::Save),
+    Load(load::Load),
     Images(images::Images),
     Image(image::ImageArgs),
     Tag(tag::Tag),
@@ -113,8 +125,12 @@ enum Command {
     Network(network::Network),
     Port(port::Port),
     Portmap(portmap::Portmap),
+    // Volumes
+    Volume(volume::VolumeArgs),
     #[command(hide = true)]
     Cleanup(cleanup::Cleanup),
+    #[command(hide = true)]
+    Resolver(resolver::Resolver),
 }
 
 /// What every command works on.
@@ -268,6 +284,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Inspect(command) => command.run(&context).map_err(plain),
         Command::Wait(command) => command.run(&context).map_err(plain),
         Command::Commit(command) => command.run(&context).map_err(plain),
+        Command::Export(command) => command.run(store).map_err(plain),
         Command::Pause(command) => command.run(&context).map_err(plain),
         Command::Unpause(command) => command.run(&context).map_err(plain),
         Command::Rename(command) => command.run(&context).map_err(plain),
@@ -276,15 +293,20 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Top(command) => command.run(&context).map_err(plain),
         Command::Events(command) => command.run(&context).map_err(plain),
         Command::Pull(command) => command.run(store).map_err(plain),
+        Command::Push(command) => command.run(store).map_err(plain),
+        Command::Save(command) => command.run(store).map_err(plain),
+        Command::Load(command) => command.run(store).map_err(plain),
         Command::Images(command) => command.run(store).map_err(plain),
         Command::Image(command) => command.run(store).map_err(plain),
         Command::Tag(command) => command.run(store).map_err(plain),
         Command::Rmi(command) => command.run(store).map_err(plain),
         Command::BuildBase(command) => command.run(store).map_err(plain),
-        Command::Network(command) => command.run(store).map_err(plain),
+        Command::Network(command) => command.run(&context).map_err(plain),
         Command::Port(command) => command.run(store).map_err(plain),
         Command::Portmap(command) => command.run(&context).map_err(plain),
+        Command::Volume(command) => command.run(store).map_err(plain),
         Command::Cleanup(command) => command.run(&context).map_err(plain),
+        Command::Resolver(command) => command.run(store).map_err(plain),
     }
 }
 

@@ -20,9 +20,12 @@ mod bundle;
 mod cgroup;
 pub mod cleanup;
 pub mod commit;
+pub mod connect;
 pub mod create;
 pub mod exec;
+pub mod export;
 mod files;
+pub mod filter;
 pub mod find;
 pub mod inspect;
 mod live;
@@ -36,13 +39,16 @@ pub mod recover;
 pub mod remove;
 pub mod rename;
 pub mod restart;
+pub mod size;
 pub mod start;
 pub mod stats;
 pub mod stop;
 pub mod top;
 pub mod update;
+pub mod volumes;
 pub mod wait;
 
+pub use bundle::check;
 pub use find::Handle;
 pub use live::Live;
 pub use programs::Programs;
@@ -83,6 +89,14 @@ pub enum Error {
         status: String,
         /// What was to be done.
         action: &'static str,
+    },
+    /// Its files can't be read, or their archive can't be written.
+    #[error("cannot export container {container}")]
+    Export {
+        /// Its name.
+        container: String,
+        /// Why.
+        source: bundle_tools::layer::diff::Error,
     },
     /// A combination of options that can't be meant.
     #[error("{0}")]
@@ -131,6 +145,9 @@ pub enum Error {
     /// The network side.
     #[error(transparent)]
     Network(Box<crate::network::Error>),
+    /// The side of volumes.
+    #[error(transparent)]
+    Volume(#[from] crate::volume::Error),
     /// The bundle could not be generated.
     #[error("cannot generate the runtime configuration")]
     Bundle(#[from] bundle_tools::generate::Error),

@@ -35,7 +35,11 @@ Examples:
   qengine run -it base sh
   qengine run -d --name web -p 8080:80 localhost:5000/debian:nginx nginx -g 'daemon off;'"
 )]
+#[command(disable_help_flag = true)]
 pub(crate) struct Run {
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
     /// Print the id and leave the container running
     #[arg(short, long)]
     detach: bool,
@@ -120,7 +124,13 @@ pub(super) fn make(
         .image(context, &options.image)
         .map_err(|error| no_image(error, &options))?;
     if publish_all {
-        for port in image.config.config.exposed_ports.keys() {
+        for port in image
+            .config
+            .config
+            .exposed_ports
+            .keys()
+            .chain(&options.expose.clone())
+        {
             let exposed: Vec<PortMapping> = PortMapping::parse(port)?;
             options.ports.extend(exposed);
         }
