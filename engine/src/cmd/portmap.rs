@@ -181,6 +181,7 @@ fn tell(event: &Event<'_>, is_detached: bool) {
         ),
         Event::Closed(listen) => format!("{listen} closed"),
         Event::Unavailable { listen, error } => format!("cannot listen on {listen}: {error}"),
+        Event::Trouble(error) => format!("cannot find out what is published: {error}"),
         Event::Exhausted(error) => format!("cannot accept connections for now: {error}"),
         Event::Ready if is_detached => {
             // Whoever waits for it reads the other end of our standard output.

@@ -13,7 +13,7 @@ use stack_tests::engine::Engine;
 use stack_tests::needs::{Need, Test};
 use stack_tests::netns::Neighbour;
 use stack_tests::tests;
-use stack_tests::traffic::{Server, ask, connect, hear};
+use stack_tests::traffic::{Server, ask, connect, hear, inside};
 use stack_tests::wait::until;
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -85,6 +85,11 @@ fn published_ports_without_a_packet_filter() {
         assert_eq!(ask(&host, "x").as_deref(), Some("udp x"));
         assert_eq!(hear(&host.replace("8080", "8081")), None);
     });
+    // Back in through the host's address.
+    assert_eq!(
+        inside(&engine, "one", || hear(&host)).as_deref(),
+        Some("tcp")
+    );
     let list = engine.run("portmap ls");
     list.code(0)
         .out("0.0.0.0:8080/tcp")
