@@ -342,6 +342,10 @@ impl<'a> Work<'a> {
     ) -> Result<()> {
         for (attachment, bridge) in part.attachments.iter().zip(bridges) {
             member::write(self.store, id, &part.member(attachment))?;
+            if !self.is_filtered() {
+                // The bridge may be of a time when there was a filter that made it harmless.
+                link::route_loopback(&attachment.bridge, false)?;
+            }
             let made = link::create_pair(&mut self.socket, attachment, *bridge, netns);
             if is_exists(&made) {
                 // Left by a start of this very container that was killed; the name is nobody else's.
