@@ -16,6 +16,7 @@ mod attach;
 mod build_base;
 mod cleanup;
 mod commit;
+mod cp;
 mod create;
 mod events;
 mod exec;
@@ -84,6 +85,7 @@ enum Command {
     Inspect(inspect::Inspect),
     Wait(wait::Wait),
     Commit(commit::Commit),
+    Cp(cp::Cp),
     Pause(pause::Pause),
     Unpause(pause::Unpause),
     Rename(rename::Rename),
@@ -258,6 +260,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Inspect(command) => command.run(&context).map_err(plain),
         Command::Wait(command) => command.run(&context).map_err(plain),
         Command::Commit(command) => command.run(&context).map_err(plain),
+        Command::Cp(command) => command.run(&context).map_err(plain),
         Command::Pause(command) => command.run(&context).map_err(plain),
         Command::Unpause(command) => command.run(&context).map_err(plain),
         Command::Rename(command) => command.run(&context).map_err(plain),

@@ -20,6 +20,7 @@ mod bundle;
 mod cgroup;
 pub mod cleanup;
 pub mod commit;
+pub mod copy;
 pub mod create;
 pub mod exec;
 mod files;

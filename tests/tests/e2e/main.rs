@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bundles;
+mod copy;
 mod errors;
 mod journey;
 mod killed;
@@ -31,6 +32,7 @@ fn in_machine(name: &str) -> bool {
 fn main() -> std::process::ExitCode {
     let modules = [
         bundles::tests(),
+        copy::tests(),
         errors::tests(),
         journey::tests(),
         killed::tests(),
