@@ -18,6 +18,7 @@ mod cleanup;
 mod commit;
 mod cp;
 mod create;
+mod diff;
 mod events;
 mod exec;
 mod image;
@@ -86,6 +87,7 @@ enum Command {
     Wait(wait::Wait),
     Commit(commit::Commit),
     Cp(cp::Cp),
+    Diff(diff::Diff),
     Pause(pause::Pause),
     Unpause(pause::Unpause),
     Rename(rename::Rename),
@@ -261,6 +263,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Wait(command) => command.run(&context).map_err(plain),
         Command::Commit(command) => command.run(&context).map_err(plain),
         Command::Cp(command) => command.run(&context).map_err(plain),
+        Command::Diff(command) => command.run(&context).map_err(plain),
         Command::Pause(command) => command.run(&context).map_err(plain),
         Command::Unpause(command) => command.run(&context).map_err(plain),
         Command::Rename(command) => command.run(&context).map_err(plain),

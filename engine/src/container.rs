@@ -18,6 +18,7 @@
 pub mod attach;
 mod bundle;
 mod cgroup;
+pub mod changes;
 pub mod cleanup;
 pub mod commit;
 pub mod copy;

@@ -31,6 +31,8 @@ pub(crate) fn tests() -> Vec<Test> {
             nothing_in_the_container_is_executed,
             large_and_sparse_files,
             a_killed_copy_leaves_nothing,
+            diff_tells_what_was_changed_added_deleted,
+            a_committed_container_has_exactly_the_changes,
         ]
     )
 }
@@ -624,4 +626,122 @@ fn a_killed_copy_leaves_nothing() {
     engine.ok("start web");
     engine.ok("rm -f -v web");
     symlink("x", host.join("done")).unwrap();
+}
+
+/// What a container does to its image's files, of every kind.
+const WORK: &str = "mkdir -p /new/deep && echo x > /new/deep/file && echo y >> /etc/passwd && rm /bin/ls /etc/group && \
+     rm -r /old/gone && chmod 700 /old/mode && rm -r /old/again && mkdir /old/again && echo z > /old/again/z && \
+     mv /old/moved /old/moved-here && ln -s x /old/link && touch /tmp/t && rm /tmp/t";
+
+/// An image `app` that there is something to change in.
+fn with_old_files(engine: &Engine) {
+    engine.ok(
+        "run --name maker base sh -c 'mkdir -p /old/gone /old/mode /old/again/a /old/moved/sub /old/same; \
+         echo 1 > /old/gone/f; echo 2 > /old/again/f; echo 3 > /old/moved/sub/f; echo 4 > /old/same/f; touch /tmp/keep'",
+    );
+    engine.ok("commit maker app");
+    engine.ok("rm maker");
+}
+
+fn diff_tells_what_was_changed_added_deleted() {
+    let engine = Engine::new().with_base();
+    with_old_files(&engine);
+    engine.ok("create --name idle app true");
+    assert_eq!(engine.ok("diff idle"), "");
+    engine.ok("start -a idle");
+    assert_eq!(
+        engine.ok("diff idle"),
+        "",
+        "what is made to mount on is no change"
+    );
+    let mut command = engine.command("run --name web app sh -c");
+    assert!(command.arg(WORK).status().unwrap().success());
+    let expected = "C /bin\nD /bin/ls\nC /etc\nD /etc/group\nC /etc/passwd\nA /new\nA /new/deep\nA /new/deep/file\nC /old\n\
+                    C /old/again\nD /old/again/a\nD /old/again/f\nA /old/again/z\nD /old/gone\nA /old/link\nC /old/mode\n\
+                    D /old/moved\nA /old/moved-here\nA /old/moved-here/sub\nA /old/moved-here/sub/f\nC /tmp";
+    assert_eq!(engine.ok("diff web"), expected);
+    let seen: serde_json::Value =
+        serde_json::from_str(&engine.ok("diff --format json web")).unwrap();
+    assert_eq!(seen["deleted"][0], "/bin/ls");
+    assert_eq!(seen["added"][0], "/new");
+    assert_eq!(seen["changed"][0], "/bin");
+    engine
+        .run("diff nosuch")
+        .refused(1, "no such container: nosuch");
+}
+
+/// Everything of a container's files, by path: kind, mode, owner, time, attributes and content.
+fn whole(engine: &Engine, container: &str) -> BTreeMap<String, String> {
+    use std::io::Read;
+    let output = engine
+        .command(&format!("cp {container}:/ -"))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let mut archive = tar::Archive::new(&output.stdout[..]);
+    let mut found = BTreeMap::new();
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let name = entry.path().unwrap().display().to_string();
+        let mut attributes = BTreeMap::new();
+        for extension in entry.pax_extensions().unwrap().into_iter().flatten() {
+            let extension = extension.unwrap();
+            attributes.insert(
+                extension.key_bytes().to_vec(),
+                extension.value_bytes().to_vec(),
+            );
+        }
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).unwrap();
+        let header = entry.header();
+        // Directories of the files that the engine makes get a new time when those are made.
+        let time = if ["./", "etc/"].contains(&name.as_str()) {
+            0
+        } else {
+            header.mtime().unwrap()
+        };
+        if ["./", "etc/"].contains(&name.as_str()) {
+            attributes.clear();
+        }
+        let line = format!(
+            "{:?} {:o} {}:{} {time} {:?} {attributes:?} {content:?}",
+            header.entry_type(),
+            header.mode().unwrap(),
+            header.uid().unwrap(),
+            header.gid().unwrap(),
+            entry.link_name().unwrap(),
+        );
+        found.insert(name, line);
+    }
+    for name in ["resolv.conf", "hostname", "hosts"] {
+        found.remove(&format!("etc/{name}"));
+    }
+    found
+}
+
+fn a_committed_container_has_exactly_the_changes() {
+    let engine = Engine::new().with_base();
+    with_old_files(&engine);
+    let mut command = engine.command("run --name web app sh -c");
+    let script = format!(
+        "{WORK} && chown 1000:1001 /new/deep/file && ln /new/deep/file /new/hard && mkfifo /new/fifo && chmod 4711 /bin/busybox"
+    );
+    assert!(command.arg(script).status().unwrap().success());
+    engine.ok("commit web changed");
+    engine.ok("run --name second changed true");
+    let (first, second) = (whole(&engine, "web"), whole(&engine, "second"));
+    assert!(
+        first.len() > 100 && first.contains_key("new/fifo"),
+        "{:?}",
+        first.keys()
+    );
+    for (name, line) in &first {
+        assert_eq!(second.get(name), Some(line), "{name}");
+    }
+    assert_eq!(first.len(), second.len());
+    assert_eq!(engine.ok("diff second"), "");
 }
