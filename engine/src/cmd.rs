@@ -13,7 +13,9 @@ use crate::flags::normalise::normalise;
 use crate::output::say;
 
 mod attach;
+mod build;
 mod build_base;
+mod builder;
 mod cleanup;
 mod commit;
 mod cp;
@@ -21,19 +23,28 @@ mod create;
 mod diff;
 mod events;
 mod exec;
+mod export;
 mod image;
 mod images;
 mod inspect;
 mod kill;
+mod load;
 mod logs;
 mod network;
+mod outfile;
 mod pause;
+mod port;
+mod portmap;
+mod progress;
 mod ps;
 mod pull;
+mod push;
 mod rename;
+mod resolver;
 mod rm;
 mod rmi;
 mod run;
+mod save;
 mod start;
 mod stats;
 mod stop;
@@ -50,13 +61,22 @@ const HELP: clap::error::ErrorKind =
 /// Exit code when the engine itself failed before the container's process could say anything; docker's.
 const ENGINE_FAILED: u8 = 125;
 
+/// Variables that every command minds.
+const ENVIRONMENT: &str = "\
+Environment:
+  QENGINE_ROOT, QENGINE_RUN_ROOT  as --root and --run-root
+  QENGINE_FIREWALL                what published ports and isolation are done with: nftables, iptables or none
+                                  [default: the first of these that the kernel has]. With none, networks are not
+                                  kept apart and have no way out, and `portmap start` serves published ports";
+
 /// A container engine without a daemon
 #[derive(Debug, Parser)]
 #[command(
     name = "qengine",
     version,
     propagate_version = true,
-    max_term_width = 120
+    max_term_width = 120,
+    after_help = ENVIRONMENT
 )]
 pub(crate) struct Cli {
     /// Directory of images, containers, networks and volumes [default: /var/lib/qengine]
@@ -88,6 +108,7 @@ enum Command {
     Commit(commit::Commit),
     Cp(cp::Cp),
     Diff(diff::Diff),
+    Export(export::Export),
     Pause(pause::Pause),
     Unpause(pause::Unpause),
     Rename(rename::Rename),
@@ -97,18 +118,27 @@ enum Command {
     Top(top::Top),
     // Images
     Pull(pull::Pull),
+    Push(push::Push),
+    Save(save::Save),
+    Load(load::Load),
     Images(images::Images),
     Image(image::ImageArgs),
     Tag(tag::Tag),
     Rmi(rmi::Rmi),
     #[command(name = "buildBase", alias = "build-base")]
     BuildBase(build_base::BuildBase),
+    Build(Box<build::Build>),
+    Builder(builder::Builder),
     // Networks
     Network(network::Network),
+    Port(port::Port),
+    Portmap(portmap::Portmap),
     // Volumes
     Volume(volume::VolumeArgs),
     #[command(hide = true)]
     Cleanup(cleanup::Cleanup),
+    #[command(hide = true)]
+    Resolver(resolver::Resolver),
 }
 
 /// What every command works on.
@@ -264,6 +294,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Commit(command) => command.run(&context).map_err(plain),
         Command::Cp(command) => command.run(&context).map_err(plain),
         Command::Diff(command) => command.run(&context).map_err(plain),
+        Command::Export(command) => command.run(store).map_err(plain),
         Command::Pause(command) => command.run(&context).map_err(plain),
         Command::Unpause(command) => command.run(&context).map_err(plain),
         Command::Rename(command) => command.run(&context).map_err(plain),
@@ -272,14 +303,22 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Top(command) => command.run(&context).map_err(plain),
         Command::Events(command) => command.run(&context).map_err(plain),
         Command::Pull(command) => command.run(store).map_err(plain),
+        Command::Push(command) => command.run(store).map_err(plain),
+        Command::Save(command) => command.run(store).map_err(plain),
+        Command::Load(command) => command.run(store).map_err(plain),
         Command::Images(command) => command.run(store).map_err(plain),
-        Command::Image(command) => command.run(store).map_err(plain),
+        Command::Image(command) => command.run(&context).map_err(plain),
         Command::Tag(command) => command.run(store).map_err(plain),
         Command::Rmi(command) => command.run(store).map_err(plain),
         Command::BuildBase(command) => command.run(store).map_err(plain),
-        Command::Network(command) => command.run(store).map_err(plain),
+        Command::Build(command) => command.run(&context).map_err(plain),
+        Command::Builder(command) => command.run(store).map_err(plain),
+        Command::Network(command) => command.run(&context).map_err(plain),
+        Command::Port(command) => command.run(store).map_err(plain),
+        Command::Portmap(command) => command.run(&context).map_err(plain),
         Command::Volume(command) => command.run(store).map_err(plain),
         Command::Cleanup(command) => command.run(&context).map_err(plain),
+        Command::Resolver(command) => command.run(store).map_err(plain),
     }
 }
 

@@ -21,10 +21,13 @@ mod cgroup;
 pub mod changes;
 pub mod cleanup;
 pub mod commit;
+pub mod connect;
 pub mod copy;
 pub mod create;
 pub mod exec;
+pub mod export;
 mod files;
+pub mod filter;
 pub mod find;
 pub mod inspect;
 mod live;
@@ -38,14 +41,17 @@ pub mod recover;
 pub mod remove;
 pub mod rename;
 pub mod restart;
+pub mod size;
 pub mod start;
 pub mod stats;
+pub(crate) mod step;
 pub mod stop;
 pub mod top;
 pub mod update;
 pub mod volumes;
 pub mod wait;
 
+pub use bundle::check;
 pub use find::Handle;
 pub use live::Live;
 pub use programs::Programs;
@@ -86,6 +92,14 @@ pub enum Error {
         status: String,
         /// What was to be done.
         action: &'static str,
+    },
+    /// Its files can't be read, or their archive can't be written.
+    #[error("cannot export container {container}")]
+    Export {
+        /// Its name.
+        container: String,
+        /// Why.
+        source: bundle_tools::layer::diff::Error,
     },
     /// A combination of options that can't be meant.
     #[error("{0}")]

@@ -5,8 +5,10 @@
 //!
 //! Nothing in this library prints, prompts or reads the command line; that is `cmd` in the binary.
 
+pub mod build;
 pub mod container;
 pub mod image;
 pub mod network;
+pub mod portmap;
 pub mod store;
 pub mod volume;

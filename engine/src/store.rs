@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 pub mod event;
 mod lock;
 pub mod reserve;
+pub mod size;
 
 pub use event::{Event, Kind};
 pub use lock::Lock;

@@ -35,6 +35,8 @@ pub struct Door {
     pub password: bool,
     /// This port; a free one when it is `None`.
     pub port: Option<u16>,
+    /// Empty, and open to pushes, instead of the images of the tests.
+    pub empty: bool,
 }
 
 /// A running registry; it ends when dropped.
@@ -53,17 +55,32 @@ impl Registry {
         Self::behind(Door::default())
     }
 
+    /// Starts an empty registry that can be pushed to.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::behind(Door {
+            empty: true,
+            ..Door::default()
+        })
+    }
+
     /// Starts a registry behind `door`.
     ///
     /// # Panics
     /// When it does not come up.
     #[must_use]
     pub fn behind(door: Door) -> Self {
+        if door.empty {
+            return match Self::serve(None, door, true) {
+                Ok(registry) => registry,
+                Err(error) => panic!("start docker-registry: {error:#}"),
+            };
+        }
         let images = match images() {
             Ok(images) => images,
             Err(error) => panic!("make the images of the tests: {error:#}"),
         };
-        match Self::serve(&images.join("registry"), door, false) {
+        match Self::serve(Some(&images.join("registry")), door, false) {
             Ok(registry) => registry,
             Err(error) => panic!("start docker-registry: {error:#}"),
         }
@@ -81,9 +98,11 @@ impl Registry {
         self.directory.path().join("certs")
     }
 
-    fn serve(storage: &Path, door: Door, writable: bool) -> anyhow::Result<Self> {
+    fn serve(storage: Option<&Path>, door: Door, writable: bool) -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new().prefix("qregistry").tempdir()?;
         let place = directory.path();
+        let own = place.join("storage");
+        let storage = storage.unwrap_or(&own);
         let port = door.port.unwrap_or_else(http::free_port);
         let mut config = json!({
             "version": "0.1",
@@ -189,7 +208,7 @@ pub fn images() -> anyhow::Result<PathBuf> {
     add_busybox(&layout)?;
     add_debian(&layout, making.path())?;
     let storage = making.path().join("registry");
-    let registry = Registry::serve(&storage, Door::default(), true)?;
+    let registry = Registry::serve(Some(&storage), Door::default(), true)?;
     for image in layout.manifests()? {
         let reference = reference_of(&image).context("an image without a name")?;
         let (name, tag) = reference

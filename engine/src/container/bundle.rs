@@ -6,10 +6,10 @@
 use std::path::Path;
 
 use bundle_tools::generate::{self, Overrides};
-use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Mount, Spec};
 
 use super::find::Handle;
-use super::model::{Options, Status};
+use super::model::{CgroupNamespace, Options, Sharing, Status};
 use super::{Error, Programs, Result, files};
 use crate::network::Mode;
 use crate::store::{self, Durability, Store};
@@ -17,6 +17,7 @@ use crate::store::{self, Durability, Store};
 mod chown;
 mod limits;
 mod mounts;
+mod seccomp;
 mod security;
 mod volumes;
 
@@ -24,7 +25,7 @@ mod volumes;
 const INIT: &str = "/dev/init";
 
 pub(super) use limits::changed as changed_limits;
-pub(super) use mounts::MADE_FILES;
+pub(super) use mounts::{MADE_FILES, shm};
 pub(super) use security::every_capability;
 use volumes::Pins;
 pub(super) use volumes::remove_pins;
@@ -80,6 +81,10 @@ fn generate(store: &Store, programs: &Programs, handle: &Handle) -> Result<(Spec
     }
     limits::apply(options, &mut spec)?;
     security::apply(options, &mut spec)?;
+    if !options.annotations.is_empty() {
+        let annotations = spec.annotations_mut().get_or_insert_default();
+        annotations.extend(options.annotations.clone());
+    }
     if let Some(linux) = spec.linux_mut() {
         let parent = options.cgroup_parent.as_deref();
         linux.set_cgroups_path(Some(cgroup_path(&config.id, parent).into()));
@@ -101,6 +106,16 @@ fn add_init(programs: &Programs, spec: &mut Spec) -> Result<()> {
     Ok(())
 }
 
+/// Whether the options can be meant: what would otherwise be refused at the start.
+///
+/// # Errors
+/// [`Error::Invalid`] with the option and what is wrong with it.
+pub fn check(options: &Options) -> Result<()> {
+    limits::check(options)?;
+    mounts::check(options)?;
+    security::check(options)
+}
+
 /// Directly below the root of each hierarchy, so that nothing but the container's own cgroup has to be made, and
 /// nothing is left when it goes.
 pub(super) fn cgroup_path(id: &str, parent: Option<&str>) -> String {
@@ -111,10 +126,19 @@ pub(super) fn cgroup_path(id: &str, parent: Option<&str>) -> String {
 }
 
 fn namespaces(store: &Store, options: &Options, spec: &mut Spec) -> Result<()> {
-    let network_path = match &options.network {
-        Mode::Container(id) => Some(network_of(store, id)?),
-        _ => None,
-    };
+    let mut joined = Vec::new();
+    let others = [
+        (LinuxNamespaceType::Pid, "pid", &options.pid),
+        (LinuxNamespaceType::Ipc, "ipc", &options.ipc),
+    ];
+    for (kind, name, sharing) in others {
+        if let Sharing::Container(id) = sharing {
+            joined.push((kind, namespace_of(store, id, name)?));
+        }
+    }
+    if let Mode::Container(id) = &options.network {
+        joined.push((LinuxNamespaceType::Network, namespace_of(store, id, "net")?));
+    }
     let Some(namespaces) = spec
         .linux_mut()
         .as_mut()
@@ -122,17 +146,27 @@ fn namespaces(store: &Store, options: &Options, spec: &mut Spec) -> Result<()> {
     else {
         return Ok(());
     };
+    let cgroup = options.cgroup_namespace;
     namespaces.retain(|namespace| match namespace.typ() {
         LinuxNamespaceType::Network => options.network != Mode::Host,
-        LinuxNamespaceType::Pid => !options.pid_host,
-        LinuxNamespaceType::Ipc => !options.ipc_host,
+        LinuxNamespaceType::Pid => options.pid != Sharing::Host,
+        LinuxNamespaceType::Ipc => options.ipc != Sharing::Host,
+        LinuxNamespaceType::Cgroup => cgroup != Some(CgroupNamespace::Host),
         // The host's network comes with the host's name, as docker has it.
         LinuxNamespaceType::Uts => !options.uts_host && options.network != Mode::Host,
         _ => true,
     });
-    if let Some(path) = network_path {
+    let has_cgroup = namespaces
+        .iter()
+        .any(|namespace| namespace.typ() == LinuxNamespaceType::Cgroup);
+    if cgroup == Some(CgroupNamespace::Private) && !has_cgroup {
+        let mut namespace = LinuxNamespace::default();
+        namespace.set_typ(LinuxNamespaceType::Cgroup);
+        namespaces.push(namespace);
+    }
+    for (kind, path) in joined {
         for namespace in namespaces.iter_mut() {
-            if namespace.typ() == LinuxNamespaceType::Network {
+            if namespace.typ() == kind {
                 namespace.set_path(Some(path.clone().into()));
             }
         }
@@ -140,18 +174,28 @@ fn namespaces(store: &Store, options: &Options, spec: &mut Spec) -> Result<()> {
     Ok(())
 }
 
-/// The network namespace of a running container.
-fn network_of(store: &Store, id: &str) -> Result<String> {
+/// A namespace of a running container.
+fn namespace_of(store: &Store, id: &str, name: &str) -> Result<String> {
     let other = Handle::find(store, id)?;
     let (state, live) = other.live(store)?;
+    if name == "ipc" && matches!(other.config.options.ipc, Sharing::Own | Sharing::Closed) {
+        return Err(Error::Invalid(format!(
+            "cannot join the ipc namespace of container {}: it was not made with --ipc shareable",
+            other.name()
+        )));
+    }
     match (state.status, state.process) {
         (Status::Running, Some(process)) if live.is_running() => {
-            Ok(format!("/proc/{}/ns/net", process.pid))
+            Ok(format!("/proc/{}/ns/{name}", process.pid))
         }
         _ => Err(Error::WrongStatus {
             id: other.name().to_owned(),
             status: live.word().to_owned(),
-            action: "join its network",
+            action: match name {
+                "net" => "join its network",
+                "pid" => "join its pid namespace",
+                _ => "join its ipc namespace",
+            },
         }),
     }
 }

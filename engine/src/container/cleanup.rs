@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use super::find::Handle;
 use super::live::{self, Live};
-use super::model::{Process, State, Status};
+use super::model::{Process, Sharing, State, Status};
 use super::{Programs, Result, SystemContext, bundle, monitor, overlay, remove, restart, volumes};
 use crate::network;
 use crate::store::{Store, reserve};
@@ -46,7 +46,13 @@ pub(super) fn tear_down(
         None if state.status == Status::Starting => keep(release_by_owner(store, id)),
         None => {}
     }
+    if state.reconnecting {
+        keep(release_by_owner(store, id));
+    }
     keep(overlay::unmount_all(&handle.merged()));
+    if handle.config.options.ipc == Sharing::Shareable {
+        keep(overlay::unmount_all(&bundle::shm(store, handle)));
+    }
     keep(volumes::release(store, handle));
     let run = store.container_run(id);
     // Never a walk into what may be a part of a volume.
@@ -181,6 +187,7 @@ pub(super) fn finish_locked(store: &Store, programs: &Programs, handle: &Handle)
     );
     state.process = None;
     state.network = None;
+    state.reconnecting = false;
     tell_end(store, handle, &state);
     // Neither an exit code nor the directory below <run>: the host was started anew, which is for `start --all`.
     if (exit.is_some() || was_here) && handle.config.options.restart.wants(&state) {

@@ -6,13 +6,14 @@ use serde_json::{Map, Value, json};
 use super::bundle;
 use super::find::Handle;
 use super::live::{Live, published_exit};
-use super::model::{Options, Process, State};
-use super::{Result, stop};
+use super::model::{CgroupNamespace, Options, Process, Resources, Sharing, State};
+use super::{Result, filter, stop};
 use crate::image;
-use crate::network::{Mode, Setup};
+use crate::network::Mode;
 use crate::store::Store;
 
 mod mounts;
+mod network;
 
 /// Docker's zero time, for what has not happened yet.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -67,7 +68,7 @@ pub fn inspect(store: &Store, handle: &Handle) -> Result<Value> {
         },
         "Mounts": mounts::points(store, handle),
         "Config": container_config(handle),
-        "NetworkSettings": network_settings(options, state.network.as_ref(), live),
+        "NetworkSettings": network::settings(handle, state.network.as_ref(), live),
     }))
 }
 
@@ -101,7 +102,6 @@ fn state_of(store: &Store, handle: &Handle, state: &State, live: Live) -> Value 
 }
 
 fn host_config(options: &Options) -> Value {
-    let limits = &options.resources;
     let mut ports = Map::new();
     for port in &options.ports {
         let entry = json!({
@@ -113,7 +113,7 @@ fn host_config(options: &Options) -> Value {
             list.push(entry);
         }
     }
-    json!({
+    let mut config = json!({
         "Binds": mounts::binds(options),
         "Mounts": mounts::asked(options),
         "NetworkMode": network_mode(&options.network),
@@ -135,12 +135,32 @@ fn host_config(options: &Options) -> Value {
         "Privileged": options.privileged,
         "ReadonlyRootfs": options.read_only,
         "SecurityOpt": options.security_opt,
-        "PidMode": if options.pid_host { "host" } else { "" },
-        "IpcMode": if options.ipc_host { "host" } else { "private" },
+        "PidMode": sharing(&options.pid, ""),
+        "IpcMode": sharing(&options.ipc, "private"),
         "UTSMode": if options.uts_host { "host" } else { "" },
         "ShmSize": options.shm_size.unwrap_or(64 << 20),
         "Runtime": options.runtime.as_deref().unwrap_or("qrun"),
         "CgroupParent": options.cgroup_parent.as_deref().unwrap_or(""),
+        "Ulimits": options.ulimits,
+        "Sysctls": options.sysctls,
+        "Tmpfs": mounts::tmpfs(options),
+        "Annotations": options.annotations,
+        "CgroupnsMode": match options.cgroup_namespace {
+            Some(CgroupNamespace::Host) => "host",
+            _ => "private",
+        },
+        "DeviceCgroupRules": options.device_rules,
+    });
+    if let (Some(config), Value::Object(limits)) =
+        (config.as_object_mut(), limits(&options.resources))
+    {
+        config.extend(limits);
+    }
+    config
+}
+
+fn limits(limits: &Resources) -> Value {
+    json!({
         "CpuShares": limits.cpu_shares.unwrap_or(0),
         "CpuPeriod": limits.cpu_period.unwrap_or(0),
         "CpuQuota": limits.cpu_quota.unwrap_or(0),
@@ -154,10 +174,18 @@ fn host_config(options: &Options) -> Value {
         "OomKillDisable": limits.oom_kill_disable,
         "OomScoreAdj": limits.oom_score_adj.unwrap_or(0),
         "PidsLimit": limits.pids,
-        "Ulimits": options.ulimits,
-        "Sysctls": options.sysctls,
-        "Tmpfs": mounts::tmpfs(options),
     })
+}
+
+/// Docker's word for whose namespace it is.
+fn sharing(sharing: &Sharing, own: &str) -> String {
+    match sharing {
+        Sharing::Own => own.to_owned(),
+        Sharing::Shareable => "shareable".to_owned(),
+        Sharing::Closed => "none".to_owned(),
+        Sharing::Host => "host".to_owned(),
+        Sharing::Container(id) => format!("container:{id}"),
+    }
 }
 
 fn network_mode(mode: &Mode) -> String {
@@ -183,8 +211,14 @@ fn container_config(handle: &Handle) -> Value {
         }
         env.push(entry.clone());
     }
-    let mut labels = image.labels.clone();
-    labels.extend(options.labels.clone());
+    let mut exposed = image.exposed_ports.clone();
+    let published = options
+        .ports
+        .iter()
+        .map(|port| format!("{}/{}", port.container_port, port.protocol));
+    for port in options.expose.iter().cloned().chain(published) {
+        exposed.entry(port).or_insert_with(|| json!({}));
+    }
     json!({
         "Hostname": options.hostname.as_deref().unwrap_or_else(|| config.short_id()),
         "Domainname": options.domainname.as_deref().unwrap_or(""),
@@ -198,69 +232,9 @@ fn container_config(handle: &Handle) -> Value {
         "Volumes": image.volumes,
         "WorkingDir": options.workdir.as_deref().unwrap_or(&image.working_dir),
         "Entrypoint": options.entrypoint.clone().or_else(|| image.entrypoint.clone()),
-        "ExposedPorts": image.exposed_ports,
-        "Labels": labels,
+        "ExposedPorts": exposed,
+        "Labels": filter::labels(handle),
         "StopSignal": stop::stop_signal(handle).map_or("SIGTERM", |signal| signal.as_str()),
         "StopTimeout": options.stop_timeout,
-    })
-}
-
-fn network_settings(options: &Options, setup: Option<&Setup>, live: Live) -> Value {
-    let setup = setup.filter(|_| live.is_running());
-    let mut ports = Map::new();
-    let mut networks = Map::new();
-    for published in setup
-        .map(|setup| setup.ports.as_slice())
-        .unwrap_or_default()
-    {
-        let key = format!("{}/{}", published.container_port, published.protocol);
-        let entry =
-            json!({"HostIp": published.host_ip, "HostPort": published.host_port.to_string()});
-        if let Some(list) = ports.entry(key).or_insert_with(|| json!([])).as_array_mut() {
-            list.push(entry);
-        }
-    }
-    for attachment in setup
-        .map(|setup| setup.attachments.as_slice())
-        .unwrap_or_default()
-    {
-        networks.insert(
-            attachment.network.clone(),
-            json!({
-                "NetworkID": attachment.network_id,
-                "Interface": attachment.interface,
-                "HostInterface": attachment.host_interface,
-                "Gateway": attachment.gateway.map(|ip| ip.to_string()).unwrap_or_default(),
-                "IPAddress": attachment.address,
-                "IPPrefixLen": attachment.prefix_length,
-                "MacAddress": attachment.mac.to_string(),
-                "Aliases": attachment.aliases,
-            }),
-        );
-    }
-    if setup.is_none()
-        && let Mode::Networks(endpoints) = &options.network
-    {
-        for endpoint in endpoints {
-            networks.insert(
-                endpoint.network.clone(),
-                json!({"IPAddress": "", "Gateway": "", "MacAddress": ""}),
-            );
-        }
-    }
-    let first = networks
-        .values()
-        .next()
-        .cloned()
-        .unwrap_or_else(|| json!({}));
-    let of_first = |key: &str| first.get(key).cloned().unwrap_or_else(|| json!(""));
-    json!({
-        "Ports": ports,
-        "Networks": networks,
-        "Interface": of_first("Interface"),
-        "Gateway": of_first("Gateway"),
-        "IPAddress": of_first("IPAddress"),
-        "IPPrefixLen": first.get("IPPrefixLen").cloned().unwrap_or_else(|| json!(0)),
-        "MacAddress": of_first("MacAddress"),
     })
 }

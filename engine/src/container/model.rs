@@ -94,16 +94,53 @@ pub struct Options {
     pub log_driver: Option<String>,
     /// `max-size=…`, `max-file=…`.
     pub log_opts: BTreeMap<String, String>,
-    /// Share the host's pid namespace.
-    pub pid_host: bool,
-    /// Share the host's ipc namespace.
-    pub ipc_host: bool,
+    /// Whose pid namespace it is in.
+    pub pid: Sharing,
+    /// Whose ipc namespace it is in, and whose `/dev/shm` it has.
+    pub ipc: Sharing,
     /// Share the host's uts namespace.
     pub uts_host: bool,
+    /// Its cgroup namespace, when the default is not wanted.
+    pub cgroup_namespace: Option<CgroupNamespace>,
+    /// Entries of the runtime configuration's `annotations`.
+    pub annotations: BTreeMap<String, String>,
+    /// Ports it listens on beyond those the image names, as `80/tcp`.
+    pub expose: Vec<String>,
+    /// `TYPE MAJOR:MINOR ACCESS`, as `c 10:229 rwm`.
+    pub device_rules: Vec<String>,
     /// Below which cgroup the container's own is made.
     pub cgroup_parent: Option<String>,
     /// The runtime to use instead of `qrun`.
     pub runtime: Option<String>,
+    /// It is a step of a build: listings leave it out.
+    pub build_step: bool,
+}
+
+/// Whose namespace of one kind a container is in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sharing {
+    /// Its own.
+    #[default]
+    Own,
+    /// Its own, which others may join (ipc only).
+    Shareable,
+    /// Its own, without `/dev/shm` (ipc only).
+    Closed,
+    /// The host's.
+    Host,
+    /// That of the container with this id.
+    Container(String),
+}
+
+/// Which cgroup namespace a container is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupNamespace {
+    /// The host's.
+    Host,
+    /// Its own: its cgroup is the root of what it sees.
+    Private,
 }
 
 /// Limits, in the kernel's units: bytes, microseconds, counts.
@@ -241,6 +278,26 @@ pub enum VolumeSource {
     Image(MountedImage),
 }
 
+impl VolumeSource {
+    /// The host's path, the volume's name or the image's; a tmpfs has none.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            VolumeSource::Path(name)
+            | VolumeSource::Named(name)
+            | VolumeSource::Anonymous(name) => Some(name),
+            VolumeSource::Image(image) => Some(&image.reference),
+            VolumeSource::Tmpfs => None,
+        }
+    }
+
+    /// Whether it is a volume of the store.
+    #[must_use]
+    pub fn is_volume(&self) -> bool {
+        matches!(self, VolumeSource::Named(_) | VolumeSource::Anonymous(_))
+    }
+}
+
 /// `container.json`: written once, when the container is created.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Config {
@@ -290,6 +347,8 @@ pub struct Changes {
     pub resources: Option<Resources>,
     /// Its restart policy.
     pub restart: Option<Policy>,
+    /// The networks that it shall be on.
+    pub network: Option<Mode>,
 }
 
 impl Changes {
@@ -303,6 +362,9 @@ impl Changes {
         }
         if let Some(restart) = self.restart {
             config.options.restart = restart;
+        }
+        if let Some(network) = &self.network {
+            config.options.network.clone_from(network);
         }
     }
 }
@@ -352,6 +414,8 @@ pub struct State {
     pub error: String,
     /// Addresses and ports, while it runs.
     pub network: Option<Setup>,
+    /// A network is being added or removed: it may have an address that `network` does not know of.
+    pub reconnecting: bool,
     /// The user asked for its end (`stop`, `kill`), so that no restart policy undoes it.
     pub stopped_by_user: bool,
     /// How often its restart policy has started it since the user did.

@@ -118,7 +118,8 @@ fn steps(
     state.stopped_by_user = false;
     state.error = String::new();
     handle.save(state)?;
-    let setup = reserve(store, programs, handle)?;
+    let mut setup = reserve(store, programs, handle)?;
+    setup.identity = files::identity(handle);
     state.network = Some(setup.clone());
 
     make_dir(&store.container_run(id))?;
@@ -133,6 +134,8 @@ fn steps(
     drop(pins);
     if let Some(namespace) = network_namespace(handle, process.pid)? {
         network::connect(store, id, &setup, &namespace)?;
+        let arguments = &programs.engine_arguments;
+        network::names::ensure(store, &programs.engine, arguments, &setup)?;
         tell_networks(store, handle, &setup, "connect");
     }
     // Before the start: the first byte of output has somewhere to go.
@@ -199,19 +202,24 @@ fn layers(store: &Store, handle: &Handle) -> Result<Vec<PathBuf>> {
     Ok(image::lower_directories(store, &image)?)
 }
 
+/// Where a process's network namespace is found.
+pub(super) fn namespace_path(pid: i32) -> String {
+    format!("/proc/{pid}/ns/net")
+}
+
 /// The network namespace that the runtime made; `None` when the container uses somebody else's.
-fn network_namespace(handle: &Handle, pid: i32) -> Result<Option<std::fs::File>> {
+pub(super) fn network_namespace(handle: &Handle, pid: i32) -> Result<Option<std::fs::File>> {
     use super::SystemContext;
     match handle.config.options.network {
         network::Mode::Host | network::Mode::Container(_) => Ok(None),
         network::Mode::None | network::Mode::Networks(_) => {
-            let path = format!("/proc/{pid}/ns/net");
+            let path = namespace_path(pid);
             std::fs::File::open(&path).system("open", path).map(Some)
         }
     }
 }
 
-fn runtime_start(store: &Store, programs: &Programs, handle: &Handle) -> Result<()> {
+pub(super) fn runtime_start(store: &Store, programs: &Programs, handle: &Handle) -> Result<()> {
     let runtime = monitor::runtime(programs, handle);
     let output = Command::new(&runtime)
         .arg("--root")

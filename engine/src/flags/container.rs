@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use qengine::container::create::parse_bytes;
-use qengine::container::find::Handle;
 use qengine::container::model::{Options, Resources};
 use qengine::container::restart::Policy;
-use qengine::network::{Endpoint, Mode, PortMapping};
+use qengine::network::{Mode, PortMapping};
 use qengine::store::Store;
 
+use super::endpoint::{self, Place};
+use super::further::FurtherFlags;
 use super::limits::{LimitFlags, bytes};
 use super::volume::VolumeFlags;
 
@@ -57,7 +58,7 @@ pub(crate) struct ContainerFlags {
     #[arg(long, value_name = "GROUP")]
     group_add: Vec<String>,
     /// Host name inside (the short id when not given)
-    #[arg(long)]
+    #[arg(short = 'h', long)]
     hostname: Option<String>,
     /// Domain name inside
     #[arg(long)]
@@ -93,6 +94,8 @@ pub(crate) struct ContainerFlags {
     fixed_limits: FixedLimitFlags,
     #[command(flatten)]
     security: SecurityFlags,
+    #[command(flatten)]
+    further: FurtherFlags,
 }
 
 #[derive(Debug, Args)]
@@ -117,7 +120,8 @@ struct FileFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Network")]
 struct NetworkFlags {
-    /// Network to connect to: a name, bridge, host, none, container:ID
+    /// Network to connect to, several times for several: NAME, NAME:ip=ADDRESS,alias=NAME, or name=NAME,ip=…,ip6=…,alias=…;
+    /// or one of host, none, container:ID
     #[arg(short = 'n', long, visible_alias = "net", value_name = "NETWORK")]
     network: Vec<String>,
     /// Kind of network: bridge, host, none, container (with --container)
@@ -126,12 +130,18 @@ struct NetworkFlags {
     /// Container whose network to join
     #[arg(long, value_name = "ID")]
     container: Option<String>,
-    /// Further name of the container on its network
+    /// Further name of the container on its first network
     #[arg(long, value_name = "NAME")]
     network_alias: Vec<String>,
-    /// Address on its network
+    /// Address on its first network
     #[arg(long, value_name = "ADDRESS")]
     ip: Option<String>,
+    /// IPv6 address on its first network
+    #[arg(long, value_name = "ADDRESS")]
+    ip6: Option<String>,
+    /// Hardware address on its first network
+    #[arg(long, value_name = "ADDRESS")]
+    mac_address: Option<String>,
     /// Publish a port: [IP:]HOST:CONTAINER[/udp], ranges too
     #[arg(short, long, value_name = "HOST:CONTAINER")]
     publish: Vec<String>,
@@ -194,15 +204,6 @@ struct SecurityFlags {
     /// Set a kernel parameter of the container's namespaces
     #[arg(long, value_name = "KEY=VALUE")]
     sysctl: Vec<String>,
-    /// Pid namespace: host
-    #[arg(long, value_name = "MODE")]
-    pid: Option<String>,
-    /// Ipc namespace: host
-    #[arg(long, value_name = "MODE")]
-    ipc: Option<String>,
-    /// Uts namespace: host
-    #[arg(long, value_name = "MODE")]
-    uts: Option<String>,
 }
 
 impl ContainerFlags {
@@ -217,23 +218,10 @@ impl ContainerFlags {
         self.fixed_limits.add_to(&mut resources)?;
         let network = self.network.mode(store)?;
         let ports = self.network.ports()?;
-        if !matches!(network, Mode::Networks(_)) && !ports.is_empty() {
+        if matches!(network, Mode::Container(_)) && !ports.is_empty() {
             bail!(
-                "published ports need a network of the container's own: -p does not go with host, none or container networks"
+                "conflicting options: -p does not go with the network of another container; publish the port there"
             );
-        }
-        let namespaces = [
-            ("pid", &self.security.pid),
-            ("ipc", &self.security.ipc),
-            ("uts", &self.security.uts),
-        ];
-        for (flag, value) in namespaces {
-            if !matches!(value.as_deref(), None | Some("" | "host" | "private")) {
-                bail!(
-                    "invalid --{flag} {:?}: `host` and `private` are understood",
-                    value.as_deref().unwrap_or("")
-                );
-            }
         }
         if let Some(signal) = &self.stop_signal {
             qengine::container::stop::parse_signal(signal)?;
@@ -247,8 +235,7 @@ impl ContainerFlags {
         if self.rm && restart != Policy::No {
             bail!("conflicting options: cannot specify both --restart and --rm");
         }
-        let is_host = |value: &Option<String>| value.as_deref() == Some("host");
-        Ok(Options {
+        let mut options = Options {
             image,
             command,
             name: self.name,
@@ -299,13 +286,19 @@ impl ContainerFlags {
             stop_timeout: self.stop_timeout,
             log_driver: self.log_driver,
             log_opts: log_options(&self.log_opt)?,
-            pid_host: is_host(&self.security.pid),
-            ipc_host: is_host(&self.security.ipc),
-            uts_host: is_host(&self.security.uts),
-            security_opt: self.security.security_opt,
+            security_opt: self
+                .security
+                .security_opt
+                .into_iter()
+                .map(with_profile)
+                .collect::<Result<_>>()?,
             cgroup_parent: self.fixed_limits.cgroup_parent,
             runtime: self.runtime,
-        })
+            ..Options::default()
+        };
+        self.further.add_to(store, &mut options)?;
+        qengine::container::check(&options)?;
+        Ok(options)
     }
 
     /// Whether `-P` was given.
@@ -316,46 +309,24 @@ impl ContainerFlags {
 
 impl NetworkFlags {
     fn mode(&self, store: &Store) -> Result<Mode> {
-        let join = |text: &str| -> Result<Mode> {
-            Ok(Mode::Container(Handle::find(store, text)?.config.id))
-        };
-        let named = match (self.netdriver.as_deref(), &self.container) {
-            (Some("container") | None, Some(container)) => return join(container),
+        match (self.netdriver.as_deref(), &self.container) {
+            (Some("container") | None, Some(container)) => endpoint::join(store, container),
             (Some("container"), None) => bail!("--netdriver container needs --container ID"),
-            (Some("host"), _) => return Ok(Mode::Host),
-            (Some("none"), _) => return Ok(Mode::None),
-            (Some("bridge") | None, None) => &self.network,
+            (Some("host"), _) => Ok(Mode::Host),
+            (Some("none"), _) => Ok(Mode::None),
+            (Some("bridge") | None, None) => {
+                let place = Place {
+                    aliases: &self.network_alias,
+                    ip: self.ip.as_deref(),
+                    ip6: self.ip6.as_deref(),
+                    mac: self.mac_address.as_deref(),
+                };
+                endpoint::mode(store, &self.network, &place)
+            }
             (Some(kind), _) => {
                 bail!("unknown --netdriver {kind:?}: it takes bridge, host, none or container")
             }
-        };
-        let mut endpoints = Vec::new();
-        for network in named {
-            match (network.as_str(), network.split_once(':')) {
-                (_, Some(("container", id))) if named.len() == 1 => return join(id),
-                ("host", _) if named.len() == 1 => return Ok(Mode::Host),
-                ("none", _) if named.len() == 1 => return Ok(Mode::None),
-                ("default" | "bridge", _) => {
-                    endpoints.push(Endpoint::new(qengine::network::DEFAULT_NETWORK))
-                }
-                (name, None) if !matches!(name, "host" | "none" | "") => {
-                    endpoints.push(Endpoint::new(name))
-                }
-                (name, _) => bail!("invalid --network {name:?}"),
-            }
         }
-        if endpoints.is_empty() {
-            endpoints.push(Endpoint::new(qengine::network::DEFAULT_NETWORK));
-        }
-        endpoints[0].aliases.clone_from(&self.network_alias);
-        if let Some(address) = &self.ip {
-            endpoints[0].address = Some(
-                address
-                    .parse()
-                    .with_context(|| format!("invalid --ip {address:?}"))?,
-            );
-        }
-        Ok(Mode::Networks(endpoints))
     }
 
     fn ports(&self) -> Result<Vec<PortMapping>> {
@@ -389,7 +360,7 @@ fn absolute(flag: &str, path: Option<String>) -> Result<Option<String>> {
     }
 }
 
-fn pairs(entries: &[String]) -> BTreeMap<String, String> {
+pub(super) fn pairs(entries: &[String]) -> BTreeMap<String, String> {
     entries
         .iter()
         .map(|entry| {
@@ -414,24 +385,57 @@ fn log_options(entries: &[String]) -> Result<BTreeMap<String, String>> {
     Ok(options)
 }
 
+/// `seccomp=FILE` becomes `seccomp={…}`: the container does not depend on the file afterwards.
+fn with_profile(option: String) -> Result<String> {
+    let Some(file) = option
+        .strip_prefix("seccomp=")
+        .or_else(|| option.strip_prefix("seccomp:"))
+        .filter(|file| !["unconfined", "default", "builtin"].contains(file))
+        .filter(|file| !file.starts_with('{'))
+    else {
+        return Ok(option);
+    };
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("cannot read seccomp profile {file}"))?;
+    let profile: serde_json::Value =
+        serde_json::from_str(&text).with_context(|| format!("{file} is no seccomp profile"))?;
+    Ok(format!("seccomp={profile}"))
+}
+
+/// What a file says, one entry a line: blank lines and those that begin with `#` say nothing.
+pub(super) fn lines_of(kind: &str, file: &str) -> Result<Vec<String>> {
+    let text = std::fs::read(file).with_context(|| format!("cannot read {kind} {file}"))?;
+    let text = String::from_utf8(text)
+        .ok()
+        .with_context(|| format!("{kind} {file} is not UTF-8 text"))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    Ok(text
+        .lines()
+        .map(str::trim_start)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(str::to_owned)
+        .collect())
+}
+
 /// Variables of `--env-file` first, then those of `-e`. A name alone takes this process's value, or is left out.
 pub(crate) fn environment(entries: &[String], files: &[String]) -> Result<Vec<String>> {
     let mut all = Vec::new();
     for file in files {
-        let text = std::fs::read_to_string(file)
-            .with_context(|| format!("cannot read env file {file}"))?;
-        all.extend(
-            text.lines()
-                .map(str::trim_start)
-                .filter(|line| !line.is_empty() && !line.starts_with('#'))
-                .map(str::to_owned),
-        );
+        let lines = lines_of("env file", file)?;
+        for line in &lines {
+            let name = line.split('=').next().unwrap_or_default();
+            // As docker: blanks are for values.
+            if name.contains(char::is_whitespace) {
+                bail!("{file}: variable {name:?} contains whitespace");
+            }
+        }
+        all.extend(lines);
     }
     all.extend(entries.iter().cloned());
     let mut env = Vec::new();
     for entry in all {
         let name = entry.split('=').next().unwrap_or_default();
-        if name.is_empty() || name.contains(char::is_whitespace) {
+        if name.is_empty() {
             bail!("invalid variable {entry:?}: expected NAME[=VALUE]");
         }
         if entry.contains('=') {

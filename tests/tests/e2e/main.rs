@@ -5,6 +5,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod archives;
+mod build;
 mod bundles;
 mod copy;
 mod errors;
@@ -12,9 +14,13 @@ mod journey;
 mod killed;
 mod lifecycle;
 mod limits;
+mod names;
 mod networks;
 mod peers;
+mod portmap;
+mod ports;
 mod pull;
+mod push;
 mod terminal;
 mod volumes;
 
@@ -31,6 +37,8 @@ fn in_machine(name: &str) -> bool {
 
 fn main() -> std::process::ExitCode {
     let modules = [
+        archives::tests(),
+        build::tests(),
         bundles::tests(),
         copy::tests(),
         errors::tests(),
@@ -38,9 +46,13 @@ fn main() -> std::process::ExitCode {
         killed::tests(),
         lifecycle::tests(),
         limits::tests(),
+        names::tests(),
         networks::tests(),
         peers::tests(),
+        portmap::tests(),
+        ports::tests(),
         pull::tests(),
+        push::tests(),
         terminal::tests(),
         volumes::tests(),
         stack_tests::case::table("a", include_str!("../../cases/a.txt")),
@@ -48,6 +60,7 @@ fn main() -> std::process::ExitCode {
         stack_tests::case::table("c", include_str!("../../cases/c.txt")),
         stack_tests::case::table("d", include_str!("../../cases/d.txt")),
         stack_tests::case::table("e", include_str!("../../cases/e.txt")),
+        stack_tests::case::table("flags", include_str!("../../cases/flags.txt")),
     ];
     stack_tests::needs::main(modules.into_iter().flatten().collect(), in_machine)
 }

@@ -7,8 +7,9 @@ use oci_spec::runtime::{
     PosixRlimitBuilder, PosixRlimitType, Spec,
 };
 
-use crate::container::model::{Options, Resources};
+use crate::container::model::{Options, Resources, Sharing};
 use crate::container::{Error, Result};
+use crate::network::Mode;
 
 pub(super) fn apply(options: &Options, spec: &mut Spec) -> Result<()> {
     let limits = options
@@ -28,9 +29,7 @@ pub(super) fn apply(options: &Options, spec: &mut Spec) -> Result<()> {
         if !options.sysctls.is_empty() {
             let mut sysctls = HashMap::new();
             for entry in &options.sysctls {
-                let (key, value) = entry.split_once('=').ok_or_else(|| {
-                    Error::Invalid(format!("bad --sysctl {entry:?}: expected KEY=VALUE"))
-                })?;
+                let (key, value) = sysctl(entry, options)?;
                 sysctls.insert(key.to_owned(), value.to_owned());
             }
             linux.set_sysctl(Some(sysctls));
@@ -39,6 +38,69 @@ pub(super) fn apply(options: &Options, spec: &mut Spec) -> Result<()> {
         linux.set_resources(Some(cgroup(&options.resources, resources)));
     }
     Ok(())
+}
+
+pub(super) fn check(options: &Options) -> Result<()> {
+    for entry in &options.ulimits {
+        rlimit(entry)?;
+    }
+    for entry in &options.sysctls {
+        sysctl(entry, options)?;
+    }
+    let limits = &options.resources;
+    if limits
+        .oom_score_adj
+        .is_some_and(|score| !(-1000..=1000).contains(&score))
+    {
+        return Err(Error::Invalid(
+            "invalid --oom-score-adj: it goes from -1000 to 1000".to_owned(),
+        ));
+    }
+    if limits
+        .memory_swappiness
+        .is_some_and(|percent| percent > 100)
+    {
+        return Err(Error::Invalid(
+            "invalid --memory-swappiness: it goes from 0 to 100".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// A kernel parameter that a container has of its own. Any other would be the host's (CVE-2022-0811 wrote
+/// `kernel.core_pattern` in the shade of an allowed one).
+fn sysctl<'a>(entry: &'a str, options: &Options) -> Result<(&'a str, &'a str)> {
+    let invalid = |reason: &str| Error::Invalid(format!("invalid --sysctl {entry:?}: {reason}"));
+    let (key, value) = entry
+        .split_once('=')
+        .ok_or_else(|| invalid("expected KEY=VALUE"))?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
+    if key.is_empty() || !key.bytes().all(plain) || key.contains("..") {
+        return Err(invalid("that is no name of a kernel parameter"));
+    }
+    let ipc = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    let dotted = key.replace('/', ".");
+    let (known, shared) = if dotted.starts_with("net.") {
+        (true, matches!(options.network, Mode::Host))
+    } else if ipc.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
+        (true, options.ipc == Sharing::Host)
+    } else {
+        (dotted == "kernel.domainname", options.uts_host)
+    };
+    match (known, shared) {
+        (false, _) => Err(invalid("it is not one that containers have of their own")),
+        (true, true) => Err(invalid("the namespace it belongs to is the host's")),
+        (true, false) => Ok((key, value)),
+    }
 }
 
 fn cgroup(asked: &Resources, mut resources: LinuxResources) -> LinuxResources {
@@ -196,6 +258,36 @@ mod tests {
             json(one, limits(None, Some(0))),
             r#"{"memory":{"limit":-1,"swap":-1},"pids":{"limit":-1}}"#
         );
+    }
+
+    #[test]
+    fn only_parameters_of_ones_own() {
+        let options = Options::default();
+        for good in [
+            "net.ipv4.ip_forward=1",
+            "kernel.shmmax=1",
+            "net/core/somaxconn=5",
+        ] {
+            assert!(sysctl(good, &options).is_ok(), "{good}");
+        }
+        for bad in [
+            "kernel.core_pattern=|/x",
+            "kernel.shm_rmid_forced=1+kernel.core_pattern=x"
+                .split_once('=')
+                .unwrap()
+                .0,
+            "vm.swappiness=1",
+            "net.../kernel=1",
+            "net.x+kernel.core_pattern=1",
+            "=1",
+        ] {
+            assert!(sysctl(bad, &options).is_err(), "{bad}");
+        }
+        let host = Options {
+            network: Mode::Host,
+            ..Options::default()
+        };
+        assert!(sysctl("net.ipv4.ip_forward=1", &host).is_err());
     }
 
     #[test]
