@@ -36,10 +36,10 @@ pub(crate) struct Cp {
     #[arg(short, long)]
     quiet: bool,
     /// What to copy
-    #[arg(value_name = "SRC", allow_hyphen_values = true)]
+    #[arg(value_name = "SRC")]
     source: String,
     /// Where to
-    #[arg(value_name = "DEST", allow_hyphen_values = true)]
+    #[arg(value_name = "DEST")]
     target: String,
 }
 

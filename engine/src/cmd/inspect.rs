@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use qengine::container;
 use qengine::container::find::Handle;
-use qengine::network;
+use qengine::{network, volume};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -91,7 +91,11 @@ impl Inspect {
                 Err(network::Error::NotFound(_)) => Ok(None),
                 Err(error) => Err(error.into()),
             },
-            Kind::Volume => Ok(None),
+            Kind::Volume => match volume::find(store, name) {
+                Ok(volume) => Ok(Some(super::volume::describe(store, &volume))),
+                Err(volume::Error::NotFound(_)) => Ok(None),
+                Err(error) => Err(error.into()),
+            },
         }
     }
 }

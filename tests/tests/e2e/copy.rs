@@ -629,7 +629,7 @@ fn a_killed_copy_leaves_nothing() {
 }
 
 /// What a container does to its image's files, of every kind.
-const WORK: &str = "mkdir -p /new/deep && echo x > /new/deep/file && echo y >> /etc/passwd && rm /bin/ls /etc/group && \
+const WORK: &str = "mkdir -p /new/deep && echo x > /new/deep/file && echo y:x:77:77::/:/bin/sh >> /etc/passwd && rm /bin/ls /etc/group && \
      rm -r /old/gone && chmod 700 /old/mode && rm -r /old/again && mkdir /old/again && echo z > /old/again/z && \
      mv /old/moved /old/moved-here && ln -s x /old/link && touch /tmp/t && rm /tmp/t";
 
