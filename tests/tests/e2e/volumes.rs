@@ -668,7 +668,11 @@ fn killed_commands_leave_whole_volumes() {
         let seen = engine.ok(&format!(
             "run --rm --network none -v {name}:/srv app sh -c 'cat /srv/one /srv/sub/two; stat -c %u:%g:%a /srv; ls -A /srv | wc -l'"
         ));
-        assert_eq!(seen, "one\ntwo\n1000:1001:2750\n3", "after `{}` was killed", lines[index]);
+        assert_eq!(
+            seen, "one\ntwo\n1000:1001:2750\n3",
+            "after `{}` was killed",
+            lines[index]
+        );
         if step % 3 == 0 {
             engine.ok(&format!("volume rm {name}"));
         }
@@ -694,7 +698,10 @@ fn many_at_once_get_one_volume() {
                 engine.command(&line).spawn().unwrap()
             })
             .collect();
-        let remover = engine.command("volume rm many").stderr(std::process::Stdio::null()).spawn();
+        let remover = engine
+            .command("volume rm many")
+            .stderr(std::process::Stdio::null())
+            .spawn();
         for mut child in children {
             assert!(child.wait().unwrap().success());
         }
