@@ -10,8 +10,10 @@ mod build;
 mod bundles;
 mod copy;
 mod errors;
+mod events;
 mod journey;
 mod killed;
+mod life;
 mod lifecycle;
 mod limits;
 mod names;
@@ -21,6 +23,7 @@ mod portmap;
 mod ports;
 mod pull;
 mod push;
+mod restart;
 mod terminal;
 mod volumes;
 
@@ -42,8 +45,10 @@ fn main() -> std::process::ExitCode {
         bundles::tests(),
         copy::tests(),
         errors::tests(),
+        events::tests(),
         journey::tests(),
         killed::tests(),
+        life::tests(),
         lifecycle::tests(),
         limits::tests(),
         names::tests(),
@@ -53,6 +58,7 @@ fn main() -> std::process::ExitCode {
         ports::tests(),
         pull::tests(),
         push::tests(),
+        restart::tests(),
         terminal::tests(),
         volumes::tests(),
         stack_tests::case::table("a", include_str!("../../cases/a.txt")),
