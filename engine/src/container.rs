@@ -18,9 +18,11 @@
 pub mod attach;
 mod bundle;
 mod cgroup;
+pub mod changes;
 pub mod cleanup;
 pub mod commit;
 pub mod connect;
+pub mod copy;
 pub mod create;
 pub mod exec;
 pub mod export;
