@@ -15,6 +15,7 @@ mod cache;
 mod config;
 mod copy;
 mod digest;
+mod fetch;
 mod ignore;
 pub mod instruction;
 mod lines;
@@ -184,6 +185,14 @@ pub enum Error {
     Unpack {
         /// The archive.
         path: PathBuf,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// An address can't be fetched.
+    #[error("cannot fetch {address}")]
+    Fetch {
+        /// The address.
+        address: String,
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },

@@ -121,6 +121,22 @@ pub(super) fn keep(store: &Store, key: &Digest, record: &Record) -> Result<()> {
     )?)
 }
 
+/// The archive that a layer was packed into after its step.
+pub(super) fn blob(store: &Store, diff_id: &Digest) -> Option<Descriptor> {
+    store::read_json(&directory(store).join("blobs").join(diff_id.hex())).ok()?
+}
+
+/// Remembers the archive that a layer was packed into.
+pub(super) fn keep_blob(store: &Store, diff_id: &Digest, blob: &Descriptor) -> Result<()> {
+    let directory = directory(store).join("blobs");
+    make_dir(&directory)?;
+    Ok(store::write_json(
+        &directory.join(diff_id.hex()),
+        blob,
+        Durability::Volatile,
+    )?)
+}
+
 /// Chain ids of all layers that remembered steps have made, as hex digits.
 ///
 /// # Errors

@@ -165,16 +165,13 @@ impl Script {
     fn write(&self, root: &Path) -> Result<()> {
         let manner = Manner {
             owner: Owner::Ids(0, 0),
-            mode: Some(0o755),
+            mode: None,
             exclude: Ignore::default(),
             devices: false,
         };
         let mut target = Target::open(root)?;
-        target.write(
-            self.0.as_bytes(),
-            SCRIPT.trim_start_matches('/').as_bytes(),
-            &manner,
-        )
+        let path = SCRIPT.trim_start_matches('/').as_bytes();
+        target.write(&mut self.0.as_bytes(), 0o755, None, path, &manner)
     }
 }
 

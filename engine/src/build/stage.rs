@@ -225,10 +225,22 @@ impl<'b> Builder<'b> {
             let known = state.blobs.get(diff_id);
             blobs.push(match known {
                 Some(blob) if built::has_blob(self.store, blob)? => blob.clone(),
-                _ => built::blob_of_layer(self.store, &chain, diff_id)?,
+                _ => self.packed(&chain, diff_id)?,
             });
         }
         Ok(blobs)
+    }
+
+    /// The archive of a layer of a stage that was no image's until now.
+    fn packed(&self, chain: &Digest, diff_id: &Digest) -> Result<Descriptor> {
+        if let Some(blob) = cache::blob(self.store, diff_id)
+            && built::has_blob(self.store, &blob)?
+        {
+            return Ok(blob);
+        }
+        let blob = built::blob_of_layer(self.store, chain, diff_id)?;
+        cache::keep_blob(self.store, diff_id, &blob)?;
+        Ok(blob)
     }
 
     fn stage(&mut self, index: usize, is_last: bool) -> Result<State> {
@@ -264,7 +276,7 @@ impl<'b> Builder<'b> {
         }
     }
 
-    fn give_up_if_asked(&self) -> Result<()> {
+    pub(super) fn give_up_if_asked(&self) -> Result<()> {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let Some(cancel) = self.progress.cancel() else {
             return Ok(());

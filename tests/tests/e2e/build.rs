@@ -1,6 +1,8 @@
 //! Building images: what comes out, what is remembered, and what a hostile context can't do.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -32,6 +34,7 @@ pub(crate) fn tests() -> Vec<Test> {
             two_builds_at_once,
             the_cache_outlives_its_image,
             errors_name_file_and_line,
+            a_file_is_fetched,
         ]
     );
     all.extend(tests!(
@@ -544,11 +547,54 @@ fn errors_name_file_and_line() {
         .out("sha256:");
 }
 
+/// Answers `count` requests of any kind with `body`, on a free port.
+fn serve(body: &'static str, count: usize) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().take(count) {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).unwrap();
+            let head = "HTTP/1.1 200 OK\r\nLast-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\nConnection: close";
+            write!(
+                stream,
+                "{head}\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
+            .unwrap();
+        }
+    });
+    port
+}
+
+fn a_file_is_fetched() {
+    let yard = Yard::new();
+    let port = serve("fetched", 3);
+    let dockerfile = format!("FROM base\nADD http://127.0.0.1:{port}/a/file.txt?x=1 /got/\n");
+    yard.build(&dockerfile, "-t fetched").code(0);
+    assert_eq!(
+        yard.look(
+            "fetched",
+            "cat /got/file.txt; stat -c \" %a %Y\" /got/file.txt"
+        ),
+        "fetched 600 1445412480"
+    );
+    yard.build(&dockerfile, "-t fetched")
+        .code(0)
+        .out("Using cache");
+    let wrong = dockerfile.replace("ADD", &format!("ADD --checksum=sha256:{}", "0".repeat(64)));
+    yard.build(&wrong, "").code(1).err("--checksum wants");
+    // Nobody answers any more.
+    yard.build(&dockerfile, "").code(1).err("cannot fetch");
+}
+
 /// Puts the machine's C compiler, as much of it as one small program needs, into a directory of the context.
 fn copy_compiler(context: &Path) {
     let tools = "gcc $(gcc -print-prog-name=cc1) $(gcc -print-prog-name=collect2) \
-                 $(gcc -print-prog-name=as) $(gcc -print-prog-name=ld)";
-    let libraries = "crt1.o crti.o crtn.o crtbeginT.o crtend.o libc.a libgcc.a libgcc_eh.a";
+                 $(gcc -print-prog-name=as) $(gcc -print-prog-name=ld) $(gcc -print-prog-name=lto-wrapper)";
+    let libraries =
+        "crt1.o crti.o crtn.o crtbeginT.o crtend.o libc.a libgcc.a libgcc_eh.a liblto_plugin.so";
     script(&format!(
         r#"cd {}
         tools=$(for tool in {tools}; do command -v "$tool"; done)
