@@ -9,7 +9,7 @@ use super::cache::{self, Key, Record};
 use super::digest::FileDigests;
 use super::ignore::Ignore;
 use super::instruction::{Instruction, Step};
-use super::plan::{Base, Plan};
+use super::plan::{Base, Origin, Plan};
 use super::tree::Tree;
 use super::word::{self, Lookup};
 use super::{Error, Options, Progress, PullPolicy, Result, config, parse};
@@ -384,9 +384,22 @@ impl<'b> Builder<'b> {
         Ok(image)
     }
 
+    /// What a stage has come to, or an image is.
+    pub(super) fn state_of(&mut self, origin: &Origin) -> Result<State> {
+        match origin {
+            Origin::Stage(index) => Ok(self.done.get(index).cloned().unwrap_or_default()),
+            Origin::Image(name) => {
+                let image = self.image(name, None)?;
+                image::lower_directories(self.store, &image)?;
+                Ok(State::of(image.config))
+            }
+            Origin::Context => Ok(State::default()),
+        }
+    }
+
     fn step(&mut self, state: &mut State, step: &Step, stage: usize, is_last: bool) -> Result<()> {
         match &step.instruction {
-            Instruction::Run(run) => self.run(state, run, is_last),
+            Instruction::Run(run) => self.run(state, run, stage, is_last),
             Instruction::Copy(copy) => self.copy(state, "COPY", copy, stage, is_last),
             Instruction::Add(copy) => self.copy(state, "ADD", copy, stage, is_last),
             Instruction::Workdir(path) => {

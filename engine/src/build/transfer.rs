@@ -103,14 +103,8 @@ impl<'b> Builder<'b> {
                     Ok(Some(step))
                 })
             }
-            Origin::Stage(index) => {
-                let from = self.done.get(&index).cloned().unwrap_or_default();
-                self.copy_from(state, (key, text), is_last, &transfer, &from)
-            }
-            Origin::Image(name) => {
-                let image = self.image(&name, None)?;
-                crate::image::lower_directories(self.store, &image)?;
-                let from = State::of(image.config);
+            origin => {
+                let from = self.state_of(&origin)?;
                 self.copy_from(state, (key, text), is_last, &transfer, &from)
             }
         }

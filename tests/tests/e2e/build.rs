@@ -35,6 +35,7 @@ pub(crate) fn tests() -> Vec<Test> {
             the_cache_outlives_its_image,
             errors_name_file_and_line,
             a_file_is_fetched,
+            mounts_of_a_command,
         ]
     );
     all.extend(tests!(
@@ -587,6 +588,77 @@ fn a_file_is_fetched() {
     yard.build(&wrong, "").code(1).err("--checksum wants");
     // Nobody answers any more.
     yard.build(&dockerfile, "").code(1).err("cannot fetch");
+}
+
+const MOUNTS: &str = "\
+FROM base AS tool
+RUN echo tool > /tool; ln -s / /everything
+FROM base
+RUN --mount=source=dir,target=/m cat /m/f; ls /m; touch /m/x 2>&1 || true
+RUN --mount=source=dir,target=/m,rw touch /m/x
+RUN --mount=from=tool,source=/tool,target=/t/tool cat /t/tool
+RUN --mount=from=tool,source=/everything,target=/t cat /t/tool
+RUN --mount=type=cache,target=/root/.cache/x,id=../../x echo x >> /root/.cache/x/n; wc -l < /root/.cache/x/n
+RUN --mount=type=tmpfs,target=/scratch grep -c /scratch /proc/mounts
+RUN --mount=type=secret,id=key --mount=type=secret,id=key,env=KEY cat /run/secrets/key; echo in $KEY
+RUN find / -xdev -name m -o -name t -o -name scratch -o -name secrets -o -name .cache | grep -v proc || true
+";
+
+fn mounts_of_a_command() {
+    let yard = Yard::new();
+    yard.write("dir/f", "of the context\n")
+        .write("dir/hidden", "hidden\n");
+    yard.write(".dockerignore", "dir/hidden\n");
+    let key = yard.engine.directory().join("key");
+    fs::write(&key, "s3cr3t-words\n").unwrap();
+    let arguments = format!("-t mounted --secret id=key,src={}", key.display());
+    let outcome = yard.build(MOUNTS, &arguments);
+    let lines: Vec<_> = outcome.ok().lines().collect();
+    let said: Vec<_> = lines
+        .iter()
+        .filter(|line| !line.starts_with("STEP") && !line.starts_with("-->"))
+        .copied()
+        .collect();
+    assert_eq!(
+        said[..3],
+        ["of the context", "f", "touch: /m/x: Read-only file system"]
+    );
+    // The stage's root is seen where the link in it leads, not the host's.
+    assert_eq!(
+        said[3..8],
+        ["tool", "tool", "1", "1", "s3cr3t-words"],
+        "{said:#?}"
+    );
+    assert_eq!(said[8], "in s3cr3t-words");
+    assert!(
+        said[9].starts_with("Successfully"),
+        "left in the image: {said:#?}"
+    );
+    // Nothing but the first stage has made a layer.
+    assert_eq!(
+        lines.iter().filter(|line| line.starts_with("-->")).count(),
+        1,
+        "{lines:#?}"
+    );
+    assert!(!yard.context.join("dir/x").exists());
+    let again = yard.build(MOUNTS, &format!("--no-cache {arguments}"));
+    assert!(
+        again.ok().lines().any(|line| line == "2"),
+        "the cache was kept"
+    );
+    let files = Command::new("grep")
+        .args(["-rl", "s3cr3t-words"])
+        .arg(yard.engine.root())
+        .output()
+        .unwrap();
+    assert!(files.stdout.is_empty(), "{files:?}");
+    yard.build(
+        "FROM base\nRUN --mount=type=secret,id=key,required true\n",
+        "",
+    )
+    .code(1)
+    .err("secret key is required");
+    yard.assert_clean();
 }
 
 /// Puts the machine's C compiler, as much of it as one small program needs, into a directory of the context.
