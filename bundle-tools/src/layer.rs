@@ -1,7 +1,7 @@
 //! File system layers: compression, applying an archive, making one.
 
 pub mod apply;
-mod archive;
+pub(crate) mod archive;
 pub mod compression;
 mod copy;
 pub mod diff;

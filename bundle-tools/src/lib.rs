@@ -10,6 +10,7 @@
 //! - [`image`]: descriptors, manifests, indexes, image configurations, platforms.
 //! - [`layout`]: an OCI image layout directory, which is also an image store.
 //! - [`layer`]: compression, applying a layer archive, making one.
+//! - [`package`]: archives of whole images, member by member.
 //! - [`rooted`]: paths resolved inside a directory that may be hostile.
 //! - [`user`], [`seccomp`], [`generate`]: an image configuration becomes a runtime one.
 //! - [`validate`]: what is wrong with a bundle.
@@ -19,6 +20,7 @@ pub mod generate;
 pub mod image;
 pub mod layer;
 pub mod layout;
+pub mod package;
 pub mod rooted;
 pub mod seccomp;
 pub mod user;

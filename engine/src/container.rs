@@ -1,13 +1,15 @@
 //! Containers: from what the user asked for to a process under a monitor, and back to nothing.
 //!
 //! A container is a directory of the store. `container.json` ([`model::Config`]) says what was asked for and never
-//! changes afterwards; `state.json` ([`model::State`]) says how far it has come. Each change happens under the `flock`
-//! of the container's own `lock` file ([`Handle`]); readers take no lock at all. The life of a container, one module
-//! a step:
+//! changes afterwards; `changes.json` ([`model::Changes`]), there only when there is something to say, lays a newer name
+//! (`rename`), newer limits and a newer restart policy (`update`) over it; `state.json` ([`model::State`]) says how far
+//! it has come. Each change happens under the `flock` of the container's own `lock` file ([`Handle`]); readers take no
+//! lock at all. The life of a container, one module a step:
 //!
 //! ```text
 //! create ──> start: overlay, files, bundle, monitor ──> (running) ──> cleanup ──> remove
-//!              └────────── exec, attach, log, inspect, stop ──────────┘
+//!              ├────────── exec, attach, log, inspect, stop ──────────┤
+//!              └────────────────────── restart ───────────────────────┘
 //! ```
 //!
 //! What a killed command leaves half done is recognised by a free lock beside an unfinished status, and put right by
@@ -15,11 +17,15 @@
 
 pub mod attach;
 mod bundle;
+mod cgroup;
 pub mod cleanup;
 pub mod commit;
+pub mod connect;
 pub mod create;
 pub mod exec;
+pub mod export;
 mod files;
+pub mod filter;
 pub mod find;
 pub mod inspect;
 mod live;
@@ -27,14 +33,23 @@ pub mod log;
 pub mod model;
 mod monitor;
 mod overlay;
+pub mod pause;
 mod programs;
 pub mod recover;
 pub mod remove;
+pub mod rename;
+pub mod restart;
+pub mod size;
 pub mod start;
+pub mod stats;
 pub(crate) mod step;
 pub mod stop;
+pub mod top;
+pub mod update;
+pub mod volumes;
 pub mod wait;
 
+pub use bundle::check;
 pub use find::Handle;
 pub use live::Live;
 pub use programs::Programs;
@@ -63,7 +78,7 @@ pub enum Error {
     },
     /// A name that docker would refuse as well.
     #[error(
-        "container name {0:?} is not valid: it takes letters, digits, `_`, `.` and `-`, starts with a letter or digit, and has at least two characters"
+        "container name {0:?} is not valid: it takes letters, digits, `_`, `.` and `-`, and starts with a letter or digit"
     )]
     BadName(String),
     /// The operation needs another status.
@@ -75,6 +90,14 @@ pub enum Error {
         status: String,
         /// What was to be done.
         action: &'static str,
+    },
+    /// Its files can't be read, or their archive can't be written.
+    #[error("cannot export container {container}")]
+    Export {
+        /// Its name.
+        container: String,
+        /// Why.
+        source: bundle_tools::layer::diff::Error,
     },
     /// A combination of options that can't be meant.
     #[error("{0}")]
@@ -123,6 +146,9 @@ pub enum Error {
     /// The network side.
     #[error(transparent)]
     Network(Box<crate::network::Error>),
+    /// The side of volumes.
+    #[error(transparent)]
+    Volume(#[from] crate::volume::Error),
     /// The bundle could not be generated.
     #[error("cannot generate the runtime configuration")]
     Bundle(#[from] bundle_tools::generate::Error),

@@ -17,12 +17,18 @@ pub(crate) mod built;
 mod collect;
 mod find;
 pub mod layers;
+pub mod load;
 mod name;
+mod progress;
 pub mod pull;
+pub mod push;
 pub mod reference;
+pub mod registry;
 mod remove;
+pub mod save;
 mod unpack;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 
@@ -37,10 +43,15 @@ pub use base::build_base;
 pub use collect::{Freed, collect};
 pub use find::{Listed, find, list, require};
 pub use layers::lower_directories;
+pub use load::{Loaded, load};
 pub use name::tag;
+pub use progress::{LayerState, Progress};
 pub use pull::{PullOptions, Pulled, pull};
+pub use push::{PushOptions, Pushed, push};
 pub use reference::Reference;
+pub use registry::Access;
 pub use remove::{Removal, remove};
+pub use save::{ArchiveFormat, save};
 
 /// The digest a tag stood for in its registry, kept beside the name: for a multi-platform image that is the digest
 /// of the index, which is not among the blobs.
@@ -59,6 +70,8 @@ pub struct Image {
     pub layers: Vec<Digest>,
     /// All its full references, sorted; empty for an untagged image.
     pub names: Vec<String>,
+    /// Of those names that were pulled or pushed: the digest the registry knows the image by.
+    pub digests: BTreeMap<String, Digest>,
 }
 
 impl Image {
@@ -68,10 +81,21 @@ impl Image {
         self.config.created.as_ref()?.parse().ok()
     }
 
-    /// The digest its registry knows it by; of the index, if it was pulled through one.
+    /// The digest that the registry of `name` knows it by; of the index, if it was pulled through one.
     #[must_use]
-    pub fn source_digest(&self) -> Option<Digest> {
-        self.manifest.annotations.get(SOURCE_DIGEST)?.parse().ok()
+    pub fn digest_of(&self, name: &Reference) -> Option<&Digest> {
+        self.digests.get(&name.to_string())
+    }
+
+    /// Names with digests, as docker lists them.
+    #[must_use]
+    pub fn repository_digests(&self) -> Vec<String> {
+        let named = self.digests.iter().filter_map(|(name, digest)| {
+            let name: Reference = name.parse().ok()?;
+            Some(format!("{}@{digest}", name.familiar_name()))
+        });
+        let unique: BTreeSet<String> = named.collect();
+        unique.into_iter().collect()
     }
 }
 

@@ -20,13 +20,18 @@
 //! | `is NAME POINTER VALUE` | the value at a JSON pointer of `inspect NAME` |
 //! | `page ADDRESS:PORT` | nginx's page; the address `own` is the host's, `neighbour` asks from another machine |
 //! | `file PATH TEXT` | a file of the host contains TEXT |
+//! | `sh COMMAND => TEXT` | a shell command of the host says TEXT in the end |
 //!
-//! Images named `base`, `busybox`, `debian:nginx` and `nginx:v1` are there when a line mentions
-//! them, `localhost:5000` is a registry, and `~` a directory of the test.
+//! Images named `base`, `busybox`, `debian:nginx`, `nginx:v1` and `stress:1` are there when a line
+//! mentions them; so are 192.168.231.2, a machine beyond the host, and the files
+//! `~/busybox.tar`, `~/dockerfile` and `~/resolv.conf`. `localhost:5000` is a registry, which stands
+//! for Docker Hub where a line mentions `ubuntu:20.04`, and `~` is a directory of the test.
+
+use std::process::Command;
 
 use serde_json::Value;
 
-use crate::command::Outcome;
+use crate::command::{Outcome, run};
 use crate::engine::Engine;
 use crate::http;
 use crate::needs::{Body, Need, Test};
@@ -104,8 +109,12 @@ impl Case {
     }
 
     fn needs_registry(&self) -> bool {
+        self.has_any(&["localhost:5000", "nginx", "ubuntu:20.04", "stress:1"])
+    }
+
+    fn has_any(&self, texts: &[&str]) -> bool {
         self.lines()
-            .any(|line| line.contains("localhost:5000") || line.contains("nginx"))
+            .any(|line| texts.iter().any(|text| line.contains(text)))
     }
 
     /// Runs the case.
@@ -114,11 +123,9 @@ impl Case {
     /// When something does not hold.
     pub fn run(&self) {
         let engine = Engine::new();
-        let neighbour = self
-            .holds
-            .iter()
-            .any(|step| step.starts_with("page"))
-            .then(Neighbour::new);
+        let neighbour = (self.has_any(&[Neighbour::ADDRESS])
+            || self.holds.iter().any(|step| step.starts_with("page")))
+        .then(Neighbour::new);
         self.prepare(&engine);
         for line in &self.given {
             engine.ok(line);
@@ -153,13 +160,20 @@ impl Case {
 
     /// Brings in what the lines mention.
     fn prepare(&self, engine: &Engine) {
-        if self.lines().any(|line| line.contains("localhost:5000")) {
+        if self.has_any(&["localhost:5000"]) {
             engine.registry_on(5000);
         }
-        if self.mentions("base") || self.mentions("busybox") {
+        if self.has_any(&["ubuntu:20.04"]) {
+            engine.stand_in_for_docker_hub();
+        }
+        self.write_files(engine);
+        let makes_base = self.has_any(&["buildBase", "build-base"]);
+        if (self.mentions("base") || self.mentions("busybox") || self.mentions("~/dockerfile"))
+            && !makes_base
+        {
             engine.ok("image build-base");
         }
-        if self.mentions("busybox") {
+        if self.mentions("busybox") && !makes_base {
             engine.ok("tag base busybox");
         }
         for name in ["nginx:v1", "debian:nginx"] {
@@ -168,6 +182,37 @@ impl Case {
                 engine.pull_as("debian:nginx", name);
             }
         }
+        if self.mentions("stress:1") {
+            engine.pull_as("debian:nginx", "stress:1");
+        }
+    }
+
+    /// The files that lines may mention.
+    fn write_files(&self, engine: &Engine) {
+        let write = |name: &str, content: &[u8]| {
+            let path = engine.directory().join(name);
+            if self.has_any(&[&format!("~/{name}")])
+                && let Err(error) = std::fs::write(&path, content)
+            {
+                panic!("write {}: {error}", path.display());
+            }
+        };
+        let mut busybox = Vec::new();
+        if self.has_any(&["~/busybox.tar"])
+            && let Err(error) = crate::image::busybox_tar(&mut busybox)
+        {
+            panic!("make a tar of busybox: {error:#}");
+        }
+        write("busybox.tar", &busybox);
+        write("resolv.conf", b"nameserver 192.0.2.53\n");
+        let steps = [
+            "FROM base",
+            "RUN touch x.txt",
+            "RUN mkdir -p /home/jdy",
+            "WORKDIR /home/jdy",
+            "ENTRYPOINT sleep 99999",
+        ];
+        write("dockerfile", (steps.join("\n") + "\n").as_bytes());
     }
 }
 
@@ -189,6 +234,7 @@ impl Stage<'_> {
             "then" | "never" | "soon" => return self.ask(verb, rest),
             "is" => return self.inspect(rest),
             "page" => return self.page(rest),
+            "sh" => return self.shell(rest),
             "file" => {
                 let (path, text) = rest.split_once(' ').unwrap_or((rest, ""));
                 let path = path.replace('~', &self.engine.directory().display().to_string());
@@ -249,6 +295,20 @@ impl Stage<'_> {
         );
         let said = outcome.stdout.clone() + &outcome.stderr;
         assert!(said.contains(text), "expected {text:?}{}", outcome.report());
+    }
+
+    /// Runs a command of the host until it says what it should: `COMMAND => TEXT`.
+    #[track_caller]
+    fn shell(&self, rest: &str) {
+        let home = self.engine.directory().display().to_string();
+        let (line, text) = rest.split_once("=>").unwrap_or((rest, ""));
+        let line = line.trim().replace('~', &home);
+        until(&format!("{line} says {:?}", text.trim()), || {
+            let outcome = run(Command::new("sh").args(["-c", &line]));
+            (outcome.stdout + &outcome.stderr)
+                .contains(text.trim())
+                .then_some(())
+        });
     }
 
     #[track_caller]

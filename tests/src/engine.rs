@@ -25,9 +25,13 @@ pub const DIRECTORY_PREFIX: &str = "/tmp/qe";
 pub struct Engine {
     directory: tempfile::TempDir,
     registry: OnceCell<Registry>,
+    /// Where registries.conf says that Docker Hub has a mirror here.
+    hub: OnceCell<PathBuf>,
     ids: RefCell<BTreeSet<String>>,
     /// Links and packet filter rules there were before, unless the test makes networks, which stay.
     network: RefCell<Option<(BTreeSet<String>, BTreeSet<String>)>>,
+    /// `QENGINE_FIREWALL`, where a test chooses the packet filter.
+    firewall: Option<&'static str>,
 }
 
 impl Engine {
@@ -55,11 +59,20 @@ impl Engine {
             Ok(directory) => Self {
                 directory,
                 registry: OnceCell::new(),
+                hub: OnceCell::new(),
                 ids: RefCell::default(),
                 network: RefCell::new(Some((host::links(), host::rules()))),
+                firewall: None,
             },
             Err(error) => panic!("make a directory for an engine: {error}"),
         }
+    }
+
+    /// Makes all commands use this packet filter: nftables, iptables or none.
+    #[must_use]
+    pub fn with_firewall(mut self, firewall: &'static str) -> Self {
+        self.firewall = Some(firewall);
+        self
     }
 
     /// A directory for what the test wants to keep; the engine's own are below it.
@@ -88,10 +101,15 @@ impl Engine {
         );
         command
             .env("HOME", self.directory())
-            .env_remove("QENGINE_ROOT");
+            .env_remove("QENGINE_ROOT")
+            .env_remove("QENGINE_FIREWALL")
+            .envs(self.firewall.map(|firewall| ("QENGINE_FIREWALL", firewall)));
         command
             .env_remove("DOCKER_CONFIG")
             .env_remove("XDG_RUNTIME_DIR");
+        if let Some(file) = self.hub.get() {
+            command.env("CONTAINERS_REGISTRIES_CONF", file);
+        }
         command
     }
 
@@ -136,6 +154,23 @@ impl Engine {
             ..Door::default()
         };
         self.registry.get_or_init(|| Registry::behind(door))
+    }
+
+    /// Lets the test's registry answer for Docker Hub, as a mirror in registries.conf.
+    ///
+    /// # Panics
+    /// When that file can't be written.
+    pub fn stand_in_for_docker_hub(&self) {
+        let file = self.directory().join("registries.conf");
+        let mirror = format!("localhost:{}", self.registry().port);
+        let text = format!(
+            "[[registry]]\nprefix = \"docker.io\"\nlocation = \"docker.io\"\n\
+             [[registry.mirror]]\nlocation = \"{mirror}\"\ninsecure = true\n"
+        );
+        if let Err(error) = std::fs::write(&file, text) {
+            panic!("write {}: {error}", file.display());
+        }
+        self.hub.get_or_init(|| file);
     }
 
     /// Makes the image `base` out of the machine's busybox.

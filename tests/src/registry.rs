@@ -19,7 +19,7 @@ use crate::wait;
 pub const NEEDS: &[Need] = &[Need::Root, Need::Host, Need::Program("docker-registry")];
 
 /// Changed whenever the images are, so that an older cache is not taken for the current one.
-const EDITION: &str = "images-1";
+const EDITION: &str = "images-2";
 
 /// The user that registries with authentication know.
 pub const USER: &str = "heron";
@@ -35,6 +35,8 @@ pub struct Door {
     pub password: bool,
     /// This port; a free one when it is `None`.
     pub port: Option<u16>,
+    /// Empty, and open to pushes, instead of the images of the tests.
+    pub empty: bool,
 }
 
 /// A running registry; it ends when dropped.
@@ -53,17 +55,32 @@ impl Registry {
         Self::behind(Door::default())
     }
 
+    /// Starts an empty registry that can be pushed to.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::behind(Door {
+            empty: true,
+            ..Door::default()
+        })
+    }
+
     /// Starts a registry behind `door`.
     ///
     /// # Panics
     /// When it does not come up.
     #[must_use]
     pub fn behind(door: Door) -> Self {
+        if door.empty {
+            return match Self::serve(None, door, true) {
+                Ok(registry) => registry,
+                Err(error) => panic!("start docker-registry: {error:#}"),
+            };
+        }
         let images = match images() {
             Ok(images) => images,
             Err(error) => panic!("make the images of the tests: {error:#}"),
         };
-        match Self::serve(&images.join("registry"), door, false) {
+        match Self::serve(Some(&images.join("registry")), door, false) {
             Ok(registry) => registry,
             Err(error) => panic!("start docker-registry: {error:#}"),
         }
@@ -81,9 +98,11 @@ impl Registry {
         self.directory.path().join("certs")
     }
 
-    fn serve(storage: &Path, door: Door, writable: bool) -> anyhow::Result<Self> {
+    fn serve(storage: Option<&Path>, door: Door, writable: bool) -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new().prefix("qregistry").tempdir()?;
         let place = directory.path();
+        let own = place.join("storage");
+        let storage = storage.unwrap_or(&own);
         let port = door.port.unwrap_or_else(http::free_port);
         let mut config = json!({
             "version": "0.1",
@@ -187,9 +206,9 @@ pub fn images() -> anyhow::Result<PathBuf> {
     let making = tempfile::tempdir_in(&cache)?;
     let layout = Layout::create(&making.path().join("layout"))?;
     add_busybox(&layout)?;
-    add_nginx(&layout, making.path())?;
+    add_debian(&layout, making.path())?;
     let storage = making.path().join("registry");
-    let registry = Registry::serve(&storage, Door::default(), true)?;
+    let registry = Registry::serve(Some(&storage), Door::default(), true)?;
     for image in layout.manifests()? {
         let reference = reference_of(&image).context("an image without a name")?;
         let (name, tag) = reference
@@ -246,52 +265,74 @@ fn add_busybox(layout: &Layout) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Adds Debian with nginx, out of Debian's packages.
-fn add_nginx(layout: &Layout, scratch: &Path) -> anyhow::Result<()> {
+/// Adds what is made of Debian's packages: `debian:nginx` (with stress), `debian:gcc`, and stand-ins
+/// for Docker Hub's Ubuntu.
+fn add_debian(layout: &Layout, scratch: &Path) -> anyhow::Result<()> {
     let tree = scratch.join("debian");
+    let at = tree.display();
     shell(&format!(
-        "debootstrap --variant=minbase --include=nginx-light bookworm {} http://deb.debian.org/debian",
-        tree.display()
+        "debootstrap --variant=minbase --include=nginx-light,stress bookworm {at} http://deb.debian.org/debian"
     ));
-    let layer = layout.add_layer(Packing::Gzip, |out| {
-        let mut tar = Command::new("tar")
-            .args([
-                "--numeric-owner",
-                "--exclude=./dev/*",
-                "--exclude=./var/cache/apt/*",
-            ])
-            .args([
-                "--exclude=./var/lib/apt/lists/*",
-                "--exclude=./usr/share/doc/*",
-            ])
-            .args([
-                "--exclude=./usr/share/locale/*",
-                "--exclude=./usr/share/man/*",
-            ])
-            .args(["--exclude=./usr/share/perl/*", "-C"])
-            .arg(&tree)
-            .args(["-c", "."])
-            .stdout(Stdio::piped())
-            .spawn()?;
-        if let Some(mut archive) = tar.stdout.take() {
-            std::io::copy(&mut archive, out)?;
-        }
-        ensure!(tar.wait()?.success(), "tar failed");
-        Ok(())
+    let base = layout.add_layer(Packing::Gzip, |out| archive(&tree, None, out))?;
+    // What the compiler adds is told by the time of change; that has whole seconds in tar's eyes.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let before = shell("date +@%s");
+    let install = "export DEBIAN_FRONTEND=noninteractive; apt-get update -qq && \
+                   apt-get install -qq -y --no-install-recommends gcc libc6-dev";
+    shell(&format!("chroot {at} sh -c '{install}'"));
+    let compiler = layout.add_layer(Packing::Gzip, |out| {
+        archive(&tree, Some(before.trim()), out)
     })?;
-    let config = json!({
-        "Cmd": ["nginx", "-g", "daemon off;"], "StopSignal": "SIGQUIT",
-        "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+    let environment = json!(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]);
+    let nginx = json!({
+        "Cmd": ["nginx", "-g", "daemon off;"], "StopSignal": "SIGQUIT", "Env": environment,
         "ExposedPorts": {"80/tcp": {}},
     });
-    layout.add_image(
-        Some("debian:nginx"),
-        "amd64",
-        Dialect::Oci,
-        &[layer],
-        &config,
-    )?;
+    let shell = json!({"Cmd": ["bash"], "Env": environment});
+    let one = std::slice::from_ref(&base);
+    let add = |name: &str, architecture: &str, layers: &[_], config: &Value| {
+        layout.add_image(Some(name), architecture, Dialect::Oci, layers, config)
+    };
+    add("debian:nginx", "amd64", one, &nginx)?;
+    add("debian:gcc", "amd64", &[base.clone(), compiler], &shell)?;
+    add("arm64v8/ubuntu:20.04", "amd64", one, &shell)?;
+    let amd64 = layout.add_image(None, "amd64", Dialect::Oci, one, &shell)?;
+    let small = layout.add_layer(Packing::Gzip, busybox_tar)?;
+    let arm64 = layout.add_image(None, "arm64", Dialect::Oci, &[small], &shell)?;
+    layout.add_index("library/ubuntu:20.04", &[amd64, arm64])?;
     Ok(std::fs::remove_dir_all(&tree)?)
+}
+
+/// Writes a root file system as a tar archive, without what an image does not need; with `since`, only
+/// what was changed after it.
+fn archive(tree: &Path, since: Option<&str>, out: &mut dyn std::io::Write) -> anyhow::Result<()> {
+    let unneeded = [
+        "./dev/*",
+        "./etc/resolv.conf",
+        "./var/cache/apt/*",
+        "./var/lib/apt/lists/*",
+        "./usr/share/doc/*",
+        "./usr/share/locale/*",
+        "./usr/share/man/*",
+        "./usr/share/perl/*",
+    ];
+    let mut tar = Command::new("tar");
+    tar.arg("--numeric-owner");
+    tar.args(unneeded.map(|pattern| format!("--exclude={pattern}")));
+    if let Some(since) = since {
+        tar.arg("--newer").arg(since);
+    }
+    let mut tar = tar
+        .arg("-C")
+        .arg(tree)
+        .args(["-c", "."])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    if let Some(mut archive) = tar.stdout.take() {
+        std::io::copy(&mut archive, out)?;
+    }
+    ensure!(tar.wait()?.success(), "tar failed");
+    Ok(())
 }
 
 /// Pushes an image or index, and all it names, by the distribution specification's monolithic

@@ -89,6 +89,13 @@ pub(crate) struct Entry {
     segments: Vec<Segment>,
 }
 
+impl Entry {
+    /// Whether the data is stored without its holes.
+    pub(crate) fn is_sparse(&self) -> bool {
+        !self.segments.is_empty()
+    }
+}
+
 /// Reads an archive entry by entry.
 pub(crate) struct Reader<R> {
     input: BufReader<R>,
@@ -160,6 +167,25 @@ impl<R: Read> Reader<R> {
             self.copy_segment(segment.offset, segment.length, &mut sink)?;
         }
         Ok(())
+    }
+
+    /// Reads the current entry's data as it is stored; 0 at its end.
+    pub(crate) fn read_data(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+        let at = self.position;
+        let left = usize::try_from(self.data).unwrap_or(usize::MAX);
+        let wanted = buffer.len().min(left);
+        if wanted == 0 {
+            return Ok(0);
+        }
+        let available = self.fill()?;
+        if available.is_empty() {
+            return Err(Error::Truncated { at });
+        }
+        let length = available.len().min(wanted);
+        buffer[..length].copy_from_slice(&available[..length]);
+        self.consume(length);
+        self.data -= length as u64;
+        Ok(length)
     }
 
     /// Reads the input to its end: what follows the archive is not looked at.

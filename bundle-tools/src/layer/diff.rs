@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use read::Node;
 use write::Writer;
+pub(crate) use write::blank;
 
 /// How to make an archive.
 #[derive(Clone, Debug, Default)]

@@ -20,7 +20,8 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::Context;
-use super::pull::{RegistryFlags, Shown, announce};
+use super::progress::{Shown, Way};
+use super::pull::{RegistryFlags, announce};
 use crate::output::say;
 
 /// Names a Dockerfile may have when none is given.
@@ -318,7 +319,7 @@ impl Lines {
         };
         Ok(Lines {
             quiet,
-            pull: Shown::new(quiet),
+            pull: Shown::new(Way::Pull, quiet),
             cancel: cancelled_by_signals()?,
             captured: Mutex::new(captured),
         })

@@ -7,31 +7,34 @@ use clap::Args;
 
 use super::Context;
 use super::run::{PullFlags, Way, make};
-use crate::flags::ContainerFlags;
+use crate::flags::{ContainerFlags, Words};
 use crate::output::say;
 
 /// Create a container without starting it
 #[derive(Debug, Args)]
+#[command(override_usage = "qengine create [OPTIONS] IMAGE [COMMAND]...")]
+#[command(disable_help_flag = true)]
 pub(crate) struct Create {
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
     #[command(flatten)]
     pull: PullFlags,
     #[command(flatten)]
     container: ContainerFlags,
-    /// Image to make it of
-    image: String,
-    /// Command and arguments; the image's own when not given
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
+    #[command(flatten)]
+    words: Words,
 }
 
 impl Create {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
+        let what = self.words.meaning()?;
         let created = make(
             context,
             &self.pull,
             self.container,
-            self.image,
-            self.command,
+            what.image,
+            what.command,
             Way::Create,
         )?;
         say(format_args!("{}", created.handle.id()))?;

@@ -12,10 +12,13 @@ use super::Context;
 use super::build::Build;
 use super::build_base::BuildBase;
 use super::images::Images;
+use super::inspect::describe_each;
+use super::load::Load;
 use super::pull::Pull;
+use super::push::Push;
 use super::rmi::{Prune, Rmi};
+use super::save::Save;
 use super::tag::Tag;
-use crate::output::say;
 
 /// Manage images.
 #[derive(Debug, Args)]
@@ -29,6 +32,9 @@ enum ImageCommand {
     #[command(name = "ls", visible_alias = "list")]
     List(Images),
     Pull(Pull),
+    Push(Push),
+    Save(Save),
+    Load(Load),
     #[command(name = "rm", visible_alias = "remove")]
     Remove(Rmi),
     Prune(Prune),
@@ -45,6 +51,9 @@ impl ImageArgs {
         match self.command {
             ImageCommand::List(command) => command.run(store),
             ImageCommand::Pull(command) => command.run(store),
+            ImageCommand::Push(command) => command.run(store),
+            ImageCommand::Save(command) => command.run(store),
+            ImageCommand::Load(command) => command.run(store),
             ImageCommand::Remove(command) => command.run(store),
             ImageCommand::Prune(command) => command.run(store),
             ImageCommand::Tag(command) => command.run(store),
@@ -55,9 +64,12 @@ impl ImageArgs {
     }
 }
 
-/// Print what the store knows of images, as JSON.
+/// Show everything about images, as JSON
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
+    /// A template that each is printed through, such as '{{.Id}}'
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
     /// Names, ids or id prefixes
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<String>,
@@ -65,25 +77,8 @@ pub(crate) struct Inspect {
 
 impl Inspect {
     pub(crate) fn run(self, store: &Store) -> Result<ExitCode> {
-        let mut described = Vec::new();
-        let mut failed = false;
-        for text in &self.images {
-            match require(store, text) {
-                Ok(image) => described.push(describe(store, &image)?),
-                Err(error) => {
-                    failed = true;
-                    super::report(&error.into());
-                }
-            }
-        }
-        say(format_args!(
-            "{}",
-            serde_json::to_string_pretty(&described)?
-        ))?;
-        Ok(if failed {
-            ExitCode::FAILURE
-        } else {
-            ExitCode::SUCCESS
+        describe_each(self.format.as_deref(), &self.images, |name| {
+            describe(store, &require(store, name)?)
         })
     }
 }
@@ -100,14 +95,6 @@ pub(crate) fn describe(store: &Store, image: &Image) -> Result<Value> {
         .filter(|name| name.tag().is_some())
         .map(Reference::familiar)
         .collect();
-    let mut digests: Vec<String> = Vec::new();
-    if let Some(digest) = image.source_digest() {
-        digests = names
-            .iter()
-            .map(|name| format!("{}@{digest}", name.familiar_name()))
-            .collect();
-        digests.dedup();
-    }
     let mut lower = qengine::image::lower_directories(store, image)?.into_iter();
     let upper = lower.next().unwrap_or_default();
     let lower: Vec<String> = lower.map(|path| path.display().to_string()).collect();
@@ -115,7 +102,7 @@ pub(crate) fn describe(store: &Store, image: &Image) -> Result<Value> {
     Ok(json!({
         "Id": image.id,
         "RepoTags": tags,
-        "RepoDigests": digests,
+        "RepoDigests": image.repository_digests(),
         "Created": config.created,
         "Author": config.author.as_deref().unwrap_or_default(),
         "Architecture": config.architecture,

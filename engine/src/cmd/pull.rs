@@ -1,20 +1,15 @@
 //! `pull`: an image from a registry, with progress.
 
-use std::collections::HashMap;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
-use bundle_tools::Digest;
 use bundle_tools::image::Platform;
 use clap::Args;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use qengine::image::pull::{LayerState, Progress};
-use qengine::image::{Image, PullOptions, Reference, pull};
+use qengine::image::{Access, Image, PullOptions, Reference, pull};
 use qengine::store::Store;
 
+use super::progress::{Shown, Way};
 use crate::output::say;
 
 /// Fetch an image from a registry.
@@ -39,6 +34,13 @@ pub(crate) struct RegistryFlags {
     /// Platform to pull for, such as linux/arm64 [default: this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(crate) platform: Option<String>,
+    #[command(flatten)]
+    access: AccessFlags,
+}
+
+/// Who we are to registries, and how far they are trusted.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct AccessFlags {
     /// Insist on https with a valid certificate; false allows any certificate, and http
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     tls_verify: Option<bool>,
@@ -60,6 +62,15 @@ impl RegistryFlags {
             .as_deref()
             .map(str::parse::<Platform>)
             .transpose()?;
+        Ok(PullOptions {
+            platform,
+            access: self.access.access()?,
+        })
+    }
+}
+
+impl AccessFlags {
+    pub(crate) fn access(&self) -> Result<Access> {
         let credentials = match &self.creds {
             Some(creds) => match creds.split_once(':') {
                 Some((user, password)) if !user.is_empty() => {
@@ -69,8 +80,7 @@ impl RegistryFlags {
             },
             None => None,
         };
-        Ok(PullOptions {
-            platform,
+        Ok(Access {
             tls_verify: self.tls_verify,
             cert_dir: self.cert_dir.clone(),
             credentials,
@@ -84,7 +94,7 @@ impl Pull {
         let text = self.image.or(self.img).context("no image given")?;
         let reference: Reference = text.parse()?;
         let options = self.registry.options()?;
-        let shown = Shown::new(self.quiet);
+        let shown = Shown::new(Way::Pull, self.quiet);
         if !self.quiet {
             announce(&text, &reference);
         }
@@ -111,7 +121,7 @@ pub(crate) fn pull_missing(
         eprintln!("Unable to find image '{}' locally", reference.familiar());
         announce(text, &reference);
     }
-    let pulled = pull(store, &reference, &options, &Shown::new(quiet))?;
+    let pulled = pull(store, &reference, &options, &Shown::new(Way::Pull, quiet))?;
     if !quiet {
         eprintln!("Digest: {}", pulled.digest);
         eprintln!("{}", status(&reference, pulled.newer));
@@ -139,107 +149,4 @@ fn status(reference: &Reference, newer: bool) -> String {
         true => format!("Status: Downloaded newer image for {name}"),
         false => format!("Status: Image is up to date for {name}"),
     }
-}
-
-/// Progress as bars on a terminal, as lines elsewhere.
-pub(crate) struct Shown {
-    quiet: bool,
-    /// `None` where standard error is no terminal.
-    bars: Option<MultiProgress>,
-    layers: Mutex<HashMap<Digest, Layer>>,
-}
-
-#[derive(Default)]
-struct Layer {
-    bar: Option<ProgressBar>,
-    said: &'static str,
-}
-
-impl Shown {
-    pub(crate) fn new(quiet: bool) -> Shown {
-        Shown {
-            quiet,
-            bars: (!quiet && std::io::stderr().is_terminal()).then(MultiProgress::new),
-            layers: Mutex::default(),
-        }
-    }
-}
-
-impl Progress for Shown {
-    fn layer(&self, digest: &Digest, state: LayerState<'_>) {
-        if self.quiet {
-            return;
-        }
-        let words = match state {
-            LayerState::Waiting => "Pulling fs layer",
-            LayerState::Exists => "Already exists",
-            LayerState::Downloading { .. } => "Downloading",
-            LayerState::Retrying(_) => "Retrying",
-            LayerState::Extracting => "Extracting",
-            LayerState::Complete => "Pull complete",
-        };
-        let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
-        let layer = layers.entry(digest.clone()).or_default();
-        if let Some(bars) = &self.bars {
-            let bar = layer.bar.get_or_insert_with(|| bars.add(new_bar(digest)));
-            show(bar, words, state);
-        } else if layer.said != words {
-            layer.said = words;
-            match state {
-                LayerState::Downloading { .. } => {}
-                LayerState::Extracting => eprintln!("{}: Download complete", digest.short()),
-                LayerState::Retrying(reason) => eprintln!("{}: Retrying: {reason}", digest.short()),
-                _ => eprintln!("{}: {words}", digest.short()),
-            }
-        }
-    }
-
-    fn warning(&self, message: &str) {
-        match &self.bars {
-            Some(bars) => bars.suspend(|| eprintln!("WARNING: {message}")),
-            None => eprintln!("WARNING: {message}"),
-        }
-    }
-}
-
-fn new_bar(digest: &Digest) -> ProgressBar {
-    let bar = ProgressBar::new(0);
-    bar.set_prefix(digest.short().to_owned());
-    bar.set_style(words_only());
-    bar
-}
-
-fn show(bar: &ProgressBar, words: &'static str, state: LayerState<'_>) {
-    match state {
-        LayerState::Downloading { done, total } => {
-            if bar.length() != Some(total) {
-                bar.set_length(total);
-                bar.set_style(with_bar());
-                bar.set_message(words);
-            }
-            bar.set_position(done);
-        }
-        LayerState::Retrying(reason) => bar.set_message(format!("{words}: {reason}")),
-        LayerState::Exists | LayerState::Complete => {
-            bar.set_style(words_only());
-            bar.finish_with_message(words);
-        }
-        LayerState::Waiting | LayerState::Extracting => {
-            bar.set_style(words_only());
-            bar.set_message(words);
-            bar.tick();
-        }
-    }
-}
-
-fn words_only() -> ProgressStyle {
-    style("{prefix}: {msg}")
-}
-
-fn with_bar() -> ProgressStyle {
-    style("{prefix}: {msg} [{bar:40}] {decimal_bytes}/{decimal_total_bytes}").progress_chars("=> ")
-}
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

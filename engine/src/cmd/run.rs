@@ -15,23 +15,31 @@ use qengine::container::start::{Streams, start_locked};
 use qengine::container::wait::{ExitWatch, until_exit};
 use qengine::container::{self, Live, cleanup, recover};
 use qengine::image::{self, Image};
-use qengine::network::PortMapping;
+use qengine::network::{self, Mode, PacketFilter, PortMapping};
+use qengine::portmap;
 use qengine::store::Lock;
 
 use super::pull::{RegistryFlags, pull_missing};
 use super::{Context, exit_code};
-use crate::flags::ContainerFlags;
+use crate::flags::{ContainerFlags, Words};
 use crate::output::say;
 use crate::terminal::{self, Relay};
 
 /// Run a command in a new container
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "qengine run [OPTIONS] IMAGE [COMMAND]...",
+    after_help = "\
 Examples:
   qengine run --rm base echo hello
   qengine run -it base sh
-  qengine run -d --name web -p 8080:80 localhost:5000/debian:nginx nginx -g 'daemon off;'")]
+  qengine run -d --name web -p 8080:80 localhost:5000/debian:nginx nginx -g 'daemon off;'"
+)]
+#[command(disable_help_flag = true)]
 pub(crate) struct Run {
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
     /// Print the id and leave the container running
     #[arg(short, long)]
     detach: bool,
@@ -49,11 +57,8 @@ pub(crate) struct Run {
     cidfile: Option<std::path::PathBuf>,
     #[command(flatten)]
     container: ContainerFlags,
-    /// Image to run
-    image: String,
-    /// Command and arguments; the image's own when not given
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
+    #[command(flatten)]
+    words: Words,
 }
 
 /// When to ask the registry, and how.
@@ -119,13 +124,46 @@ pub(super) fn make(
         .image(context, &options.image)
         .map_err(|error| no_image(error, &options))?;
     if publish_all {
-        for port in image.config.config.exposed_ports.keys() {
+        for port in image
+            .config
+            .config
+            .exposed_ports
+            .keys()
+            .chain(&options.expose.clone())
+        {
             let exposed: Vec<PortMapping> = PortMapping::parse(port)?;
             options.ports.extend(exposed);
         }
     }
+    warn_of_idle_ports(context, &options)?;
     options.stdin_once = way == Way::RunAttached;
     Ok(create(&context.store, &image, options, way != Way::Create)?)
+}
+
+/// Ports that nobody serves: without a network of its own to lead to, or without a packet filter and a forwarder.
+#[expect(clippy::print_stderr, reason = "a warning beside the answer")]
+fn warn_of_idle_ports(context: &Context, options: &container::model::Options) -> Result<()> {
+    if options.ports.is_empty() {
+        return Ok(());
+    }
+    match options.network {
+        Mode::Networks(_) => {}
+        Mode::Host | Mode::None | Mode::Container(_) => {
+            eprintln!(
+                "qengine: warning: published ports are discarded: the container has no network of its own"
+            );
+            return Ok(());
+        }
+    }
+    if network::packet_filter(&context.store)? == PacketFilter::None
+        && portmap::published(&context.store).is_none()
+    {
+        eprintln!(
+            "qengine: warning: no usable packet filter here: published ports are reserved, but nobody serves them \
+             before `qengine portmap start -d`"
+        );
+    }
+    Ok(())
 }
 
 /// Cgroup v2 has nothing like v1's `memory.oom_control`: said aloud rather than refused, as docker does.
@@ -164,8 +202,13 @@ fn no_image(error: anyhow::Error, options: &container::model::Options) -> anyhow
 }
 
 impl Run {
-    pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
+    pub(crate) fn run(mut self, context: &Context) -> Result<ExitCode> {
         let keys = DetachKeys::parse(&self.detach_keys)?;
+        let what = self.words.meaning()?;
+        if what.interactive && !self.detach {
+            self.container.tty = true;
+            self.container.interactive = true;
+        }
         terminal::require(
             self.container.tty && !self.detach,
             self.container.interactive,
@@ -192,8 +235,8 @@ impl Run {
             context,
             &self.pull,
             self.container,
-            self.image,
-            self.command,
+            what.image,
+            what.command,
             way,
         )?;
         if let Some(file) = &cidfile {

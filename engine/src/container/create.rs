@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::find::Handle;
 use super::model::{Config, Options, State, Status, Volume, VolumeSource};
-use super::{Error, Result, SystemContext, recover};
+use super::{Error, Result, SystemContext, recover, volumes};
 use crate::image::Image;
 use crate::store::{self, Durability, Lock, Store, make_dir, reserve};
 
@@ -41,6 +41,7 @@ pub fn create(store: &Store, image: &Image, options: Options, disposable: bool) 
             drop(reserve::release(store, &store.names().join(&name), &id));
             recover::discard(store, &id);
         })?;
+    store.emit(&handle.event("create"));
     Ok(Created {
         handle,
         lock,
@@ -76,6 +77,8 @@ fn fill(
     disposable: bool,
 ) -> Result<(Handle, State)> {
     add_image_volumes(image, &mut options)?;
+    volumes::check(store, &options)?;
+    let _held = volumes::hold(store, &options)?;
     let config = Config {
         id: id.to_owned(),
         name,
@@ -107,6 +110,7 @@ fn fill(
         &handle.config,
         durability,
     )?;
+    volumes::make_anonymous(store, &handle.config.options)?;
     Ok((handle, state))
 }
 
@@ -136,14 +140,14 @@ fn arguments(image: &Image, options: &Options) -> Result<Vec<String>> {
     Ok(args)
 }
 
-/// Docker's rule: `[a-zA-Z0-9][a-zA-Z0-9_.-]+`.
-fn check_name(name: &str) -> Result<()> {
+/// Podman's rule, `[a-zA-Z0-9][a-zA-Z0-9_.-]*`; docker wants a second character.
+pub(super) fn check_name(name: &str) -> Result<()> {
     let mut bytes = name.bytes();
     let starts_well = bytes
         .next()
         .is_some_and(|byte| byte.is_ascii_alphanumeric());
-    let goes_on_well = name.len() > 1
-        && bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
+    let goes_on_well =
+        bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
     if starts_well && goes_on_well {
         Ok(())
     } else {
@@ -161,12 +165,20 @@ fn take_name(store: &Store, id: &str, wanted: Option<&str>) -> Result<String> {
         }
         unreachable!("some number is free");
     };
+    take_this_name(store, id, wanted)?;
+    Ok(wanted.to_owned())
+}
+
+/// Reserves a name, after collecting whoever holds it without a right to.
+pub(super) fn take_this_name(store: &Store, id: &str, wanted: &str) -> Result<()> {
     let link = store.names().join(wanted);
     loop {
         match reserve::reserve(store, &link, id)? {
-            reserve::Outcome::Taken => return Ok(wanted.to_owned()),
+            reserve::Outcome::Taken => return Ok(()),
             reserve::Outcome::HeldBy(holder) => {
-                if !recover::collect_if_abandoned(store, &holder)? {
+                if !recover::collect_if_abandoned(store, &holder)?
+                    && !recover::release_stale_name(store, &holder, wanted)?
+                {
                     return Err(Error::NameTaken {
                         name: wanted.to_owned(),
                         holder: holder.chars().take(12).collect(),
@@ -223,6 +235,7 @@ fn add_image_volumes(image: &Image, options: &mut Options) -> Result<()> {
             destination,
             read_only: false,
             options: Vec::new(),
+            mount: None,
         });
     }
     Ok(())
@@ -336,10 +349,10 @@ mod tests {
 
     #[test]
     fn names_are_checked() {
-        for name in ["ab", "web-1", "a.b_c"] {
+        for name in ["a", "web-1", "a.b_c"] {
             assert!(check_name(name).is_ok(), "{name}");
         }
-        for name in ["a", "", "-ab", ".ab", "a/b", "a b", "ä1"] {
+        for name in ["", "-ab", ".ab", "a/b", "a b", "ä1"] {
             assert!(check_name(name).is_err(), "{name}");
         }
     }

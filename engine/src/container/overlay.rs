@@ -1,7 +1,7 @@
 //! The root file system of a container: the image's layers below, its own changes on top.
 
 use std::ffi::CString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -101,6 +101,22 @@ impl Overlay {
             source: errno.into(),
         }
     }
+}
+
+/// Several directories, highest first, as one that can only be read, mounted nowhere: it is gone with its descriptor.
+/// Linux 6.5.
+pub(super) fn detached(layers: &[PathBuf]) -> rustix::io::Result<OwnedFd> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let context = context.as_fd();
+    for layer in layers {
+        fsconfig_set_string(context, "lowerdir+", layer)?;
+    }
+    fsconfig_create(context)?;
+    fsmount(
+        context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::MOUNT_ATTR_RDONLY,
+    )
 }
 
 /// Takes the mount away; nothing mounted there is fine.

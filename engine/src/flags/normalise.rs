@@ -1,13 +1,15 @@
 //! Older spellings of the command line, turned into the ones that clap is told about.
 //!
-//! Four rules, applied to the words of a command up to the one where the user's own words begin (the image of `run`
+//! Five rules, applied to the words of a command up to the one where the user's own words begin (the image of `run`
 //! and `create`, the container of `exec`):
 //!
 //! 1. `-name X`, `-name=X`: a single dash before a long flag that the command has. A cluster of short flags (`-it`) is
 //!    none, since no long flag is called so.
 //! 2. `--it`, `--ti`: two dashes before a cluster of short flags.
 //! 3. `--oom_kill_disable 1`: a switch whose value stands apart; `0`, `1`, `true`, `false` are joined to it by `=`.
-//! 4. `logs -t 5 NAME`: a number behind `-t` is a count of lines (`--tail 5`); without one, `-t` asks for timestamps.
+//! 4. `run -l --name hi`: an `-l` with another flag behind it asked for a log, which is kept anyway; docker's `-l` is
+//!    followed by a label.
+//! 5. `logs -t 5 NAME`: a number behind `-t` is a count of lines (`--tail 5`); without one, `-t` asks for timestamps.
 //!
 //! Which flags a command has, and which of them take a value, is read from the clap definition itself, so that no list
 //! of names has to be kept here.
@@ -23,7 +25,6 @@ pub(crate) fn normalise(definition: &Command, words: Vec<OsString>) -> Vec<OsStr
     out.extend(rest.next());
     let mut command = definition;
     let mut path_is_open = true;
-    let mut positionals = 0;
     while let Some(word) = rest.next() {
         let Some(text) = word.to_str().map(str::to_owned) else {
             out.push(word);
@@ -42,11 +43,13 @@ pub(crate) fn normalise(definition: &Command, words: Vec<OsString>) -> Vec<OsStr
                 }
                 path_is_open = false;
             }
-            positionals += 1;
-            out.push(word);
-            if owns_the_rest(command) && positionals == 1 {
+            if owns_the_rest(command) {
+                // Nothing from here on is a flag of ours, and clap is told so.
+                out.push("--".into());
+                out.push(word);
                 break;
             }
+            out.push(word);
             continue;
         }
         let flag = rewrite(command, &text);
@@ -72,6 +75,12 @@ pub(crate) fn normalise(definition: &Command, words: Vec<OsString>) -> Vec<OsStr
                 continue;
             }
         }
+        if flag == "-l" && owns_the_rest(command) {
+            let is_label = next.as_deref().is_some_and(|next| !next.starts_with('-'));
+            if !is_label {
+                continue;
+            }
+        }
         let takes_next = takes_next_word(command, &flag);
         out.push(flag.into());
         if takes_next {
@@ -84,7 +93,7 @@ pub(crate) fn normalise(definition: &Command, words: Vec<OsString>) -> Vec<OsStr
 
 /// Commands whose first word that is no flag ends their own flags.
 fn owns_the_rest(command: &Command) -> bool {
-    matches!(command.get_name(), "run" | "create" | "exec")
+    matches!(command.get_name(), "run" | "create" | "exec" | "top")
 }
 
 fn rewrite(command: &Command, text: &str) -> String {
@@ -186,25 +195,41 @@ mod tests {
         for (typed, meant) in [
             (
                 "qengine run -d -cpuset 0 -m 100m -name heroyf -p 110:80 nginx:v1",
-                "qengine run -d --cpuset 0 -m 100m --name heroyf -p 110:80 nginx:v1",
+                "qengine run -d --cpuset 0 -m 100m --name heroyf -p 110:80 -- nginx:v1",
             ),
-            ("qengine run --it base sh", "qengine run -it base sh"),
-            ("qengine run --ti base sh", "qengine run -ti base sh"),
+            ("qengine run --it base sh", "qengine run -it -- base sh"),
+            ("qengine run --ti base sh", "qengine run -ti -- base sh"),
             (
                 "qengine run -ti -name=x base sh",
-                "qengine run -ti --name=x base sh",
+                "qengine run -ti --name=x -- base sh",
             ),
             (
                 "qengine run --oom_kill_disable 1 base",
-                "qengine run --oom_kill_disable=1 base",
+                "qengine run --oom_kill_disable=1 -- base",
             ),
             (
                 "qengine run -net none base ls -name x",
-                "qengine run --net none base ls -name x",
+                "qengine run --net none -- base ls -name x",
             ),
             (
                 "qengine exec -it web find / -name x",
-                "qengine exec -it web find / -name x",
+                "qengine exec -it -- web find / -name x",
+            ),
+            (
+                "qengine run -it -l --name hi busybox sh",
+                "qengine run -it --name hi -- busybox sh",
+            ),
+            (
+                "qengine run -l a=b busybox sh",
+                "qengine run -l a=b -- busybox sh",
+            ),
+            (
+                "qengine run -img a -cmds /bin/bash -name test",
+                "qengine run --img a --cmds /bin/bash --name test",
+            ),
+            (
+                "qengine run -ti -image base sh -name x",
+                "qengine run -ti --image base -- sh -name x",
             ),
             ("qengine logs -t 5 web", "qengine logs --tail 5 web"),
             ("qengine logs -t 5", "qengine logs -t 5"),
@@ -212,12 +237,12 @@ mod tests {
             ("qengine stop -t 5 web", "qengine stop -t 5 web"),
             (
                 "qengine run -e name=-name base",
-                "qengine run -e name=-name base",
+                "qengine run -e name=-name -- base",
             ),
             ("qengine run -- base -name x", "qengine run -- base -name x"),
             (
                 "qengine --root /x run -name a base",
-                "qengine --root /x run --name a base",
+                "qengine --root /x run --name a -- base",
             ),
         ] {
             assert_eq!(normalised(typed), meant);

@@ -1,6 +1,8 @@
 //! Looking images up. On the way of every `run`, so it reads three small files for a name: `index.json`, the manifest
 //! and the configuration.
 
+use std::collections::BTreeMap;
+
 use bundle_tools::Digest;
 use bundle_tools::image::{
     Descriptor, Document, Index, MAX_DOCUMENT, Manifest, Platform, chain_ids, choose, parse_config,
@@ -140,12 +142,19 @@ pub(super) fn load(layout: &Layout, index: &Index, entry: &Descriptor) -> Result
     manifest
         .check_layers(&config)
         .map_err(|error| damaged(error.into()))?;
-    let mut names: Vec<String> = index
+    let same = index
         .manifests
         .iter()
-        .filter(|other| other.digest == entry.digest)
-        .filter_map(|other| other.ref_name().map(str::to_owned))
-        .collect();
+        .filter(|other| other.digest == entry.digest);
+    let mut names = Vec::new();
+    let mut digests = BTreeMap::new();
+    for (other, name) in same.filter_map(|other| Some((other, other.ref_name()?))) {
+        names.push(name.to_owned());
+        let digest = other.annotations.get(SOURCE_DIGEST);
+        if let Some(digest) = digest.and_then(|digest| digest.parse().ok()) {
+            digests.insert(name.to_owned(), digest);
+        }
+    }
     names.sort();
     Ok(Image {
         id: manifest.config.digest,
@@ -153,6 +162,7 @@ pub(super) fn load(layout: &Layout, index: &Index, entry: &Descriptor) -> Result
         manifest: descriptor,
         config,
         names,
+        digests,
     })
 }
 

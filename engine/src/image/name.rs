@@ -1,9 +1,10 @@
 //! Names in `index.json`: given, moved, taken away.
 
+use bundle_tools::Digest;
 use bundle_tools::image::{Descriptor, Index, REF_NAME};
 
 use super::{Reference, Result, SOURCE_DIGEST, guard, layout, require};
-use crate::store::Store;
+use crate::store::{Event, Kind, Store};
 
 /// Gives the image that `source` finds another name.
 ///
@@ -14,9 +15,22 @@ pub fn tag(store: &Store, source: &str, target: &Reference) -> Result<()> {
     let _guard = guard(store)?;
     let image = require(store, source)?;
     layout(store)?.update_index(|index| -> Result<()> {
-        set(index, image.manifest.clone(), Some(target));
+        let mut manifest = image.manifest.clone();
+        // Only the registry it came from, or went to, knows it by a digest.
+        manifest.annotations.remove(SOURCE_DIGEST);
+        let of_target = |(name, _): &(&String, &Digest)| {
+            name.parse::<Reference>()
+                .is_ok_and(|name| name.name() == target.name())
+        };
+        if let Some((_, digest)) = image.digests.iter().find(of_target) {
+            let annotations = &mut manifest.annotations;
+            annotations.insert(SOURCE_DIGEST.to_owned(), digest.to_string());
+        }
+        set(index, manifest, Some(target));
         Ok(())
     })?;
+    let event = Event::new(Kind::Image, "tag", image.id.to_string());
+    store.emit(&event.with("name", target.to_string()));
     Ok(())
 }
 
@@ -69,7 +83,6 @@ pub(super) fn take_away(index: &mut Index, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bundle_tools::Digest;
 
     fn names(index: &Index) -> Vec<(Option<&str>, &str)> {
         let short = |entry: &Descriptor| {

@@ -8,16 +8,11 @@
 //! The caller's world is synchronous. Only the network part is not: it runs on a small runtime that exists as long
 //! as the pull.
 
-mod auth;
 mod blob;
-mod endpoint;
-mod fault;
-mod registry;
 mod resolve;
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -29,13 +24,15 @@ use bundle_tools::image::{
 use bundle_tools::layout::Layout;
 
 use super::layers::{self, Claim};
+pub use super::progress::{LayerState, Progress};
+use super::registry::{Access, Oci};
 use super::{
     Image, Reference, SOURCE_DIGEST, WriterGuard, collect, collect::sweep, find, layout, name,
-    require, sync,
+    registry, require, sync,
 };
-use crate::store::{Context, Store};
-pub use fault::Fault;
-use registry::Oci;
+use crate::store::{Context, Event, Kind, Store};
+
+pub use registry::Fault;
 
 /// How many layers are fetched at once, as docker does.
 const PARALLEL: usize = 3;
@@ -45,15 +42,8 @@ const PARALLEL: usize = 3;
 pub struct PullOptions {
     /// For which platform; this machine's when absent.
     pub platform: Option<Platform>,
-    /// `Some(true)`: only https with a valid certificate. `Some(false)`: also with an invalid one, and http. `None`:
-    /// http for this machine's own registries, https with a valid certificate for all others.
-    pub tls_verify: Option<bool>,
-    /// A directory of certificate authorities (`*.crt`) to trust as well.
-    pub cert_dir: Option<PathBuf>,
-    /// User name and password, before any that files hold.
-    pub credentials: Option<(String, String)>,
-    /// The file of credentials to use instead of the usual ones.
-    pub auth_file: Option<PathBuf>,
+    /// How to get at the registry.
+    pub access: Access,
 }
 
 /// What a pull came to.
@@ -65,42 +55,6 @@ pub struct Pulled {
     pub digest: Digest,
     /// Whether the reference stood for another image, or none, before.
     pub newer: bool,
-}
-
-/// What happens to a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LayerState<'a> {
-    /// Its turn has not come.
-    Waiting,
-    /// There is nothing to do.
-    Exists,
-    /// Bytes have arrived.
-    Downloading {
-        /// Bytes so far.
-        done: u64,
-        /// All bytes.
-        total: u64,
-    },
-    /// The connection failed for this reason, and will be tried again.
-    Retrying(&'a str),
-    /// All bytes are there and checked; the last are being unpacked.
-    Extracting,
-    /// Fetched and unpacked.
-    Complete,
-}
-
-/// Is told what a pull does. Called from several threads.
-pub trait Progress: Sync {
-    /// A layer's state changed.
-    fn layer(&self, layer: &Digest, state: LayerState<'_>);
-    /// Something worth knowing.
-    fn warning(&self, message: &str);
-}
-
-/// Nobody wants to know.
-impl Progress for () {
-    fn layer(&self, _: &Digest, _: LayerState<'_>) {}
-    fn warning(&self, _: &str) {}
 }
 
 /// Why an image could not be pulled.
@@ -198,12 +152,9 @@ pub enum Error {
         /// Why.
         source: super::unpack::Error,
     },
-    /// Credentials can't be read.
+    /// What the machine says about the registry can't be used.
     #[error(transparent)]
-    Credentials(#[from] auth::Error),
-    /// Certificates can't be read.
-    #[error(transparent)]
-    Certificates(#[from] endpoint::Error),
+    Access(#[from] registry::Error),
     /// No runtime for the network part.
     #[error("cannot start the network threads")]
     Runtime(#[source] std::io::Error),
@@ -245,6 +196,8 @@ pub fn pull(
     // What this pull has left if it failed, and what killed ones have left.
     let collected = collect(store);
     let pulled = result?;
+    let name = reference.to_string();
+    store.emit(&Event::new(Kind::Image, "pull", &name).with("name", &name));
     if let Err(error) = collected {
         progress.warning(&format!(
             "cannot collect what is not needed any more: {error}"
@@ -265,18 +218,10 @@ fn fetch_and_publish(
         .enable_all()
         .build()
         .map_err(Error::Runtime)?;
-    let credentials = auth::credentials(reference, options)?;
-    let endpoints = endpoint::candidates(reference.registry(), options)?;
+    let endpoints = registry::endpoints(reference, &options.access, registry::Use::Pull)?;
 
     let _guard = WriterGuard::take(store)?;
-    let resolving = resolve::resolve(
-        &layout,
-        reference,
-        &endpoints,
-        credentials,
-        options,
-        progress,
-    );
+    let resolving = resolve::resolve(&layout, reference, &endpoints, options, progress);
     let (registry, resolved) = runtime.block_on(resolving)?;
     let before = find::find(store, &reference.to_string())?;
     let job = Job {

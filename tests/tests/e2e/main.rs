@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod archives;
 mod build;
 mod bundles;
 mod errors;
@@ -12,22 +13,30 @@ mod journey;
 mod killed;
 mod lifecycle;
 mod limits;
+mod names;
 mod networks;
 mod peers;
+mod portmap;
+mod ports;
 mod pull;
+mod push;
 mod terminal;
+mod volumes;
 
 /// Says whether a test is run in the virtual machine too, which is slow: what depends on the cgroup
 /// version, or on rights that the host may withhold.
 fn in_machine(name: &str) -> bool {
     let modules = ["lifecycle::", "limits", "terminal::run", "terminal::exec"];
-    let resources = [" -m ", "cpu", "oom_kill"];
+    let resources = [" -m ", "cpu", "oom_kill", "-mmem"];
+    let tables = ["a:", "b:", "d:", "e:"];
     modules.iter().any(|module| name.starts_with(module))
-        || name.starts_with("a:") && resources.iter().any(|flag| name.contains(flag))
+        || tables.iter().any(|table| name.starts_with(table))
+            && resources.iter().any(|flag| name.contains(flag))
 }
 
 fn main() -> std::process::ExitCode {
     let modules = [
+        archives::tests(),
         build::tests(),
         bundles::tests(),
         errors::tests(),
@@ -35,11 +44,21 @@ fn main() -> std::process::ExitCode {
         killed::tests(),
         lifecycle::tests(),
         limits::tests(),
+        names::tests(),
         networks::tests(),
         peers::tests(),
+        portmap::tests(),
+        ports::tests(),
         pull::tests(),
+        push::tests(),
         terminal::tests(),
+        volumes::tests(),
         stack_tests::case::table("a", include_str!("../../cases/a.txt")),
+        stack_tests::case::table("b", include_str!("../../cases/b.txt")),
+        stack_tests::case::table("c", include_str!("../../cases/c.txt")),
+        stack_tests::case::table("d", include_str!("../../cases/d.txt")),
+        stack_tests::case::table("e", include_str!("../../cases/e.txt")),
+        stack_tests::case::table("flags", include_str!("../../cases/flags.txt")),
     ];
     stack_tests::needs::main(modules.into_iter().flatten().collect(), in_machine)
 }

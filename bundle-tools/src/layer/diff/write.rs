@@ -236,7 +236,7 @@ impl<'o, W: Write> Writer<'o, W> {
 }
 
 /// A header whose numbers are all 0: an empty field is no number to some readers.
-fn blank(kind: tar::EntryType) -> tar::Header {
+pub(crate) fn blank(kind: tar::EntryType) -> tar::Header {
     let mut header = tar::Header::new_ustar();
     header.set_entry_type(kind);
     header.set_mode(0);

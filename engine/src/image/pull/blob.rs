@@ -8,7 +8,6 @@
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bundle_tools::Digest;
 use bundle_tools::layout::BlobWriter;
@@ -16,10 +15,9 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::fault::Fault;
-use super::registry::Registry;
 use super::{Error, Job, LayerState, LayerTask, Result};
 use crate::image::layers::Slot;
+use crate::image::registry::{Fault, Registry, pause};
 use crate::image::unpack::{self, PipeWriter};
 use crate::store::Context;
 
@@ -27,8 +25,6 @@ use crate::store::Context;
 const QUEUE: usize = 64;
 /// Attempts without a single byte of progress before a transfer is given up.
 const ATTEMPTS: u32 = 5;
-/// The first pause between two attempts; it doubles each time.
-const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 200 });
 
 impl Job<'_> {
     /// Fetches a blob; unpacks it into `slot` on the way.
@@ -214,18 +210,13 @@ async fn attempt(
     Ok(())
 }
 
-/// How long to wait before the next attempt.
-pub(super) fn pause(failures: u32) -> Duration {
-    PAUSE * 2_u32.saturating_pow(failures.saturating_sub(1)).min(32)
-}
-
 #[cfg(test)]
 mod tests {
     use std::io;
     use std::sync::Mutex;
 
     use super::*;
-    use crate::image::pull::registry::{Answer, Part};
+    use crate::image::registry::{Answer, Part};
 
     /// A registry of one blob whose connections break after so many bytes, one entry a connection.
     struct Flaky {

@@ -9,17 +9,11 @@ use bundle_tools::image::{
 };
 use bundle_tools::layout::Layout;
 use futures_util::TryStreamExt;
-use oci_client::secrets::RegistryAuth;
 
-use super::blob::pause;
-use super::endpoint::Endpoint;
-use super::fault::Fault;
-use super::registry::{Answer, Oci, Registry};
 use super::{Error, Progress, PullOptions, Resolved, Result};
 use crate::image::Reference;
+use crate::image::registry::{Answer, Endpoint, Fault, Oci, Registry, Use, connect, with_retries};
 
-/// Attempts at one small request.
-const ATTEMPTS: u32 = 4;
 /// Indexes inside of indexes that are followed.
 const DEEPEST: u32 = 2;
 
@@ -28,11 +22,14 @@ pub(super) async fn resolve(
     layout: &Layout,
     reference: &Reference,
     endpoints: &[Endpoint],
-    auth: RegistryAuth,
     options: &PullOptions,
     progress: &dyn Progress,
 ) -> Result<(Arc<Oci>, Resolved)> {
-    let (registry, answer) = connect(reference, endpoints, &auth)
+    let wanted = match reference.digest() {
+        Some(digest) => digest.as_str(),
+        None => reference.tag().unwrap_or_default(),
+    };
+    let (registry, answer) = connect(endpoints, Use::Pull, async |it| it.manifest(wanted).await)
         .await
         .map_err(|fault| explain(reference, "manifest", fault))?;
     let source = match reference.digest() {
@@ -75,58 +72,6 @@ pub(super) async fn resolve(
     }
     let resolved = Resolved::new(source, manifest, manifest_bytes, config, config_bytes);
     Ok((Arc::new(registry), resolved))
-}
-
-/// Tries the ways to talk to the registry until one works, and gets the manifest.
-async fn connect(
-    reference: &Reference,
-    endpoints: &[Endpoint],
-    auth: &RegistryAuth,
-) -> std::result::Result<(Oci, Answer), Fault> {
-    let wanted = match reference.digest() {
-        Some(digest) => digest.as_str(),
-        None => reference.tag().unwrap_or_default(),
-    };
-    let mut first_fault = None;
-    for (number, endpoint) in endpoints.iter().enumerate() {
-        let more = number + 1 < endpoints.len();
-        let mut failures = 0;
-        let fault = loop {
-            let attempt = async {
-                let registry = Oci::log_in(endpoint, reference, auth.clone()).await?;
-                let answer = registry.manifest(wanted).await?;
-                Ok((registry, answer))
-            };
-            let fault = match attempt.await {
-                Ok(connected) => return Ok(connected),
-                Err(Fault::Denied(reason)) if *auth == RegistryAuth::Anonymous => {
-                    let remedy =
-                        "no credentials are known: use --creds, or log in with docker or podman";
-                    return Err(Fault::Denied(format!("{reason} ({remedy})")));
-                }
-                Err(fault) => fault,
-            };
-            failures += 1;
-            // A registry that is down is reported at once; and the other scheme is tried before the same again.
-            let final_answer = matches!(fault, Fault::Unreachable(_)) || !fault.is_passing();
-            if final_answer || failures >= ATTEMPTS || (more && fault.is_scheme()) {
-                break fault;
-            }
-            tokio::time::sleep(pause(failures)).await;
-        };
-        if !(more && fault.is_scheme()) {
-            // What the first way ended with says more than that the second is closed as well.
-            let closed = matches!(
-                fault,
-                Fault::Unreachable(_) | Fault::Dropped(_) | Fault::Certificate(_)
-            );
-            return Err(first_fault.filter(|_| closed).unwrap_or(fault));
-        }
-        if !matches!(fault, Fault::Server { .. }) {
-            first_fault.get_or_insert(fault);
-        }
-    }
-    Err(first_fault.unwrap_or_else(|| Fault::Protocol("there is no way to talk to it".to_owned())))
 }
 
 /// Follows indexes to the manifest for the platform.
@@ -218,21 +163,6 @@ async fn small_blob(
     let bytes = with_retries(fetch).await?;
     check(&bytes, descriptor)?;
     Ok(bytes)
-}
-
-async fn with_retries(
-    request: impl AsyncFn() -> std::result::Result<Vec<u8>, Fault>,
-) -> std::result::Result<Vec<u8>, Fault> {
-    let mut failures = 0;
-    loop {
-        match request().await {
-            Err(fault) if fault.is_passing() && failures + 1 < ATTEMPTS => {
-                failures += 1;
-                tokio::time::sleep(pause(failures)).await;
-            }
-            other => return other,
-        }
-    }
 }
 
 fn check(bytes: &[u8], descriptor: &Descriptor) -> std::result::Result<(), Fault> {

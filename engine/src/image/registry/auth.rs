@@ -11,7 +11,7 @@ use docker_credential::{CredentialRetrievalError, DockerCredential, get_credenti
 use oci_client::secrets::RegistryAuth;
 use serde_json::{Map, Value, json};
 
-use super::PullOptions;
+use super::Access;
 use crate::image::Reference;
 
 /// What docker calls Docker Hub in its files.
@@ -59,14 +59,11 @@ pub enum Error {
 }
 
 /// The credentials for an image's registry; anonymous when there are none.
-pub(super) fn credentials(
-    reference: &Reference,
-    options: &PullOptions,
-) -> Result<RegistryAuth, Error> {
-    if let Some((user, password)) = &options.credentials {
+pub(super) fn credentials(reference: &Reference, access: &Access) -> Result<RegistryAuth, Error> {
+    if let Some((user, password)) = &access.credentials {
         return Ok(RegistryAuth::Basic(user.clone(), password.clone()));
     }
-    let files = match &options.auth_file {
+    let files = match &access.auth_file {
         Some(file) => vec![file.clone()],
         None => usual_files(),
     };
@@ -74,7 +71,7 @@ pub(super) fn credentials(
         let text = match fs::read(&path) {
             Ok(text) => text,
             // Nobody has logged in there. A file that was asked for by name must exist, though.
-            Err(error) if error.kind() == ErrorKind::NotFound && options.auth_file.is_none() => {
+            Err(error) if error.kind() == ErrorKind::NotFound && access.auth_file.is_none() => {
                 continue;
             }
             Err(source) => return Err(Error::Read { path, source }),

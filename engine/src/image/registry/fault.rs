@@ -58,7 +58,7 @@ pub enum Fault {
 
 impl Fault {
     /// Whether the same request may succeed a moment later.
-    pub(super) fn is_passing(&self) -> bool {
+    pub(in crate::image) fn is_passing(&self) -> bool {
         match self {
             Fault::Unreachable(_) | Fault::Dropped(_) | Fault::Truncated { .. } => true,
             Fault::Server { code, .. } => matches!(code, 408 | 429 | 500..=599),
@@ -93,7 +93,7 @@ impl Fault {
     }
 
     /// What a failure amid a body means.
-    pub(super) fn from_stream(error: &io::Error) -> Fault {
+    pub(in crate::image) fn from_stream(error: &io::Error) -> Fault {
         let verification = error
             .get_ref()
             .and_then(|error| error.downcast_ref::<DigestError>());

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use oci_client::Client;
 use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
+use oci_client::secrets::RegistryAuth;
 use reqwest::{NoProxy, Proxy};
 
-use super::PullOptions;
+use super::Access;
 use super::fault::Fault;
+use crate::image::Reference;
 
 /// Where administrators put the certificate authorities of single registries: `<directory>/<host>/*.crt`.
 const CERTS_D: [&str; 3] = [
@@ -44,9 +46,12 @@ pub enum Error {
 }
 
 /// One way to talk to a registry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Endpoint {
-    registry: String,
+#[derive(Debug, Clone)]
+pub(in crate::image) struct Endpoint {
+    /// The repository.
+    pub(super) place: Reference,
+    /// Who we are there.
+    pub(super) auth: RegistryAuth,
     https: bool,
     verify: bool,
     /// PEM files of certificate authorities to trust besides the system's.
@@ -56,10 +61,16 @@ pub(super) struct Endpoint {
 /// The ways to try, in order.
 ///
 /// https with a valid certificate, unless the registry is on this machine or the user says that it need not be.
-pub(super) fn candidates(registry: &str, options: &PullOptions) -> Result<Vec<Endpoint>, Error> {
-    let authorities = authorities(registry, options)?;
+pub(super) fn candidates(
+    place: &Reference,
+    access: &Access,
+    auth: &RegistryAuth,
+) -> Result<Vec<Endpoint>, Error> {
+    let registry = place.registry();
+    let authorities = authorities(registry, access)?;
     let endpoint = |https, verify| Endpoint {
-        registry: registry.to_owned(),
+        place: place.clone(),
+        auth: auth.clone(),
         https,
         verify,
         authorities: authorities.clone(),
@@ -70,7 +81,7 @@ pub(super) fn candidates(registry: &str, options: &PullOptions) -> Result<Vec<En
         endpoint(true, false),
     );
     let own_machine = is_loopback(registry);
-    Ok(match options.tls_verify {
+    Ok(match access.tls_verify {
         Some(true) => vec![https],
         None if !own_machine || !authorities.is_empty() => vec![https],
         // Nobody is between us and ourselves. Plain http is what a registry here mostly speaks.
@@ -91,8 +102,8 @@ fn is_loopback(registry: &str) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-fn authorities(registry: &str, options: &PullOptions) -> Result<Vec<Vec<u8>>, Error> {
-    if let Some(directory) = &options.cert_dir {
+fn authorities(registry: &str, access: &Access) -> Result<Vec<Vec<u8>>, Error> {
+    if let Some(directory) = &access.cert_dir {
         let found = read_authorities(directory)?;
         return match found.is_empty() {
             true => Err(Error::Empty(directory.clone())),
@@ -221,11 +232,12 @@ mod tests {
     #[test]
     fn only_this_machine_and_the_user_may_do_without_tls() {
         let ways = |registry: &str, tls_verify| -> Vec<(bool, bool)> {
-            let options = PullOptions {
+            let access = Access {
                 tls_verify,
-                ..PullOptions::default()
+                ..Access::default()
             };
-            let ways = candidates(registry, &options).unwrap();
+            let place: Reference = format!("{registry}/x").parse().unwrap();
+            let ways = candidates(&place, &access, &RegistryAuth::Anonymous).unwrap();
             ways.iter().map(|way| (way.https, way.verify)).collect()
         };
         let (http, https, unverified) = ((false, true), (true, true), (true, false));
