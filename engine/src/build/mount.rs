@@ -267,5 +267,6 @@ fn volume(path: &Path, target: &str, read_only: bool) -> Result<Volume> {
         destination: target.to_owned(),
         read_only,
         options: Vec::new(),
+        mount: None,
     })
 }
