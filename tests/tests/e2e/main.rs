@@ -9,8 +9,10 @@ mod archives;
 mod build;
 mod bundles;
 mod errors;
+mod events;
 mod journey;
 mod killed;
+mod life;
 mod lifecycle;
 mod limits;
 mod names;
@@ -20,6 +22,7 @@ mod portmap;
 mod ports;
 mod pull;
 mod push;
+mod restart;
 mod terminal;
 mod volumes;
 
@@ -40,8 +43,10 @@ fn main() -> std::process::ExitCode {
         build::tests(),
         bundles::tests(),
         errors::tests(),
+        events::tests(),
         journey::tests(),
         killed::tests(),
+        life::tests(),
         lifecycle::tests(),
         limits::tests(),
         names::tests(),
@@ -51,6 +56,7 @@ fn main() -> std::process::ExitCode {
         ports::tests(),
         pull::tests(),
         push::tests(),
+        restart::tests(),
         terminal::tests(),
         volumes::tests(),
         stack_tests::case::table("a", include_str!("../../cases/a.txt")),
