@@ -91,7 +91,10 @@ impl Yard {
     #[track_caller]
     fn assert_clean(&self) {
         let containers = self.engine.root().join("containers");
-        let left: Vec<_> = fs::read_dir(containers).unwrap().flatten().collect();
+        let names = fs::read_dir(containers).unwrap().flatten();
+        let names = names.map(|entry| entry.file_name().into_string().unwrap());
+        // A maker that was killed within its first microseconds leaves a directory that is collected by its age.
+        let left: Vec<_> = names.filter(|name| !name.starts_with(".new-")).collect();
         assert!(left.is_empty(), "{left:?}");
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let root = self.engine.root().display().to_string();
