@@ -8,7 +8,7 @@ use std::os::unix::fs::DirBuilderExt;
 use jiff::Timestamp;
 
 use super::{DATA, DRIVER, Error, LOCK, RECORD, Result, Volume, check_name, device, home, load};
-use crate::store::{self, Context, Durability, Lock, Store, make_dir};
+use crate::store::{self, Context, Durability, Event, Kind, Lock, Store, make_dir};
 
 /// How the directories of volumes in the making begin; no volume's name does.
 pub(super) const UNBORN: &str = ".new-";
@@ -55,6 +55,8 @@ pub fn make(store: &Store, options: &CreateOptions) -> Result<(Volume, bool)> {
             return Ok((there, false));
         }
         if let Some(made) = publish(store, options)? {
+            let event = Event::new(Kind::Volume, "create", &made.name);
+            store.emit(&event.with("driver", DRIVER));
             return Ok((made, true));
         }
         discard_remains(store, &options.name)?;

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 
 use super::{DATA, Error, Result, Volume, device, find, home, list, load};
-use crate::store::{Context, Lock, Store, make_dir};
+use crate::store::{Context, Event, Kind, Lock, Store, make_dir};
 
 /// Removes a volume that no container mentions; `users` tells which do.
 ///
@@ -22,7 +22,10 @@ pub fn remove(store: &Store, name: &str, users: &dyn Fn(&str) -> Vec<String>) ->
             users,
         });
     }
-    erase(store, &volume)
+    erase(store, &volume)?;
+    let event = Event::new(Kind::Volume, "destroy", name);
+    store.emit(&event.with("driver", super::DRIVER));
+    Ok(())
 }
 
 /// Under the volume's lock.
