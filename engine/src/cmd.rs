@@ -13,7 +13,9 @@ use crate::flags::normalise::normalise;
 use crate::output::say;
 
 mod attach;
+mod build;
 mod build_base;
+mod builder;
 mod cleanup;
 mod commit;
 mod completion;
@@ -112,6 +114,8 @@ enum Command {
     Rmi(rmi::Rmi),
     #[command(name = "buildBase", alias = "build-base")]
     BuildBase(build_base::BuildBase),
+    Build(Box<build::Build>),
+    Builder(builder::Builder),
     // Networks
     Network(network::Network),
     Portmap(portmap::Portmap),
@@ -296,13 +300,15 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Save(command) => command.run(store).map_err(plain),
         Command::Load(command) => command.run(store).map_err(plain),
         Command::Images(command) => command.run(store).map_err(plain),
-        Command::Image(command) => command.run(store).map_err(plain),
+        Command::Image(command) => command.run(&context).map_err(plain),
         Command::Tag(command) => command.run(store).map_err(plain),
         Command::Rmi(command) => command.run(store).map_err(plain),
         Command::BuildBase(command) => command.run(store).map_err(plain),
         Command::Info(command) => command.run(&context).map_err(plain),
         Command::System(command) => command.run(&context).map_err(plain),
         Command::Version(command) => command.run(&context).map_err(plain),
+        Command::Build(command) => command.run(&context).map_err(plain),
+        Command::Builder(command) => command.run(store).map_err(plain),
         Command::Network(command) => command.run(&context).map_err(plain),
         Command::Portmap(command) => command.run(&context).map_err(plain),
         Command::Volume(command) => command.run(store).map_err(plain),
