@@ -2,11 +2,12 @@
 //! an error into a message and an exit code.
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use qengine::container::{self, Programs};
+use qengine::container::{Live, Programs, find};
 use qengine::store::Store;
 
 use crate::flags::normalise::normalise;
@@ -208,8 +209,8 @@ pub(crate) struct Failure {
 impl Failure {
     fn new(error: anyhow::Error, code: u8) -> Failure {
         // The runtime's refusal decides for itself: 126 not executable, 127 not found.
-        let code = match error.downcast_ref::<container::Error>() {
-            Some(container::Error::Runtime { exit_code, .. }) => *exit_code,
+        let code = match error.downcast_ref::<qengine::container::Error>() {
+            Some(qengine::container::Error::Runtime { exit_code, .. }) => *exit_code,
             _ => code,
         };
         Failure { error, code }
@@ -260,8 +261,8 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 fn hint(error: &anyhow::Error) -> Option<String> {
-    match error.downcast_ref::<container::Error>()? {
-        container::Error::Program { program, .. } => Some(format!(
+    match error.downcast_ref::<qengine::container::Error>()? {
+        qengine::container::Error::Program { program, .. } => Some(format!(
             "{} belongs beside qengine or in PATH; `hack/build.sh` builds all four programs",
             program.display()
         )),
@@ -403,13 +404,29 @@ pub(crate) fn for_each_at_once(
     Ok(code)
 }
 
+/// Asks before what can't be undone; the answer to nothing at all is no.
+pub(crate) fn confirm(warning: &str) -> anyhow::Result<bool> {
+    let mut output = std::io::stdout().lock();
+    write!(
+        output,
+        "WARNING! {warning}\nAre you sure you want to continue? [y/N] "
+    )?;
+    output.flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(
+        answer.trim().to_ascii_lowercase().as_str(),
+        "y" | "yes"
+    ))
+}
+
 /// Short ids of all containers in a status, newest first.
 pub(crate) fn all_that_are(
     context: &Context,
-    wanted: impl Fn(container::Live) -> bool,
+    wanted: impl Fn(Live) -> bool,
 ) -> anyhow::Result<Vec<String>> {
     let mut ids = Vec::new();
-    for handle in container::find::all(&context.store)? {
+    for handle in find::all(&context.store)? {
         // One that vanishes while we look is left out.
         if handle
             .live(&context.store)

@@ -35,6 +35,7 @@ mod monitor;
 mod overlay;
 pub mod pause;
 mod programs;
+pub mod prune;
 pub mod recover;
 pub mod remove;
 pub mod rename;

@@ -1,17 +1,13 @@
 //! What the `prune` commands share: the question, the filters, and what is removed.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, Write};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
 use jiff::Timestamp;
-use qengine::container::filter::labels;
-use qengine::container::find::all;
-use qengine::container::remove::{Volumes, remove};
+use qengine::container;
 use qengine::container::volumes::users;
-use qengine::container::{self, recover};
 use qengine::store::Store;
 use qengine::{network, volume};
 
@@ -33,11 +29,10 @@ pub(crate) struct Containers {
 
 impl Containers {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
-        let filter = Filter::parse(&self.filter)?;
         if !self.force && !confirm(&["all stopped containers"])? {
             return Ok(ExitCode::SUCCESS);
         }
-        let freed = containers(context, &filter)?;
+        let freed = containers(context, &self.filter)?;
         say(format_args!("Total reclaimed space: {}", human_size(freed)))?;
         Ok(ExitCode::SUCCESS)
     }
@@ -45,19 +40,13 @@ impl Containers {
 
 /// Asks before things are removed. The answer comes from standard input, terminal or not; its end is a no.
 pub(super) fn confirm(doomed: &[&str]) -> Result<bool> {
-    let mut out = std::io::stdout();
-    writeln!(out, "WARNING! This will remove:")?;
-    for line in doomed {
-        writeln!(out, "  - {line}")?;
+    if let [one] = doomed {
+        return super::confirm(&format!("This will remove {one}."));
     }
-    write!(out, "\nAre you sure you want to continue? [y/N] ")?;
-    out.flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    if !answer.ends_with('\n') {
-        writeln!(out)?;
-    }
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    super::confirm(&format!(
+        "This will remove:\n  - {}\n",
+        doomed.join("\n  - ")
+    ))
 }
 
 /// Which of the unused things are meant.
@@ -113,34 +102,12 @@ impl Filter {
 }
 
 /// Removes containers that do not run; returns the bytes they held.
-pub(super) fn containers(context: &Context, filter: &Filter) -> Result<u64> {
-    recover::sweep(&context.store, &context.programs)?;
+pub(super) fn containers(context: &Context, filter: &[String]) -> Result<u64> {
     let mut freed = 0;
     let mut heading = Some("Deleted Containers:");
-    for handle in all(&context.store)? {
-        let Ok((_, live)) = handle.live(&context.store) else {
-            continue;
-        };
-        let is_idle = matches!(live, container::Live::Created | container::Live::Exited);
-        if !is_idle || !filter.accepts(Some(handle.config.created), &labels(&handle)) {
-            continue;
-        }
-        let size = container::size::written(&handle);
-        match remove(
-            &context.store,
-            &context.programs,
-            &handle,
-            false,
-            Volumes::Keep,
-        ) {
-            Ok(()) => {
-                headed(&mut heading, handle.id())?;
-                freed += size;
-            }
-            // Started, or gone, in this very moment.
-            Err(container::Error::NotFound(_) | container::Error::WrongStatus { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
+    for pruned in container::prune::prune(&context.store, &context.programs, filter)? {
+        headed(&mut heading, &pruned.id)?;
+        freed += pruned.size;
     }
     end(&heading)?;
     Ok(freed)

@@ -277,14 +277,14 @@ impl Run {
             }
         };
         match connection {
-            None => {
+            None if detach => {
                 say(format_args!("{}", handle.id()))?;
                 Ok(ExitCode::SUCCESS)
             }
-            Some(connection) => stay(
+            connection => stay(
                 context,
                 &handle,
-                (&connection, state.monitor),
+                (connection.as_ref(), state.monitor),
                 keys,
                 sig_proxy,
             ),
@@ -296,7 +296,7 @@ impl Run {
 pub(super) fn stay(
     context: &Context,
     handle: &Handle,
-    (connection, monitor): (&Connection, Option<Process>),
+    (connection, monitor): (Option<&Connection>, Option<Process>),
     detach_keys: DetachKeys,
     sig_proxy: bool,
 ) -> Result<ExitCode> {
@@ -324,7 +324,14 @@ pub(super) fn stay(
         control: handle.control(&context.store),
         on_signal: &pass_on,
     };
-    if relay.run(connection, &signals)? == Ended::Detached {
+    let ended = match connection {
+        Some(connection) => relay.run(connection, &signals)?,
+        None => {
+            terminal::pass_signals(&signals, handle.state()?.process, &pass_on)?;
+            Ended::Closed
+        }
+    };
+    if ended == Ended::Detached {
         std::io::stderr().write_all(b"read escape sequence\n")?;
         return Ok(ExitCode::SUCCESS);
     }

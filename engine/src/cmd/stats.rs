@@ -13,7 +13,7 @@ use qengine::container::stats::Sample;
 use serde_json::json;
 
 use super::Context;
-use crate::output::{self, Format, Listing};
+use crate::output::{Format, Listing, Row};
 
 /// Between two looks: also the span over which CPU time is measured.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -30,13 +30,8 @@ pub(crate) struct Stats {
     /// Whole ids
     #[arg(long)]
     no_trunc: bool,
-    /// table, json, a template such as '{{.Name}}: {{.CPUPerc}}', or `table TEMPLATE`
-    #[arg(
-        long,
-        value_name = "FORMAT",
-        default_value = "table",
-        hide_default_value = true
-    )]
+    /// `table`, `json`, or a template such as '{{.Name}}: {{.CPUPerc}}'
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: String,
     /// Names or ids; all that run when none is given
     #[arg(value_name = "CONTAINER")]
@@ -55,29 +50,14 @@ const HEADINGS: [(&str, &str); 9] = [
     ("Container", "CONTAINER"),
 ];
 
-/// Columns of the usual table.
 const COLUMNS: [&str; 8] = [
     "ID", "Name", "CPUPerc", "MemUsage", "MemPerc", "NetIO", "BlockIO", "PIDs",
 ];
 
-/// One container's figures, as text.
-struct Row {
-    typed: String,
-    id: String,
-    name: String,
-    cpu: String,
-    memory: String,
-    memory_percent: String,
-    network: String,
-    block: String,
-    pids: String,
-}
-
 impl Stats {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
         let format = Format::parse(&self.format)?;
-        // Only a table is kept in one place of the screen.
-        let redraws = !self.no_stream && format.is_table() && io::stdout().is_terminal();
+        let is_screen = !self.no_stream && format.is_table() && io::stdout().is_terminal();
         // A name that is not there is an error at once.
         let named = self
             .containers
@@ -86,7 +66,7 @@ impl Stats {
             .collect::<Result<Vec<_>>>()?;
         let mut earlier = BTreeMap::new();
         self.look(context, &named, &mut earlier)?;
-        if redraws {
+        if is_screen {
             write!(io::stdout(), "\x1b[2J")?;
         }
         loop {
@@ -95,7 +75,7 @@ impl Stats {
             if !named.is_empty() && rows.is_empty() {
                 return Ok(ExitCode::SUCCESS); // All of them were removed.
             }
-            show(&format, &rows, redraws)?;
+            show(&rows, &format, is_screen)?;
             if self.no_stream {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -141,34 +121,28 @@ impl Stats {
 
     fn row(&self, typed: String, handle: &Handle, sample: &Sample, before: &Sample) -> Row {
         let pair = |one, other, size: fn(u64) -> String| format!("{} / {}", size(one), size(other));
-        Row {
-            typed,
-            id: if self.no_trunc {
-                handle.id()
-            } else {
-                handle.config.short_id()
-            }
-            .to_owned(),
-            name: handle.name().to_owned(),
-            cpu: format!("{:.2}%", sample.cpu_percent(before)),
-            memory: pair(sample.memory, sample.memory_limit, binary),
-            memory_percent: format!("{:.2}%", sample.memory_percent()),
-            network: pair(sample.received, sample.sent, decimal),
-            block: pair(sample.read, sample.written, decimal),
-            pids: sample.pids.to_string(),
-        }
+        Row::new(json!({
+            "Container": typed,
+            "ID": if self.no_trunc { handle.id() } else { handle.config.short_id() },
+            "Name": handle.name(),
+            "CPUPerc": format!("{:.2}%", sample.cpu_percent(before)),
+            "MemUsage": pair(sample.memory, sample.memory_limit, binary),
+            "MemPerc": format!("{:.2}%", sample.memory_percent()),
+            "NetIO": pair(sample.received, sample.sent, decimal),
+            "BlockIO": pair(sample.read, sample.written, decimal),
+            "PIDs": sample.pids.to_string(),
+        }))
     }
 }
 
-fn show(format: &Format, rows: &[Row], redraws: bool) -> Result<()> {
-    let rows: Vec<output::Row> = rows.iter().map(Row::listed).collect();
-    let text = Listing {
+fn show(rows: &[Row], format: &Format, is_screen: bool) -> Result<()> {
+    let listing = Listing {
         headings: &HEADINGS,
         columns: &COLUMNS,
-    }
-    .text(format, &rows)?;
+    };
+    let text = listing.text(format, rows)?;
     let mut output = io::stdout().lock();
-    if redraws {
+    if is_screen {
         // Each line over the old one, so that nothing flickers; then the rest of the screen is cleared.
         let lines = text.replace('\n', "\x1b[K\n");
         write!(output, "\x1b[H{lines}\x1b[J")?;
@@ -177,22 +151,6 @@ fn show(format: &Format, rows: &[Row], redraws: bool) -> Result<()> {
     }
     output.flush()?;
     Ok(())
-}
-
-impl Row {
-    fn listed(&self) -> output::Row {
-        output::Row::new(json!({
-            "Container": self.typed,
-            "ID": self.id,
-            "Name": self.name,
-            "CPUPerc": self.cpu,
-            "MemUsage": self.memory,
-            "MemPerc": self.memory_percent,
-            "NetIO": self.network,
-            "BlockIO": self.block,
-            "PIDs": self.pids,
-        }))
-    }
 }
 
 /// Powers of 1024, four digits.

@@ -122,7 +122,9 @@ fn ps_filters() {
     engine.ok("tag base other:1");
     engine.ok("run -d --name one --label kind=bird -p 8080:80 -v data:/data base sleep 1000");
     engine.ok("run -d --name two --network lake --expose 90/udp other:1 sleep 1000");
-    engine.run("run --name three --network none base sh -c 'exit 3'").code(3);
+    engine
+        .run("run --name three --network none base sh -c 'exit 3'")
+        .code(3);
     for (filter, names) in [
         ("name=^t", "two"),
         ("name=^/one$", "one"),

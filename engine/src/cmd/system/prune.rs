@@ -46,7 +46,7 @@ impl Prune {
         if !self.force && !prune::confirm(&doomed)? {
             return Ok(ExitCode::SUCCESS);
         }
-        let mut freed = prune::containers(context, &filter)?;
+        let mut freed = prune::containers(context, &self.filter)?;
         prune::networks(&context.store, &filter)?;
         if self.volumes {
             freed += prune::volumes(&context.store, &filter)?;
