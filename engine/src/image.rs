@@ -27,6 +27,7 @@ pub mod registry;
 mod remove;
 pub mod save;
 mod unpack;
+pub mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -40,8 +41,8 @@ use crate::store::{self, Lock, Store};
 
 pub use add::{LayerSource, add_layer_image};
 pub use base::build_base;
-pub use collect::{Freed, collect};
-pub use find::{Listed, find, list, require};
+pub use collect::{Freed, collect, nobody_writes, sweep};
+pub use find::{Listed, blobs, find, list, require};
 pub use layers::lower_directories;
 pub use load::{Loaded, load};
 pub use name::tag;
