@@ -2,7 +2,6 @@
 //! an error into a message and an exit code.
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
