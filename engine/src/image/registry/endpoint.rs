@@ -14,6 +14,7 @@ use reqwest::{NoProxy, Proxy};
 
 use super::Access;
 use super::fault::Fault;
+use super::places::Place;
 use crate::image::Reference;
 
 /// Where administrators put the certificate authorities of single registries: `<directory>/<host>/*.crt`.
@@ -50,6 +51,8 @@ pub enum Error {
 pub(in crate::image) struct Endpoint {
     /// The repository.
     pub(super) place: Reference,
+    /// Whether it is only a copy of the one that was asked for.
+    pub(super) mirror: bool,
     /// Who we are there.
     pub(super) auth: RegistryAuth,
     https: bool,
@@ -62,14 +65,15 @@ pub(in crate::image) struct Endpoint {
 ///
 /// https with a valid certificate, unless the registry is on this machine or the user says that it need not be.
 pub(super) fn candidates(
-    place: &Reference,
+    place: &Place,
     access: &Access,
     auth: &RegistryAuth,
 ) -> Result<Vec<Endpoint>, Error> {
-    let registry = place.registry();
+    let registry = place.reference.registry();
     let authorities = authorities(registry, access)?;
     let endpoint = |https, verify| Endpoint {
-        place: place.clone(),
+        place: place.reference.clone(),
+        mirror: place.mirror,
         auth: auth.clone(),
         https,
         verify,
@@ -236,7 +240,11 @@ mod tests {
                 tls_verify,
                 ..Access::default()
             };
-            let place: Reference = format!("{registry}/x").parse().unwrap();
+            let place = Place {
+                reference: format!("{registry}/x").parse().unwrap(),
+                insecure: false,
+                mirror: false,
+            };
             let ways = candidates(&place, &access, &RegistryAuth::Anonymous).unwrap();
             ways.iter().map(|way| (way.https, way.verify)).collect()
         };
