@@ -24,6 +24,7 @@ mod images;
 mod inspect;
 mod kill;
 mod load;
+mod login;
 mod logs;
 mod network;
 mod outfile;
@@ -92,6 +93,8 @@ enum Command {
     Push(push::Push),
     Save(save::Save),
     Load(load::Load),
+    Login(login::Login),
+    Logout(login::Logout),
     Images(images::Images),
     Image(image::ImageArgs),
     Tag(tag::Tag),
@@ -262,6 +265,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Push(command) => command.run(store).map_err(plain),
         Command::Save(command) => command.run(store).map_err(plain),
         Command::Load(command) => command.run(store).map_err(plain),
+        Command::Login(command) => command.run().map_err(plain),
+        Command::Logout(command) => command.run().map_err(plain),
         Command::Images(command) => command.run(store).map_err(plain),
         Command::Image(command) => command.run(store).map_err(plain),
         Command::Tag(command) => command.run(store).map_err(plain),

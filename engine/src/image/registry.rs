@@ -10,6 +10,7 @@ pub(super) mod auth;
 mod client;
 mod endpoint;
 mod fault;
+pub mod login;
 mod places;
 mod upload;
 

@@ -96,7 +96,7 @@ impl Oci {
         let registry = Oci {
             client,
             http,
-            base: format!("{}://{}", endpoint.scheme(), repository.resolve_registry()),
+            base: endpoint.base(),
             repository,
             auth: endpoint.auth.clone(),
             operation,

@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use oci_client::Client;
 use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
 use oci_client::secrets::RegistryAuth;
+use oci_client::{Client, Reference as OciReference};
 use reqwest::{NoProxy, Proxy};
 
 use super::Access;
@@ -142,11 +142,21 @@ fn read_authorities(directory: &Path) -> Result<Vec<Vec<u8>>, Error> {
 
 impl Endpoint {
     /// `http` or `https`.
-    pub(super) fn scheme(&self) -> &'static str {
+    fn scheme(&self) -> &'static str {
         match self.https {
             true => "https",
             false => "http",
         }
+    }
+
+    /// Scheme and host, as in a URL.
+    pub(super) fn base(&self) -> String {
+        let place = OciReference::with_tag(
+            self.place.registry().to_owned(),
+            self.place.repository().to_owned(),
+            "latest".to_owned(),
+        );
+        format!("{}://{}", self.scheme(), place.resolve_registry())
     }
 
     /// Clients for this way: one that knows registries, one that knows HTTP.
