@@ -17,6 +17,7 @@ mod build_base;
 mod cleanup;
 mod commit;
 mod create;
+mod events;
 mod exec;
 mod export;
 mod image;
@@ -29,17 +30,24 @@ mod logs;
 mod network;
 mod outfile;
 mod pause;
+mod port;
+mod portmap;
 mod progress;
 mod ps;
 mod pull;
 mod push;
+mod rename;
+mod resolver;
 mod rm;
 mod rmi;
 mod run;
 mod save;
 mod start;
+mod stats;
 mod stop;
 mod tag;
+mod top;
+mod update;
 mod wait;
 
 /// Nothing was typed where a command belongs: clap answers with the help text.
@@ -49,13 +57,22 @@ const HELP: clap::error::ErrorKind =
 /// Exit code when the engine itself failed before the container's process could say anything; docker's.
 const ENGINE_FAILED: u8 = 125;
 
+/// Variables that every command minds.
+const ENVIRONMENT: &str = "\
+Environment:
+  QENGINE_ROOT, QENGINE_RUN_ROOT  as --root and --run-root
+  QENGINE_FIREWALL                what published ports and isolation are done with: nftables, iptables or none
+                                  [default: the first of these that the kernel has]. With none, networks are not
+                                  kept apart and have no way out, and `portmap start` serves published ports";
+
 /// A container engine without a daemon
 #[derive(Debug, Parser)]
 #[command(
     name = "qengine",
     version,
     propagate_version = true,
-    max_term_width = 120
+    max_term_width = 120,
+    after_help = ENVIRONMENT
 )]
 pub(crate) struct Cli {
     /// Directory of images, containers, networks and volumes [default: /var/lib/qengine]
@@ -88,6 +105,11 @@ enum Command {
     Export(export::Export),
     Pause(pause::Pause),
     Unpause(pause::Unpause),
+    Rename(rename::Rename),
+    Update(update::Update),
+    Events(events::Events),
+    Stats(stats::Stats),
+    Top(top::Top),
     // Images
     Pull(pull::Pull),
     Push(push::Push),
@@ -103,8 +125,12 @@ enum Command {
     BuildBase(build_base::BuildBase),
     // Networks
     Network(network::Network),
+    Port(port::Port),
+    Portmap(portmap::Portmap),
     #[command(hide = true)]
     Cleanup(cleanup::Cleanup),
+    #[command(hide = true)]
+    Resolver(resolver::Resolver),
 }
 
 /// What every command works on.
@@ -261,6 +287,11 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Export(command) => command.run(store).map_err(plain),
         Command::Pause(command) => command.run(&context).map_err(plain),
         Command::Unpause(command) => command.run(&context).map_err(plain),
+        Command::Rename(command) => command.run(&context).map_err(plain),
+        Command::Update(command) => command.run(&context).map_err(plain),
+        Command::Stats(command) => command.run(&context).map_err(plain),
+        Command::Top(command) => command.run(&context).map_err(plain),
+        Command::Events(command) => command.run(&context).map_err(plain),
         Command::Pull(command) => command.run(store).map_err(plain),
         Command::Push(command) => command.run(store).map_err(plain),
         Command::Save(command) => command.run(store).map_err(plain),
@@ -272,8 +303,11 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Tag(command) => command.run(store).map_err(plain),
         Command::Rmi(command) => command.run(store).map_err(plain),
         Command::BuildBase(command) => command.run(store).map_err(plain),
-        Command::Network(command) => command.run(store).map_err(plain),
+        Command::Network(command) => command.run(&context).map_err(plain),
+        Command::Port(command) => command.run(store).map_err(plain),
+        Command::Portmap(command) => command.run(&context).map_err(plain),
         Command::Cleanup(command) => command.run(&context).map_err(plain),
+        Command::Resolver(command) => command.run(store).map_err(plain),
     }
 }
 
@@ -322,6 +356,61 @@ pub(crate) fn for_each(
         }
     }
     Ok(code)
+}
+
+/// As [`for_each`], all at the same time; what is said keeps the order of the names.
+pub(crate) fn for_each_at_once(
+    names: &[String],
+    action: impl Fn(&str) -> anyhow::Result<String> + Sync,
+) -> anyhow::Result<ExitCode> {
+    /// More than so many wait for each other.
+    const AT_ONCE: usize = 50;
+    let mut code = ExitCode::SUCCESS;
+    for names in names.chunks(AT_ONCE) {
+        let answers: Vec<_> = match names {
+            [name] => vec![action(name)],
+            names => std::thread::scope(|scope| {
+                let action = &action;
+                let threads: Vec<_> = names
+                    .iter()
+                    .map(|name| scope.spawn(move || action(name)))
+                    .collect();
+                let lost = || anyhow::anyhow!("a thread of the engine has panicked");
+                threads
+                    .into_iter()
+                    .map(|thread| thread.join().unwrap_or_else(|_| Err(lost())))
+                    .collect()
+            }),
+        };
+        for answer in answers {
+            match answer {
+                Ok(answer) => say(format_args!("{answer}"))?,
+                Err(error) => {
+                    report(&error);
+                    code = ExitCode::FAILURE;
+                }
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// Short ids of all containers in a status, newest first.
+pub(crate) fn all_that_are(
+    context: &Context,
+    wanted: impl Fn(container::Live) -> bool,
+) -> anyhow::Result<Vec<String>> {
+    let mut ids = Vec::new();
+    for handle in container::find::all(&context.store)? {
+        // One that vanishes while we look is left out.
+        if handle
+            .live(&context.store)
+            .is_ok_and(|(_, live)| wanted(live))
+        {
+            ids.push(handle.config.short_id().to_owned());
+        }
+    }
+    Ok(ids)
 }
 
 /// An exit code of a container's process as our own.

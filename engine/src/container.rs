@@ -1,13 +1,15 @@
 //! Containers: from what the user asked for to a process under a monitor, and back to nothing.
 //!
 //! A container is a directory of the store. `container.json` ([`model::Config`]) says what was asked for and never
-//! changes afterwards; `state.json` ([`model::State`]) says how far it has come. Each change happens under the `flock`
-//! of the container's own `lock` file ([`Handle`]); readers take no lock at all. The life of a container, one module
-//! a step:
+//! changes afterwards; `changes.json` ([`model::Changes`]), there only when there is something to say, lays a newer name
+//! (`rename`), newer limits and a newer restart policy (`update`) over it; `state.json` ([`model::State`]) says how far
+//! it has come. Each change happens under the `flock` of the container's own `lock` file ([`Handle`]); readers take no
+//! lock at all. The life of a container, one module a step:
 //!
 //! ```text
 //! create ──> start: overlay, files, bundle, monitor ──> (running) ──> cleanup ──> remove
-//!              └────────── exec, attach, log, inspect, stop ──────────┘
+//!              ├────────── exec, attach, log, inspect, stop ──────────┤
+//!              └────────────────────── restart ───────────────────────┘
 //! ```
 //!
 //! What a killed command leaves half done is recognised by a free lock beside an unfinished status, and put right by
@@ -15,12 +17,15 @@
 
 pub mod attach;
 mod bundle;
+mod cgroup;
 pub mod cleanup;
 pub mod commit;
+pub mod connect;
 pub mod create;
 pub mod exec;
 pub mod export;
 mod files;
+pub mod filter;
 pub mod find;
 pub mod inspect;
 mod live;
@@ -28,13 +33,21 @@ pub mod log;
 pub mod model;
 mod monitor;
 mod overlay;
+pub mod pause;
 mod programs;
 pub mod recover;
 pub mod remove;
+pub mod rename;
+pub mod restart;
+pub mod size;
 pub mod start;
+pub mod stats;
 pub mod stop;
+pub mod top;
+pub mod update;
 pub mod wait;
 
+pub use bundle::check;
 pub use find::Handle;
 pub use live::Live;
 pub use programs::Programs;

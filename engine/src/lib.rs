@@ -8,4 +8,5 @@
 pub mod container;
 pub mod image;
 pub mod network;
+pub mod portmap;
 pub mod store;

@@ -6,6 +6,7 @@
 mod cmd;
 mod flags;
 mod output;
+mod template;
 mod terminal;
 
 use std::process::ExitCode;

@@ -15,11 +15,11 @@
 //! is the kernel's to know, with one small file a member under the run directory so that it can be undone by name.
 //! [`collect`] puts right what a killed command left.
 //!
-//! IPv4 only so far: IPv6 is switched off on every interface made here, so that nothing listens or routes there
-//! unnoticed. Name resolution between containers is not done here either.
+//! IPv6 is there on networks that were made with it; on the interfaces of all others it is switched off, so that nothing
+//! listens or routes there unnoticed. Names are resolved by a process of each network's own ([`names`]).
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -33,21 +33,28 @@ mod link;
 mod mac;
 mod mapping;
 mod member;
+pub mod names;
 mod netlink;
 mod port;
+mod published;
 mod reservation;
 mod resolver;
 mod subnet;
+mod subnet6;
 
-pub use connection::{collect, connect, disconnect};
+pub use connection::{attach, collect, connect, detach, disconnect, packet_filter, reload};
 pub use definition::{CreateOptions, DEFAULT_NETWORK, Driver, Network, create, find, list, remove};
 pub use inspect::{Addresses, Description, Member, Pool, endpoint_id, inspect};
 pub use ipam::Ipam;
+pub(crate) use link::inside;
 pub use mac::MacAddress;
-pub use mapping::{PortMapping, Protocol};
-pub use reservation::{release, reserve};
+pub use mapping::{PortMapping, Protocol, describe_ports};
+pub(crate) use port::conflicting_holder;
+pub(crate) use published::{directories, publishers};
+pub use reservation::{release, reserve, reserve_one};
 pub use resolver::{HostResolver, host_resolver};
 pub use subnet::Subnet;
+pub use subnet6::{Ipam6, Subnet6};
 
 /// How a container is connected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,8 +83,10 @@ impl Default for Mode {
 pub struct Endpoint {
     /// The network's name or id.
     pub network: String,
-    /// The address wanted; the next free one when absent.
+    /// The IPv4 address wanted; the next free one when absent.
     pub address: Option<IpAddr>,
+    /// The IPv6 address wanted; the next free one when absent. Only on a network that has IPv6.
+    pub address6: Option<Ipv6Addr>,
     /// The hardware address wanted; made from the address when absent.
     pub mac: Option<MacAddress>,
     /// Further names under which neighbours shall find the container.
@@ -108,7 +117,7 @@ pub struct Attachment {
     pub host_interface: String,
     /// The bridge that end is a port of.
     pub bridge: String,
-    /// The address inside.
+    /// The IPv4 address inside.
     pub address: IpAddr,
     /// The length of the network's prefix.
     pub prefix_length: u8,
@@ -122,6 +131,20 @@ pub struct Attachment {
     /// Further names of the container on this network.
     #[serde(default)]
     pub aliases: Vec<String>,
+    /// The IPv6 side, on a network that has one.
+    #[serde(default)]
+    pub ipv6: Option<Ipv6Side>,
+}
+
+/// What an interface has of IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ipv6Side {
+    /// The address inside.
+    pub address: Ipv6Addr,
+    /// The length of the network's prefix.
+    pub prefix_length: u8,
+    /// The bridge's own address.
+    pub gateway: Ipv6Addr,
 }
 
 /// One port of the host that leads into a container.
@@ -147,6 +170,8 @@ pub struct Setup {
     pub attachments: Vec<Attachment>,
     /// Its published ports; they lead to the first attachment.
     pub ports: Vec<PublishedPort>,
+    /// What resolvers have to know of it; not reserved, but said by whoever connects it.
+    pub identity: names::Identity,
 }
 
 /// What can go wrong with a network.
@@ -161,6 +186,22 @@ pub enum Error {
     /// The name of a new network belongs to another one.
     #[error("network with name {0} already exists")]
     Exists(String),
+    /// A container was to be connected to a network that it is on.
+    #[error("endpoint with name {container} already exists in network {network}")]
+    Connected {
+        /// The container's name.
+        container: String,
+        /// The network.
+        network: String,
+    },
+    /// A container was to be taken off a network that it is not on.
+    #[error("container {container} is not connected to network {network}")]
+    NotConnected {
+        /// The container's name.
+        container: String,
+        /// The network.
+        network: String,
+    },
     /// Something typed that can't be meant.
     #[error("{0}")]
     Invalid(String),
@@ -212,7 +253,7 @@ pub enum Error {
         /// The network.
         network: String,
         /// Its subnet.
-        subnet: Subnet,
+        subnet: String,
     },
     /// A host port belongs to another container, or to a process of the host.
     #[error("Bind for {host_ip}:{port} failed: port is already allocated")]
@@ -247,6 +288,14 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A network's resolver could not be started.
+    #[error("cannot start the resolver of network {network}: {reason}")]
+    Resolver {
+        /// The network.
+        network: String,
+        /// What it said.
+        reason: String,
+    },
     /// The packet filter refused something.
     #[error("cannot {action}")]
     Firewall {
@@ -260,7 +309,7 @@ pub enum Error {
     Store(#[from] crate::store::Error),
 }
 
-pub use firewall::Failure as FirewallFailure;
+pub use firewall::{Failure as FirewallFailure, PacketFilter};
 
 /// Who has a port.
 #[derive(Debug, thiserror::Error)]
@@ -268,6 +317,9 @@ pub enum PortHolder {
     /// A container.
     #[error("container {0} publishes it")]
     Container(String),
+    /// A mapping by hand.
+    #[error("`portmap forward`, process {0}, listens on it")]
+    Forward(i32),
     /// A process of the host (or the address is not the host's).
     #[error("the host refuses to bind it")]
     Host(#[source] io::Error),

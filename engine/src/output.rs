@@ -5,6 +5,10 @@ use std::io::Write as _;
 
 use jiff::Timestamp;
 
+mod listing;
+
+pub(crate) use listing::{Format, Listing, Row};
+
 /// Prints one answer, and a newline, on standard output.
 ///
 /// # Errors
@@ -14,26 +18,44 @@ pub(crate) fn say(answer: Arguments<'_>) -> std::io::Result<()> {
 }
 
 /// Lines of cells, each column as wide as its widest cell, three blanks between.
+#[allow(dead_code, reason = "commands without fields of their own use it")]
 pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
-    let mut widths: Vec<usize> = heading.iter().map(|cell| cell.chars().count()).collect();
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+    let mut lines = vec![heading.iter().map(|&cell| cell.to_owned()).collect()];
+    lines.extend_from_slice(rows);
+    align(&lines)
+}
+
+/// [`table`] without a heading of its own. The last cell of a line is as long as it is.
+fn align(lines: &[Vec<String>]) -> String {
+    let mut widths = Vec::new();
+    for line in lines {
+        let padded = line.len().saturating_sub(1);
+        widths.resize(padded.max(widths.len()), 0);
+        for (width, cell) in widths.iter_mut().zip(&line[..padded]) {
+            *width = cell.chars().count().max(*width);
         }
     }
     let mut text = String::new();
-    let mut line = |cells: &mut dyn Iterator<Item = &str>| {
-        let mut padded = String::new();
-        for (cell, width) in cells.zip(&widths) {
-            let _ = write!(padded, "{cell:width$}   ");
+    for line in lines {
+        let (last, padded) = match line.split_last() {
+            Some((last, padded)) => (last.as_str(), padded),
+            None => ("", [].as_slice()),
+        };
+        let mut out = String::new();
+        for (cell, width) in padded.iter().zip(&widths) {
+            let _ = write!(out, "{cell:width$}   ");
         }
-        let _ = writeln!(text, "{}", padded.trim_end());
-    };
-    line(&mut heading.iter().copied());
-    for row in rows {
-        line(&mut row.iter().map(String::as_str));
+        out.push_str(last);
+        // Blanks that only line up with nothing are dropped; a text of one cell stays as it is.
+        let out = if line.len() > 1 { out.trim_end() } else { &out };
+        let _ = writeln!(text, "{out}");
     }
     text
+}
+
+/// `2026-05-04 13:14:15 +0000 UTC`: a moment in docker's listings.
+pub(crate) fn moment(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC").to_string()
 }
 
 /// `3 minutes`, `About an hour`, `2 weeks`.

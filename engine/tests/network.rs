@@ -144,7 +144,7 @@ impl Host {
     fn create(&self, name: &str, subnet: Option<&str>, internal: bool) {
         let options = CreateOptions {
             name: name.into(),
-            subnet: subnet.map(Into::into),
+            subnets: subnet.into_iter().map(Into::into).collect(),
             internal,
             ..CreateOptions::default()
         };
@@ -557,7 +557,7 @@ fn addresses_and_networks_that_cannot_be_had() {
     let create = |name: &str, subnet: &str| {
         let options = CreateOptions {
             name: name.into(),
-            subnet: Some(subnet.into()),
+            subnets: vec![subnet.into()],
             ..CreateOptions::default()
         };
         network::create(&host.store, options)

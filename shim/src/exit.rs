@@ -35,6 +35,7 @@ pub(crate) struct Unpublished {
     /// Directories with new names that may not have reached the disk.
     unsynced: Vec<PathBuf>,
     text: String,
+    sync: bool,
 }
 
 impl Unpublished {
@@ -59,6 +60,7 @@ impl Unpublished {
             files,
             unsynced: Vec::new(),
             text: code.to_string(),
+            sync: plan.sync_exit,
         }
     }
 
@@ -92,10 +94,13 @@ impl Unpublished {
     /// may be later.
     fn try_publish(&mut self) -> bool {
         let (text, unsynced) = (&self.text, &mut self.unsynced);
-        self.files.retain(
-            |file| match write_whole(&file.directory, &file.name, text.as_bytes()) {
+        let sync = self.sync;
+        self.files.retain(|file| {
+            match write_whole(&file.directory, &file.name, text.as_bytes(), sync) {
                 Ok(()) => {
-                    unsynced.push(file.directory.clone());
+                    if sync {
+                        unsynced.push(file.directory.clone());
+                    }
                     false
                 }
                 Err(error) => {
@@ -106,8 +111,8 @@ impl Unpublished {
                     );
                     is_temporary(&error)
                 }
-            },
-        );
+            }
+        });
         self.files.is_empty()
     }
 }
@@ -124,15 +129,17 @@ fn is_temporary(error: &io::Error) -> bool {
     .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-/// Writes a file such that whenever it has its name, even after a power failure,
-/// it is complete.
-fn write_whole(directory: &Path, name: &str, data: &[u8]) -> io::Result<()> {
+/// Writes a file such that whenever it has its name, with `sync` even after a
+/// power failure, it is complete.
+fn write_whole(directory: &Path, name: &str, data: &[u8], sync: bool) -> io::Result<()> {
     // Hidden: who watches the directory takes names for container ids.
     let fresh = directory.join(format!(".{name}.tmp"));
     let write = || {
         let mut file = File::create(&fresh)?;
         file.write_all(data)?;
-        file.sync_all()?;
+        if sync {
+            file.sync_all()?;
+        }
         std::fs::rename(&fresh, directory.join(name))
     };
     write().inspect_err(|_| {
@@ -182,6 +189,7 @@ mod tests {
             ],
             unsynced: Vec::new(),
             text: "137".into(),
+            sync: true,
         };
         // What can never be written is given up.
         unpublished.insist();

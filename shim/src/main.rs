@@ -7,7 +7,8 @@
 //!
 //! A run, in the order of the code: a front end ([`frontend`]) turns the
 //! command line into a [`plan`]; [`monitor`] carries it out in one epoll loop
-//! without threads; [`exit`] publishes the result.
+//! without threads; [`exit`] publishes the result. Under the name `init` it is
+//! something else: a container's first process ([`init`]).
 
 mod attach;
 mod console;
@@ -17,6 +18,7 @@ mod error;
 mod exit;
 mod frontend;
 mod inherited;
+mod init;
 mod log;
 mod monitor;
 mod notify;
@@ -31,9 +33,12 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    if init::is_wanted(&arguments) {
+        return init::run(&arguments);
+    }
     // First of all, before anything here opens a descriptor of its own.
     let inherited = inherited::Inherited::list();
-    let arguments: Vec<OsString> = std::env::args_os().collect();
     if arguments.get(1).is_some_and(|word| word == process::LAUNCH) {
         let error = process::launch(&arguments[2..]);
         diag::error!("{}", error.chain());

@@ -111,6 +111,8 @@ pub(crate) struct Plan {
     pub(crate) limits: Limits,
     /// Their labels.
     pub(crate) labels: Labels,
+    /// Whether the exit code is synced; not where it would not outlive a reboot anyway.
+    pub(crate) sync_exit: bool,
     /// Whether logs are synced at the end.
     pub(crate) sync_logs: bool,
     /// What is run at the end.

@@ -58,6 +58,15 @@ impl Outcome {
         self
     }
 
+    /// Fails if stdout contains `text`.
+    #[track_caller]
+    pub fn no_out(&self, text: &str) -> &Self {
+        if self.stdout.contains(text) {
+            panic!("{text:?} on stdout{}", self.report());
+        }
+        self
+    }
+
     /// Fails unless stderr contains `text`.
     #[track_caller]
     pub fn err(&self, text: &str) -> &Self {

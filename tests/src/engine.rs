@@ -30,6 +30,8 @@ pub struct Engine {
     ids: RefCell<BTreeSet<String>>,
     /// Links and packet filter rules there were before, unless the test makes networks, which stay.
     network: RefCell<Option<(BTreeSet<String>, BTreeSet<String>)>>,
+    /// `QENGINE_FIREWALL`, where a test chooses the packet filter.
+    firewall: Option<&'static str>,
 }
 
 impl Engine {
@@ -60,9 +62,17 @@ impl Engine {
                 hub: OnceCell::new(),
                 ids: RefCell::default(),
                 network: RefCell::new(Some((host::links(), host::rules()))),
+                firewall: None,
             },
             Err(error) => panic!("make a directory for an engine: {error}"),
         }
+    }
+
+    /// Makes all commands use this packet filter: nftables, iptables or none.
+    #[must_use]
+    pub fn with_firewall(mut self, firewall: &'static str) -> Self {
+        self.firewall = Some(firewall);
+        self
     }
 
     /// A directory for what the test wants to keep; the engine's own are below it.
@@ -91,7 +101,9 @@ impl Engine {
         );
         command
             .env("HOME", self.directory())
-            .env_remove("QENGINE_ROOT");
+            .env_remove("QENGINE_ROOT")
+            .env_remove("QENGINE_FIREWALL")
+            .envs(self.firewall.map(|firewall| ("QENGINE_FIREWALL", firewall)));
         command
             .env_remove("DOCKER_CONFIG")
             .env_remove("XDG_RUNTIME_DIR");

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use qengine::container::cleanup::finish;
 use qengine::container::find::Handle;
+use qengine::container::restart::carry_on;
 
 use super::Context;
 
@@ -20,6 +21,7 @@ impl Cleanup {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
         if let Some(handle) = Handle::open(&context.store, &self.id)? {
             finish(&context.store, &context.programs, &handle)?;
+            carry_on(&context.store, &context.programs, &handle)?;
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -13,7 +13,11 @@ use crate::output::say;
 /// Create a container without starting it
 #[derive(Debug, Args)]
 #[command(override_usage = "qengine create [OPTIONS] IMAGE [COMMAND]...")]
+#[command(disable_help_flag = true)]
 pub(crate) struct Create {
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
     #[command(flatten)]
     pull: PullFlags,
     #[command(flatten)]

@@ -86,6 +86,6 @@ impl Exec {
             std::io::stderr().write_all(b"read escape sequence\n")?;
             return Ok(ExitCode::SUCCESS);
         }
-        Ok(exit_code(session.exit_code()?))
+        Ok(exit_code(session.exit_code(&context.store, &handle)?))
     }
 }

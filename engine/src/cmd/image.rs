@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 
 use super::build_base::BuildBase;
 use super::images::Images;
+use super::inspect::describe_each;
 use super::load::Load;
 use super::pull::Pull;
 use super::push::Push;
 use super::rmi::{Prune, Rmi};
 use super::save::Save;
 use super::tag::Tag;
-use crate::output::say;
 
 /// Manage images.
 #[derive(Debug, Args)]
@@ -59,9 +59,12 @@ impl ImageArgs {
     }
 }
 
-/// Print what the store knows of images, as JSON.
+/// Show everything about images, as JSON
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
+    /// A template that each is printed through, such as '{{.Id}}'
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
     /// Names, ids or id prefixes
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<String>,
@@ -69,25 +72,8 @@ pub(crate) struct Inspect {
 
 impl Inspect {
     pub(crate) fn run(self, store: &Store) -> Result<ExitCode> {
-        let mut described = Vec::new();
-        let mut failed = false;
-        for text in &self.images {
-            match require(store, text) {
-                Ok(image) => described.push(describe(store, &image)?),
-                Err(error) => {
-                    failed = true;
-                    super::report(&error.into());
-                }
-            }
-        }
-        say(format_args!(
-            "{}",
-            serde_json::to_string_pretty(&described)?
-        ))?;
-        Ok(if failed {
-            ExitCode::FAILURE
-        } else {
-            ExitCode::SUCCESS
+        describe_each(self.format.as_deref(), &self.images, |name| {
+            describe(store, &require(store, name)?)
         })
     }
 }

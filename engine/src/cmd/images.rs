@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use jiff::Timestamp;
 use qengine::image::{Listed, Reference, list};
 use qengine::store::Store;
 use serde_json::json;
 
-use crate::output::{self, say};
+use crate::output::{self, Format, Listing, Row, moment, say};
 
 /// List images.
 #[derive(Debug, Args)]
@@ -29,12 +29,28 @@ pub(crate) struct Images {
     /// Print the digests that the images have in their registries
     #[arg(long)]
     digests: bool,
-    /// "json" for one JSON object a line, or "table"
-    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    /// table, json, a template such as '{{.Repository}}:{{.Tag}}', or `table TEMPLATE`
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "table",
+        hide_default_value = true
+    )]
     format: String,
 }
 
-struct Row {
+const HEADINGS: [(&str, &str); 8] = [
+    ("Repository", "REPOSITORY"),
+    ("Tag", "TAG"),
+    ("Digest", "DIGEST"),
+    ("ID", "IMAGE ID"),
+    ("CreatedSince", "CREATED"),
+    ("CreatedAt", "CREATED AT"),
+    ("Size", "SIZE"),
+    ("Containers", "CONTAINERS"),
+];
+
+struct Found {
     repository: String,
     tag: String,
     digest: String,
@@ -47,9 +63,7 @@ impl Images {
     pub(crate) fn run(self, store: &Store) -> Result<ExitCode> {
         // Only changes what docker shows of images that we don't have.
         let _ = self.all;
-        if !["table", "json"].contains(&self.format.as_str()) {
-            bail!("--format {}: expected \"json\" or \"table\"", self.format);
-        }
+        let format = Format::parse(&self.format)?;
         let mut rows = Vec::new();
         for listed in list(store)? {
             rows.extend(self.rows(&listed));
@@ -62,20 +76,25 @@ impl Images {
                     before.push(row.id);
                 }
             }
-        } else if self.format == "json" {
-            for row in &rows {
-                say(format_args!("{}", row.json()))?;
-            }
-        } else {
-            say(format_args!("{}", self.table(&rows).trim_end()))?;
+            return Ok(ExitCode::SUCCESS);
         }
+        let rows: Vec<Row> = rows.iter().map(Found::row).collect();
+        let mut columns = vec!["Repository", "Tag", "ID", "CreatedSince", "Size"];
+        if self.digests {
+            columns.insert(2, "Digest");
+        }
+        Listing {
+            headings: &HEADINGS,
+            columns: &columns,
+        }
+        .print(&format, &rows)?;
         Ok(ExitCode::SUCCESS)
     }
 
     /// One row a name; an untagged image has one too.
-    fn rows(&self, listed: &Listed) -> Vec<Row> {
+    fn rows(&self, listed: &Listed) -> Vec<Found> {
         let image = &listed.image;
-        let row = |name: Option<&Reference>| Row {
+        let row = |name: Option<&Reference>| Found {
             repository: name.map_or_else(none, Reference::familiar_name),
             tag: name
                 .and_then(Reference::tag)
@@ -117,43 +136,15 @@ impl Images {
             Err(_) => false,
         }
     }
-
-    fn table(&self, rows: &[Row]) -> String {
-        let now = Timestamp::now();
-        let mut heading = vec!["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"];
-        if self.digests {
-            heading.insert(2, "DIGEST");
-        }
-        let cells = |row: &Row| {
-            let created = row.created.map_or_else(none, |created| {
-                format!("{} ago", output::span(created, now))
-            });
-            let mut cells = vec![
-                row.repository.clone(),
-                row.tag.clone(),
-                row.id.clone(),
-                created,
-                human_size(row.size),
-            ];
-            if self.digests {
-                cells.insert(2, row.digest.clone());
-            }
-            cells
-        };
-        let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
-        output::table(&heading, &rows)
-    }
 }
 
-impl Row {
-    fn json(&self) -> serde_json::Value {
-        let created = self
-            .created
-            .map_or_else(String::new, |created| created.to_string());
+impl Found {
+    fn row(&self) -> Row {
+        let created = self.created.map_or_else(none, moment);
         let since = self.created.map_or_else(none, |created| {
             format!("{} ago", output::span(created, Timestamp::now()))
         });
-        json!({
+        Row::new(json!({
             "Repository": self.repository,
             "Tag": self.tag,
             "Digest": self.digest,
@@ -162,7 +153,11 @@ impl Row {
             "CreatedSince": since,
             "Size": human_size(self.size),
             "SizeBytes": self.size,
-        })
+            "Containers": "N/A",
+            "SharedSize": "N/A",
+            "UniqueSize": "N/A",
+            "VirtualSize": human_size(self.size),
+        }))
     }
 }
 

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use jiff::{SignedDuration, Timestamp};
 use qengine::container::find::Handle;
 use qengine::container::log::{Query, Stream, read};
 
 use super::Context;
+use crate::flags::time;
 
 /// Print what a container has written
 #[derive(Debug, Args)]
@@ -44,8 +44,8 @@ impl Logs {
                         .with_context(|| format!("invalid --tail {text:?}: a number, or `all`"))?,
                 ),
             },
-            since: self.since.as_deref().map(time).transpose()?,
-            until: self.until.as_deref().map(time).transpose()?,
+            since: self.since.as_deref().map(time::parse).transpose()?,
+            until: self.until.as_deref().map(time::parse).transpose()?,
             follow: self.follow,
         };
         let mut output = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
@@ -66,18 +66,4 @@ impl Logs {
         output.flush().context("cannot write")?;
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// RFC 3339, seconds since 1970, or a span back from now.
-fn time(text: &str) -> Result<Timestamp> {
-    if let Ok(time) = text.parse::<Timestamp>() {
-        return Ok(time);
-    }
-    if let Ok(seconds) = text.parse::<i64>() {
-        return Timestamp::from_second(seconds).context("invalid time");
-    }
-    text.parse::<SignedDuration>()
-        .ok()
-        .and_then(|span| Timestamp::now().checked_sub(span).ok())
-        .with_context(|| format!("invalid time {text:?}: expected 2026-01-31T12:00:00Z, seconds since 1970, or a span such as 10m"))
 }

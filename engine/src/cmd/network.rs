@@ -4,14 +4,18 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{Args, Subcommand};
+use qengine::container::Handle;
 use qengine::network::{self, CreateOptions};
 use qengine::store::Store;
 use serde_json::json;
 
-use super::{for_each, report};
-use crate::output::{self, say};
+use super::inspect::describe_each;
+use super::{Context, for_each};
+use crate::output::{Format, Listing, Row, moment, say};
+
+mod connect;
 
 /// Manage networks
 #[derive(Debug, Args)]
@@ -29,6 +33,9 @@ enum Command {
     #[command(visible_alias = "remove")]
     Rm(Rm),
     Prune(Prune),
+    Reload(Reload),
+    Connect(connect::Connect),
+    Disconnect(connect::Disconnect),
 }
 
 /// Make a network
@@ -37,12 +44,16 @@ struct Create {
     /// How it is made; there is "bridge"
     #[arg(short, long, default_value = "bridge")]
     driver: String,
-    /// Its addresses, as ADDRESS/LENGTH; chosen from what the host does not use when left out
-    #[arg(long, value_name = "SUBNET")]
-    subnet: Option<String>,
+    /// Its addresses, as ADDRESS/LENGTH, one of each family; chosen from what the host does not use when left out
+    #[arg(long = "subnet", value_name = "SUBNET")]
+    subnets: Vec<String>,
     /// The bridge's own address; the first one of the subnet when left out
-    #[arg(long, value_name = "ADDRESS", requires = "subnet")]
-    gateway: Option<IpAddr>,
+    #[arg(long = "gateway", value_name = "ADDRESS")]
+    gateways: Vec<IpAddr>,
+    /// With IPv6 beside IPv4; an IPv6 subnet means the same
+    #[arg(long, value_name = "BOOL", default_value_t = false, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    ipv6: bool,
     /// No way to the outside, and none in
     #[arg(long)]
     internal: bool,
@@ -62,14 +73,22 @@ struct Ls {
     /// Print ids in full
     #[arg(long)]
     no_trunc: bool,
-    /// "json" for one JSON object a line, or "table"
-    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    /// table, json, a template such as '{{.ID}} {{.Name}}', or `table TEMPLATE`
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "table",
+        hide_default_value = true
+    )]
     format: String,
 }
 
 /// Show everything about networks, as JSON
 #[derive(Debug, Args)]
 struct Inspect {
+    /// A template that each is printed through, such as '{{.Id}}'
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
     /// Names or ids
     #[arg(required = true, value_name = "NETWORK")]
     networks: Vec<String>,
@@ -94,14 +113,36 @@ struct Prune {
     force: bool,
 }
 
+/// Put back packet filter rules and settings that something else has removed
+///
+/// Rules are one whole for all containers, so all are put back, whichever container is named. Prints the ids of
+/// those that were asked for.
+#[derive(Debug, Args)]
+struct Reload {
+    /// Every container that is connected
+    #[arg(short, long)]
+    all: bool,
+    /// Names or ids
+    #[arg(
+        required_unless_present = "all",
+        conflicts_with = "all",
+        value_name = "CONTAINER"
+    )]
+    containers: Vec<String>,
+}
+
 impl Network {
-    pub(crate) fn run(self, store: &Store) -> Result<ExitCode> {
+    pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
+        let store = &context.store;
         match self.command {
             Command::Create(command) => command.run(store),
             Command::Ls(command) => command.run(store),
             Command::Inspect(command) => command.run(store),
             Command::Rm(command) => command.run(store),
             Command::Prune(command) => command.run(store),
+            Command::Reload(command) => command.run(store),
+            Command::Connect(command) => command.run(context),
+            Command::Disconnect(command) => command.run(context),
         }
     }
 }
@@ -113,8 +154,9 @@ impl Create {
             CreateOptions {
                 name: self.name,
                 driver: Some(self.driver),
-                subnet: self.subnet,
-                gateway: self.gateway,
+                subnets: self.subnets,
+                gateways: self.gateways,
+                ipv6: self.ipv6,
                 internal: self.internal,
                 labels: labels(&self.labels),
                 options: BTreeMap::new(),
@@ -136,9 +178,7 @@ fn labels(arguments: &[String]) -> BTreeMap<String, String> {
 
 impl Ls {
     fn run(self, store: &Store) -> Result<ExitCode> {
-        if !["table", "json"].contains(&self.format.as_str()) {
-            bail!("--format {}: expected \"json\" or \"table\"", self.format);
-        }
+        let format = Format::parse(&self.format)?;
         let networks = network::list(store)?;
         let id = |network: &network::Network| {
             let shown = if self.no_trunc { 64 } else { 12 };
@@ -148,53 +188,46 @@ impl Ls {
             for network in &networks {
                 say(format_args!("{}", id(network)))?;
             }
-        } else if self.format == "json" {
-            for network in &networks {
-                let row = json!({
+            return Ok(ExitCode::SUCCESS);
+        }
+        let rows: Vec<Row> = networks
+            .iter()
+            .map(|network| {
+                Row::new(json!({
                     "ID": id(network),
                     "Name": network.name,
                     "Driver": network.driver.name(),
                     "Scope": "local",
+                    "IPv6": "false",
                     "Internal": network.internal.to_string(),
-                    "CreatedAt": network.created.to_string(),
-                });
-                say(format_args!("{row}"))?;
-            }
-        } else {
-            let rows: Vec<Vec<String>> = networks
-                .iter()
-                .map(|network| {
-                    let driver = network.driver.name();
-                    vec![
-                        id(network),
-                        network.name.clone(),
-                        driver.to_owned(),
-                        "local".to_owned(),
-                    ]
-                })
-                .collect();
-            let text = output::table(&["NETWORK ID", "NAME", "DRIVER", "SCOPE"], &rows);
-            say(format_args!("{}", text.trim_end()))?;
+                    "CreatedAt": moment(network.created),
+                }))
+                .with_labels(&network.labels)
+            })
+            .collect();
+        Listing {
+            headings: &[
+                ("ID", "NETWORK ID"),
+                ("Name", "NAME"),
+                ("Driver", "DRIVER"),
+                ("Scope", "SCOPE"),
+                ("IPv6", "IPV6"),
+                ("Internal", "INTERNAL"),
+                ("Labels", "LABELS"),
+                ("CreatedAt", "CREATED AT"),
+            ],
+            columns: &["ID", "Name", "Driver", "Scope"],
         }
+        .print(&format, &rows)?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
 impl Inspect {
     fn run(self, store: &Store) -> Result<ExitCode> {
-        let mut found = Vec::new();
-        let mut code = ExitCode::SUCCESS;
-        for name in &self.networks {
-            match network::inspect(store, name) {
-                Ok(description) => found.push(description),
-                Err(error) => {
-                    report(&error.into());
-                    code = ExitCode::FAILURE;
-                }
-            }
-        }
-        say(format_args!("{}", serde_json::to_string_pretty(&found)?))?;
-        Ok(code)
+        describe_each(self.format.as_deref(), &self.networks, |name| {
+            Ok(serde_json::to_value(network::inspect(store, name)?)?)
+        })
     }
 }
 
@@ -223,6 +256,30 @@ impl Prune {
             }
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Reload {
+    fn run(self, store: &Store) -> Result<ExitCode> {
+        if self.all {
+            for id in network::reload(store)? {
+                say(format_args!("{id}"))?;
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut connected = None;
+        for_each(&self.containers, |name| {
+            let id = Handle::find(store, name)?.id().to_owned();
+            // Once is enough for all.
+            let ids = match &connected {
+                Some(ids) => ids,
+                None => connected.insert(network::reload(store)?),
+            };
+            if !ids.contains(&id) {
+                anyhow::bail!("container {name} is not connected to a network now");
+            }
+            Ok(id)
+        })
     }
 }
 

@@ -2,58 +2,71 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
-use qengine::container::Live;
 use qengine::container::find::Handle;
-use qengine::container::stop::runtime;
+use qengine::container::pause::{pause, unpause};
+use qengine::container::{self, Live, Programs};
+use qengine::store::Store;
 
-use super::{Context, for_each};
+use super::{Context, all_that_are, for_each};
 
 /// Freeze all processes of one or more containers
 #[derive(Debug, Args)]
 pub(crate) struct Pause {
-    /// Names or ids
-    #[arg(required = true, value_name = "CONTAINER")]
-    containers: Vec<String>,
+    #[command(flatten)]
+    which: Which,
 }
 
 /// Let frozen containers go on
 #[derive(Debug, Args)]
 pub(crate) struct Unpause {
+    #[command(flatten)]
+    which: Which,
+}
+
+#[derive(Debug, Args)]
+struct Which {
+    /// All containers for which it makes sense
+    #[arg(short, long)]
+    all: bool,
     /// Names or ids
-    #[arg(required = true, value_name = "CONTAINER")]
+    #[arg(
+        required_unless_present = "all",
+        conflicts_with = "all",
+        value_name = "CONTAINER"
+    )]
     containers: Vec<String>,
+}
+
+impl Which {
+    fn each(
+        &self,
+        context: &Context,
+        kind: Live,
+        change: fn(&Store, &Programs, &Handle) -> container::Result<()>,
+    ) -> Result<ExitCode> {
+        let all = if self.all {
+            all_that_are(context, |live| live == kind)?
+        } else {
+            Vec::new()
+        };
+        for_each(if self.all { &all } else { &self.containers }, |name| {
+            let handle = Handle::find(&context.store, name)?;
+            change(&context.store, &context.programs, &handle)?;
+            Ok(name.to_owned())
+        })
+    }
 }
 
 impl Pause {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
-        for_each(&self.containers, |name| {
-            change(context, name, Live::Running, "pause")
-        })
+        self.which.each(context, Live::Running, pause)
     }
 }
 
 impl Unpause {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
-        for_each(&self.containers, |name| {
-            change(context, name, Live::Paused, "resume")
-        })
+        self.which.each(context, Live::Paused, unpause)
     }
-}
-
-fn change(context: &Context, name: &str, from: Live, command: &str) -> Result<String> {
-    let handle = Handle::find(&context.store, name)?;
-    let _lock = handle.lock()?;
-    let live = handle.live(&context.store)?.1;
-    if live != from {
-        bail!(
-            "container {} is {}, not {}",
-            handle.name(),
-            live.word(),
-            from.word()
-        );
-    }
-    runtime(&context.store, &context.programs, &handle, command)?;
-    Ok(name.to_owned())
 }

@@ -2,129 +2,214 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use jiff::Timestamp;
+use qengine::container::filter::{Filter, labels};
 use qengine::container::find::{Handle, all};
-use qengine::container::model::State;
-use qengine::container::{Live, recover};
-use serde_json::{Value, json};
+use qengine::container::model::{State, VolumeSource};
+use qengine::container::{self, Live, recover};
+use qengine::network::{Mode, describe_ports};
+use qengine::store::Store;
+use serde_json::json;
 
 use super::Context;
-use crate::output::{say, shorten, span, table};
+use super::images::human_size;
+use crate::output::{Format, Listing, Row, moment, say, shorten, span};
 
 /// List containers
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Filters: id, name (regular expressions), label=KEY[=VALUE], status, exited=CODE, \
+ancestor=IMAGE, before=CONTAINER,
+since=CONTAINER, network, volume, publish=PORT[/PROTOCOL], expose=PORT[/PROTOCOL].
+
+Fields of templates: .ID .Image .Command .CreatedAt .RunningFor .Ports .State .Status .Size .Names .Labels
+.Label \"KEY\" .Mounts .Networks .LocalVolumes .Pid
+
+  qengine ps -a --filter status=exited --format 'table {{.ID}}\\t{{.Names}}\\t{{.Status}}'"
+)]
 pub(crate) struct Ps {
     /// Also those that do not run
     #[arg(short, long)]
     all: bool,
-    /// Only ids
+    /// Only those that KEY=VALUE fits
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+    /// table, json, a template such as '{{.ID}} {{.Names}}', or `table TEMPLATE`
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "table",
+        hide_default_value = true
+    )]
+    format: String,
+    /// The last COUNT made, whether they run or not
+    #[arg(short = 'n', long, value_name = "COUNT", allow_negative_numbers = true)]
+    last: Option<i64>,
+    /// The last one made, whether it runs or not
     #[arg(short, long)]
-    quiet: bool,
+    latest: bool,
     /// Whole ids and commands
     #[arg(long)]
     no_trunc: bool,
-    /// `table` or `json`
-    #[arg(long, value_name = "FORMAT", default_value = "table")]
-    format: String,
+    /// Only ids
+    #[arg(short, long)]
+    quiet: bool,
+    /// How much each has written
+    #[arg(short, long)]
+    size: bool,
 }
 
-const HEADING: [&str; 9] = [
-    "CONTAINER ID",
-    "IMAGE",
-    "NAMES",
-    "PID",
-    "STATUS",
-    "COMMAND",
-    "UP TIME",
-    "CREATED",
-    "PORTS",
+const HEADINGS: [(&str, &str); 17] = [
+    ("ID", "CONTAINER ID"),
+    ("Image", "IMAGE"),
+    ("Names", "NAMES"),
+    ("Pid", "PID"),
+    ("Status", "STATUS"),
+    ("Command", "COMMAND"),
+    ("UpTime", "UP TIME"),
+    ("RunningFor", "CREATED"),
+    ("Ports", "PORTS"),
+    ("Size", "SIZE"),
+    ("CreatedAt", "CREATED AT"),
+    ("State", "STATE"),
+    ("Labels", "LABELS"),
+    ("Mounts", "MOUNTS"),
+    ("Networks", "NETWORKS"),
+    ("LocalVolumes", "LOCAL VOLUMES"),
+    ("Platform", "PLATFORM"),
 ];
+
+/// Columns of the usual table; `--size` adds one.
+const COLUMNS: usize = 9;
 
 impl Ps {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
+        let format = Format::parse(&self.format)?;
         recover::sweep(&context.store, &context.programs)?;
-        let now = Timestamp::now();
-        let mut rows = Vec::new();
+        let filter = Filter::parse(&context.store, &self.filter)?;
+        // As in docker, none and fewer are no limit.
+        let last = match self.latest {
+            true => Some(1),
+            false => self.last.and_then(|last| usize::try_from(last).ok()),
+        };
+        let last = last.filter(|&last| last > 0);
+        let all_states = self.all || last.is_some() || filter.asks_for_ended();
+        let mut found = Vec::new();
         for handle in all(&context.store)? {
             // One that vanishes while we look is left out.
             let Ok((state, live)) = handle.live(&context.store) else {
                 continue;
             };
-            if self.all || live.is_running() {
-                rows.push((handle, state, live));
+            let wanted = all_states || live.is_running() || live == Live::Restarting;
+            if wanted && filter.accepts(&handle, &state, live) {
+                found.push((handle, state, live));
+            }
+            if last.is_some_and(|last| found.len() == last) {
+                break;
             }
         }
         if self.quiet {
-            for (handle, ..) in &rows {
-                say(format_args!(
-                    "{}",
-                    if self.no_trunc {
-                        handle.id()
-                    } else {
-                        handle.config.short_id()
-                    }
-                ))?;
+            for (handle, ..) in &found {
+                say(format_args!("{}", self.id(handle)))?;
             }
             return Ok(ExitCode::SUCCESS);
         }
-        match self.format.as_str() {
-            "table" => {
-                let rows: Vec<_> = rows
-                    .iter()
-                    .map(|(handle, state, live)| self.row(handle, state, *live, now))
-                    .collect();
-                say(format_args!("{}", table(&HEADING, &rows).trim_end()))?;
-            }
-            "json" | "{{json .}}" => {
-                for (handle, state, live) in &rows {
-                    say(format_args!("{}", self.object(handle, state, *live, now)))?;
-                }
-            }
-            other => bail!("unknown format {other:?}: table and json are there"),
+        let now = Timestamp::now();
+        let sized = self.size || format.mentions("Size");
+        let rows: Vec<Row> = found
+            .iter()
+            .map(|(handle, state, live)| {
+                let size = sized.then(|| size(&context.store, handle));
+                self.row(handle, state, *live, now, size)
+            })
+            .collect();
+        let columns = HEADINGS.map(|(field, _)| field);
+        Listing {
+            headings: &HEADINGS,
+            columns: &columns[..COLUMNS + usize::from(self.size)],
         }
+        .print(&format, &rows)?;
         Ok(ExitCode::SUCCESS)
     }
 
-    fn row(&self, handle: &Handle, state: &State, live: Live, now: Timestamp) -> Vec<String> {
-        let command = format!("\"{}\"", handle.config.args.join(" "));
-        let pid = state.process.filter(|_| live.is_running());
-        vec![
-            if self.no_trunc {
-                handle.id()
-            } else {
-                handle.config.short_id()
-            }
-            .to_owned(),
-            handle.config.options.image.clone(),
-            handle.name().to_owned(),
-            pid.map_or_else(|| "-".to_owned(), |process| process.pid.to_string()),
-            status(state, live, now),
-            if self.no_trunc {
-                command
-            } else {
-                shorten(&command, 24)
-            },
-            up_time(state, live, now).unwrap_or_else(|| "-".to_owned()),
-            format!("{} ago", span(handle.config.created, now)),
-            ports(state, live),
-        ]
+    fn id<'a>(&self, handle: &'a Handle) -> &'a str {
+        match self.no_trunc {
+            true => handle.id(),
+            false => handle.config.short_id(),
+        }
     }
 
-    fn object(&self, handle: &Handle, state: &State, live: Live, now: Timestamp) -> Value {
-        json!({
-            "ID": if self.no_trunc { handle.id() } else { handle.config.short_id() },
-            "Image": handle.config.options.image,
+    fn row(
+        &self,
+        handle: &Handle,
+        state: &State,
+        live: Live,
+        now: Timestamp,
+        size: Option<String>,
+    ) -> Row {
+        let cut = |text: &str, width: usize| match self.no_trunc {
+            true => text.to_owned(),
+            false => shorten(text, width),
+        };
+        let options = &handle.config.options;
+        let created = handle.config.created;
+        let command = format!("\"{}\"", handle.config.args.join(" "));
+        let pid = state.process.filter(|_| live.is_running());
+        let mounts: Vec<String> = options
+            .volumes
+            .iter()
+            .map(|volume| {
+                let (VolumeSource::Path(source)
+                | VolumeSource::Named(source)
+                | VolumeSource::Anonymous(source)) = &volume.source;
+                cut(source, 15)
+            })
+            .collect();
+        let local = options
+            .volumes
+            .iter()
+            .filter(|volume| !matches!(volume.source, VolumeSource::Path(_)))
+            .count();
+        Row::new(json!({
+            "ID": self.id(handle),
+            "Image": options.image,
             "Names": handle.name(),
-            "Pid": state.process.filter(|_| live.is_running()).map_or(0, |process| process.pid),
+            "Pid": pid.map_or_else(|| "-".to_owned(), |process| process.pid.to_string()),
             "State": live.word(),
             "Status": status(state, live, now),
-            "Command": format!("\"{}\"", handle.config.args.join(" ")),
-            "RunningFor": format!("{} ago", span(handle.config.created, now)),
-            "CreatedAt": handle.config.created.to_string(),
-            "Ports": ports(state, live),
-        })
+            "Command": cut(&command, 24),
+            "UpTime": up_time(state, live, now).unwrap_or_else(|| "-".to_owned()),
+            "RunningFor": format!("{} ago", span(created, now)),
+            "CreatedAt": moment(created),
+            "Ports": ports(handle, state, live),
+            "Size": size.unwrap_or_else(|| "0B".to_owned()),
+            "Mounts": mounts.join(","),
+            "LocalVolumes": local.to_string(),
+            "Networks": networks(&options.network).join(","),
+            "Platform": "linux",
+        }))
+        .with_labels(&labels(handle))
+    }
+}
+
+/// `2B (virtual 4.3MB)`: what it wrote itself, and with its image.
+fn size(store: &Store, handle: &Handle) -> String {
+    let own = container::size::written(handle);
+    let whole = own + container::size::below(store, handle);
+    format!("{} (virtual {})", human_size(own), human_size(whole))
+}
+
+fn networks(mode: &Mode) -> Vec<String> {
+    match mode {
+        Mode::None => vec!["none".to_owned()],
+        Mode::Host => vec!["host".to_owned()],
+        Mode::Container(_) => Vec::new(),
+        Mode::Networks(endpoints) => endpoints
+            .iter()
+            .map(|endpoint| endpoint.network.clone())
+            .collect(),
     }
 }
 
@@ -140,12 +225,17 @@ fn status(state: &State, live: Live, now: Timestamp) -> String {
         Live::Running => format!("Up {}", up()),
         Live::Paused => format!("Up {} (Paused)", up()),
         Live::Removing => "Removal In Progress".to_owned(),
-        Live::Exited => {
+        Live::Exited | Live::Restarting => {
             let ago = state
                 .finished
                 .map(|finished| format!(" {} ago", span(finished, now)));
             format!(
-                "Exited ({}){}",
+                "{} ({}){}",
+                if live == Live::Exited {
+                    "Exited"
+                } else {
+                    "Restarting"
+                },
                 state.exit_code.unwrap_or(0),
                 ago.unwrap_or_default()
             )
@@ -154,19 +244,12 @@ fn status(state: &State, live: Live, now: Timestamp) -> String {
 }
 
 /// `0.0.0.0:110->80/tcp`
-fn ports(state: &State, live: Live) -> String {
-    let Some(setup) = state.network.as_ref().filter(|_| live.is_running()) else {
-        return String::new();
-    };
-    let list: Vec<String> = setup
-        .ports
-        .iter()
-        .map(|port| {
-            format!(
-                "{}:{}->{}/{}",
-                port.host_ip, port.host_port, port.container_port, port.protocol
-            )
-        })
-        .collect();
-    list.join(", ")
+fn ports(handle: &Handle, state: &State, live: Live) -> String {
+    match state.network.as_ref().filter(|_| live.is_running()) {
+        Some(setup) if !setup.attachments.is_empty() => {
+            let exposed = &handle.config.image_config.config.exposed_ports;
+            describe_ports(&setup.ports, exposed.keys().map(String::as_str))
+        }
+        _ => String::new(),
+    }
 }

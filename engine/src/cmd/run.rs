@@ -15,7 +15,8 @@ use qengine::container::start::{Streams, start_locked};
 use qengine::container::wait::{ExitWatch, until_exit};
 use qengine::container::{self, Live, cleanup, recover};
 use qengine::image::{self, Image};
-use qengine::network::PortMapping;
+use qengine::network::{self, Mode, PacketFilter, PortMapping};
+use qengine::portmap;
 use qengine::store::Lock;
 
 use super::pull::{RegistryFlags, pull_missing};
@@ -34,7 +35,11 @@ Examples:
   qengine run -it base sh
   qengine run -d --name web -p 8080:80 localhost:5000/debian:nginx nginx -g 'daemon off;'"
 )]
+#[command(disable_help_flag = true)]
 pub(crate) struct Run {
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
     /// Print the id and leave the container running
     #[arg(short, long)]
     detach: bool,
@@ -119,13 +124,46 @@ pub(super) fn make(
         .image(context, &options.image)
         .map_err(|error| no_image(error, &options))?;
     if publish_all {
-        for port in image.config.config.exposed_ports.keys() {
+        for port in image
+            .config
+            .config
+            .exposed_ports
+            .keys()
+            .chain(&options.expose.clone())
+        {
             let exposed: Vec<PortMapping> = PortMapping::parse(port)?;
             options.ports.extend(exposed);
         }
     }
+    warn_of_idle_ports(context, &options)?;
     options.stdin_once = way == Way::RunAttached;
     Ok(create(&context.store, &image, options, way != Way::Create)?)
+}
+
+/// Ports that nobody serves: without a network of its own to lead to, or without a packet filter and a forwarder.
+#[expect(clippy::print_stderr, reason = "a warning beside the answer")]
+fn warn_of_idle_ports(context: &Context, options: &container::model::Options) -> Result<()> {
+    if options.ports.is_empty() {
+        return Ok(());
+    }
+    match options.network {
+        Mode::Networks(_) => {}
+        Mode::Host | Mode::None | Mode::Container(_) => {
+            eprintln!(
+                "qengine: warning: published ports are discarded: the container has no network of its own"
+            );
+            return Ok(());
+        }
+    }
+    if network::packet_filter(&context.store)? == PacketFilter::None
+        && portmap::published(&context.store).is_none()
+    {
+        eprintln!(
+            "qengine: warning: no usable packet filter here: published ports are reserved, but nobody serves them \
+             before `qengine portmap start -d`"
+        );
+    }
+    Ok(())
 }
 
 /// Cgroup v2 has nothing like v1's `memory.oom_control`: said aloud rather than refused, as docker does.

@@ -2,17 +2,22 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use qengine::container::attach::DetachKeys;
-use qengine::container::find::Handle;
+use qengine::container::find::{Handle, all};
+use qengine::container::model::State;
 use qengine::container::start::{Streams, start};
+use qengine::container::{Live, recover};
 
 use super::run::stay;
 use super::{Context, for_each};
 
 /// Start one or more containers
 #[derive(Debug, Args)]
+#[command(after_help = "\
+After the host was started, this starts what is to run always:
+  qengine start --all --filter should-start-on-boot=true")]
 pub(crate) struct Start {
     /// Attach to the container's streams
     #[arg(short, long)]
@@ -23,15 +28,30 @@ pub(crate) struct Start {
     /// Keys that leave the container running and give the terminal back
     #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT)]
     detach_keys: String,
+    /// All that do not run; with --filter only some of them
+    #[arg(long, conflicts_with_all = ["attach", "interactive"])]
+    all: bool,
+    /// Only those: restart-policy=POLICY, should-start-on-boot=true, label=KEY[=VALUE]
+    #[arg(short, long, value_name = "KEY=VALUE", requires = "all")]
+    filter: Vec<String>,
     /// Names or ids
-    #[arg(required = true, value_name = "CONTAINER")]
+    #[arg(
+        required_unless_present = "all",
+        conflicts_with = "all",
+        value_name = "CONTAINER"
+    )]
     containers: Vec<String>,
 }
 
 impl Start {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
         if !self.attach && !self.interactive {
-            return for_each(&self.containers, |name| {
+            let containers = if self.all {
+                chosen(context, &self.filter)?
+            } else {
+                self.containers
+            };
+            return for_each(&containers, |name| {
                 let handle = Handle::find(&context.store, name)?;
                 start(&context.store, &context.programs, &handle, Streams::Leave)?;
                 Ok(name.to_owned())
@@ -51,4 +71,60 @@ impl Start {
             None => Ok(ExitCode::SUCCESS),
         }
     }
+}
+
+/// Those that `start --all` is about: none that runs, oldest first.
+fn chosen(context: &Context, filters: &[String]) -> Result<Vec<String>> {
+    // What the host's end has left of a container that ran is tidied up first.
+    recover::sweep(&context.store, &context.programs)?;
+    let filters: Vec<(&str, &str)> = filters
+        .iter()
+        .map(|filter| {
+            filter
+                .split_once('=')
+                .with_context(|| format!("invalid filter {filter:?}: expected KEY=VALUE"))
+        })
+        .collect::<Result<_>>()?;
+    let mut ids = Vec::new();
+    for handle in all(&context.store)?.into_iter().rev() {
+        let Ok((state, live)) = handle.live(&context.store) else {
+            continue;
+        };
+        if matches!(live, Live::Created | Live::Exited) && is_chosen(&handle, &state, &filters)? {
+            ids.push(handle.config.short_id().to_owned());
+        }
+    }
+    Ok(ids)
+}
+
+fn is_chosen(handle: &Handle, state: &State, filters: &[(&str, &str)]) -> Result<bool> {
+    let options = &handle.config.options;
+    let mut policies = Vec::new();
+    for &(key, value) in filters {
+        let holds = match key {
+            "restart-policy" => {
+                policies.push(value);
+                true
+            }
+            "should-start-on-boot" => {
+                let wanted: bool = value
+                    .parse()
+                    .with_context(|| format!("invalid filter {key}={value}: true or false"))?;
+                options.restart.wants_after_boot(state) == wanted
+            }
+            "label" => match value.split_once('=') {
+                Some((label, value)) => {
+                    options.labels.get(label).map(String::as_str) == Some(value)
+                }
+                None => options.labels.contains_key(value),
+            },
+            _ => bail!(
+                "invalid filter '{key}': restart-policy, should-start-on-boot and label are there"
+            ),
+        };
+        if !holds {
+            return Ok(false);
+        }
+    }
+    Ok(policies.is_empty() || policies.contains(&options.restart.name()))
 }

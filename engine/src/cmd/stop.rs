@@ -6,11 +6,12 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use nix::sys::signal::Signal;
+use qengine::container::Live;
 use qengine::container::find::Handle;
-use qengine::container::start::{Streams, start};
+use qengine::container::restart::restart;
 use qengine::container::stop::{parse_signal, stop};
 
-use super::{Context, for_each};
+use super::{Context, all_that_are, for_each_at_once};
 
 /// Seconds between the stop signal and SIGKILL where nobody says otherwise; docker's.
 const GRACE: i64 = 10;
@@ -18,8 +19,18 @@ const GRACE: i64 = 10;
 /// Stop one or more running containers
 #[derive(Debug, Args)]
 pub(crate) struct Stop {
+    /// All that run
+    #[arg(short, long)]
+    all: bool,
     #[command(flatten)]
     how: How,
+    /// Names or ids
+    #[arg(
+        required_unless_present = "all",
+        conflicts_with = "all",
+        value_name = "CONTAINER"
+    )]
+    containers: Vec<String>,
 }
 
 /// Stop and start one or more containers
@@ -27,6 +38,9 @@ pub(crate) struct Stop {
 pub(crate) struct Restart {
     #[command(flatten)]
     how: How,
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -43,9 +57,6 @@ struct How {
     /// Signal to send instead of the container's own
     #[arg(short, long, value_name = "SIGNAL")]
     signal: Option<String>,
-    /// Names or ids
-    #[arg(required = true, value_name = "CONTAINER")]
-    containers: Vec<String>,
 }
 
 impl How {
@@ -65,7 +76,15 @@ impl How {
 impl Stop {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
         let signal = self.how.signal()?;
-        for_each(&self.how.containers, |name| {
+        let containers = if self.all {
+            all_that_are(context, |live| {
+                live.is_running() || live == Live::Restarting
+            })?
+        } else {
+            self.containers
+        };
+        // Each may take its whole time to end.
+        for_each_at_once(&containers, |name| {
             let handle = Handle::find(&context.store, name)?;
             stop(
                 &context.store,
@@ -82,16 +101,16 @@ impl Stop {
 impl Restart {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
         let signal = self.how.signal()?;
-        for_each(&self.how.containers, |name| {
+        // One by one: a start hands descriptors on to the monitor, which no other start may inherit.
+        super::for_each(&self.containers, |name| {
             let handle = Handle::find(&context.store, name)?;
-            stop(
+            restart(
                 &context.store,
                 &context.programs,
                 &handle,
                 signal,
                 self.how.grace(&handle),
             )?;
-            start(&context.store, &context.programs, &handle, Streams::Leave)?;
             Ok(name.to_owned())
         })
     }

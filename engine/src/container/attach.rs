@@ -34,7 +34,9 @@ pub struct Connection {
 /// # Errors
 /// When nobody listens there.
 pub fn connect(store: &Store, handle: &Handle) -> Result<Connection> {
-    connect_in(&handle.bundle(store))
+    let connection = connect_in(&handle.bundle(store))?;
+    store.emit(&handle.event("attach"));
+    Ok(connection)
 }
 
 /// Connects to the monitor whose sockets are in `directory`.

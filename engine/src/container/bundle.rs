@@ -6,24 +6,29 @@
 use std::path::Path;
 
 use bundle_tools::generate::{self, Overrides};
-use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Mount, Spec};
 
 use super::find::Handle;
-use super::model::{Options, Status};
-use super::{Error, Result, files};
+use super::model::{CgroupNamespace, Options, Sharing, Status};
+use super::{Error, Programs, Result, files};
 use crate::network::Mode;
 use crate::store::{self, Durability, Store};
 
 mod limits;
 mod mounts;
+mod seccomp;
 mod security;
 
-pub(super) use mounts::MADE_FILES;
+/// Where the init of `--init` is.
+const INIT: &str = "/dev/init";
+
+pub(super) use limits::changed as changed_limits;
+pub(super) use mounts::{MADE_FILES, shm};
 pub(super) use security::every_capability;
 
 /// Writes `config.json` for a start. The root file system is mounted already: user names are looked up in it.
-pub(super) fn write(store: &Store, handle: &Handle) -> Result<()> {
-    let spec = generate(store, handle)?;
+pub(super) fn write(store: &Store, programs: &Programs, handle: &Handle) -> Result<()> {
+    let spec = generate(store, programs, handle)?;
     let path = handle.bundle(store).join("config.json");
     let json = generate::to_json(&spec).map_err(|source| store::Error::Damaged {
         path: path.clone(),
@@ -32,14 +37,20 @@ pub(super) fn write(store: &Store, handle: &Handle) -> Result<()> {
     Ok(store::write_atomic(&path, &json, Durability::Volatile)?)
 }
 
-fn generate(store: &Store, handle: &Handle) -> Result<Spec> {
+fn generate(store: &Store, programs: &Programs, handle: &Handle) -> Result<Spec> {
     let config = &handle.config;
     let options = &config.options;
     let hostname = files::hostname(handle);
+    let arguments = if options.init {
+        let own = [INIT.to_owned(), "--".to_owned()];
+        own.into_iter().chain(config.args.iter().cloned()).collect()
+    } else {
+        config.args.clone()
+    };
     let mut env = vec![format!("HOSTNAME={hostname}")];
     env.extend(options.env.iter().cloned());
     let overrides = Overrides {
-        entrypoint: Some(config.args.clone()),
+        entrypoint: Some(arguments),
         cmd: Some(Vec::new()),
         env,
         cwd: options.workdir.clone(),
@@ -58,13 +69,44 @@ fn generate(store: &Store, handle: &Handle) -> Result<Spec> {
     spec.set_domainname(options.domainname.clone());
     namespaces(store, options, &mut spec)?;
     mounts::apply(store, handle, &mut spec)?;
+    if options.init {
+        add_init(programs, &mut spec)?;
+    }
     limits::apply(options, &mut spec)?;
     security::apply(options, &mut spec)?;
+    if !options.annotations.is_empty() {
+        let annotations = spec.annotations_mut().get_or_insert_default();
+        annotations.extend(options.annotations.clone());
+    }
     if let Some(linux) = spec.linux_mut() {
         let parent = options.cgroup_parent.as_deref();
         linux.set_cgroups_path(Some(cgroup_path(&config.id, parent).into()));
     }
     Ok(spec)
+}
+
+/// The monitor's program, which is an init under this name. `/dev` is never the image's, and the bind is read-only:
+/// `/proc/1/exe` does not lead to a file that could be written (CVE-2019-5736).
+fn add_init(programs: &Programs, spec: &mut Spec) -> Result<()> {
+    let program = std::fs::canonicalize(&programs.shim).map_err(|source| Error::Program {
+        program: programs.shim.clone(),
+        source,
+    })?;
+    let options = ["bind", "ro", "nosuid", "nodev", "rprivate"];
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    mounts.push(bind(&program, INIT, &options));
+    spec.set_mounts(Some(mounts));
+    Ok(())
+}
+
+/// Whether the options can be meant: what would otherwise be refused at the start.
+///
+/// # Errors
+/// [`Error::Invalid`] with the option and what is wrong with it.
+pub fn check(options: &Options) -> Result<()> {
+    limits::check(options)?;
+    mounts::check(options)?;
+    security::check(options)
 }
 
 /// Directly below the root of each hierarchy, so that nothing but the container's own cgroup has to be made, and
@@ -77,10 +119,19 @@ pub(super) fn cgroup_path(id: &str, parent: Option<&str>) -> String {
 }
 
 fn namespaces(store: &Store, options: &Options, spec: &mut Spec) -> Result<()> {
-    let network_path = match &options.network {
-        Mode::Container(id) => Some(network_of(store, id)?),
-        _ => None,
-    };
+    let mut joined = Vec::new();
+    let others = [
+        (LinuxNamespaceType::Pid, "pid", &options.pid),
+        (LinuxNamespaceType::Ipc, "ipc", &options.ipc),
+    ];
+    for (kind, name, sharing) in others {
+        if let Sharing::Container(id) = sharing {
+            joined.push((kind, namespace_of(store, id, name)?));
+        }
+    }
+    if let Mode::Container(id) = &options.network {
+        joined.push((LinuxNamespaceType::Network, namespace_of(store, id, "net")?));
+    }
     let Some(namespaces) = spec
         .linux_mut()
         .as_mut()
@@ -88,17 +139,27 @@ fn namespaces(store: &Store, options: &Options, spec: &mut Spec) -> Result<()> {
     else {
         return Ok(());
     };
+    let cgroup = options.cgroup_namespace;
     namespaces.retain(|namespace| match namespace.typ() {
         LinuxNamespaceType::Network => options.network != Mode::Host,
-        LinuxNamespaceType::Pid => !options.pid_host,
-        LinuxNamespaceType::Ipc => !options.ipc_host,
+        LinuxNamespaceType::Pid => options.pid != Sharing::Host,
+        LinuxNamespaceType::Ipc => options.ipc != Sharing::Host,
+        LinuxNamespaceType::Cgroup => cgroup != Some(CgroupNamespace::Host),
         // The host's network comes with the host's name, as docker has it.
         LinuxNamespaceType::Uts => !options.uts_host && options.network != Mode::Host,
         _ => true,
     });
-    if let Some(path) = network_path {
+    let has_cgroup = namespaces
+        .iter()
+        .any(|namespace| namespace.typ() == LinuxNamespaceType::Cgroup);
+    if cgroup == Some(CgroupNamespace::Private) && !has_cgroup {
+        let mut namespace = LinuxNamespace::default();
+        namespace.set_typ(LinuxNamespaceType::Cgroup);
+        namespaces.push(namespace);
+    }
+    for (kind, path) in joined {
         for namespace in namespaces.iter_mut() {
-            if namespace.typ() == LinuxNamespaceType::Network {
+            if namespace.typ() == kind {
                 namespace.set_path(Some(path.clone().into()));
             }
         }
@@ -106,18 +167,28 @@ fn namespaces(store: &Store, options: &Options, spec: &mut Spec) -> Result<()> {
     Ok(())
 }
 
-/// The network namespace of a running container.
-fn network_of(store: &Store, id: &str) -> Result<String> {
+/// A namespace of a running container.
+fn namespace_of(store: &Store, id: &str, name: &str) -> Result<String> {
     let other = Handle::find(store, id)?;
     let (state, live) = other.live(store)?;
+    if name == "ipc" && matches!(other.config.options.ipc, Sharing::Own | Sharing::Closed) {
+        return Err(Error::Invalid(format!(
+            "cannot join the ipc namespace of container {}: it was not made with --ipc shareable",
+            other.name()
+        )));
+    }
     match (state.status, state.process) {
         (Status::Running, Some(process)) if live.is_running() => {
-            Ok(format!("/proc/{}/ns/net", process.pid))
+            Ok(format!("/proc/{}/ns/{name}", process.pid))
         }
         _ => Err(Error::WrongStatus {
             id: other.name().to_owned(),
             status: live.word().to_owned(),
-            action: "join its network",
+            action: match name {
+                "net" => "join its network",
+                "pid" => "join its pid namespace",
+                _ => "join its ipc namespace",
+            },
         }),
     }
 }

@@ -12,8 +12,8 @@ use jiff::Timestamp;
 
 use super::find::Handle;
 use super::live::{self, Live};
-use super::model::{Process, State, Status};
-use super::{Programs, Result, SystemContext, monitor, overlay, remove};
+use super::model::{Process, Sharing, State, Status};
+use super::{Programs, Result, SystemContext, bundle, monitor, overlay, remove, restart};
 use crate::network;
 use crate::store::{Store, reserve};
 
@@ -36,6 +36,9 @@ pub(super) fn tear_down(
     keep(delete_from_runtime(store, programs, handle));
     match &state.network {
         Some(setup) => {
+            if state.status == Status::Running {
+                super::start::tell_networks(store, handle, setup, "disconnect");
+            }
             keep(network::disconnect(store, id, setup).map_err(Into::into));
             keep(network::release(store, id, setup).map_err(Into::into));
         }
@@ -43,7 +46,13 @@ pub(super) fn tear_down(
         None if state.status == Status::Starting => keep(release_by_owner(store, id)),
         None => {}
     }
+    if state.reconnecting {
+        keep(release_by_owner(store, id));
+    }
     keep(overlay::unmount_all(&handle.merged()));
+    if handle.config.options.ipc == Sharing::Shareable {
+        keep(overlay::unmount_all(&bundle::shm(store, handle)));
+    }
     let run = store.container_run(id);
     match fs::remove_dir_all(&run) {
         Err(error) if error.kind() != ErrorKind::NotFound => keep(Err(error).system("remove", run)),
@@ -154,16 +163,34 @@ pub(super) fn finish_locked(store: &Store, programs: &Programs, handle: &Handle)
     if state.status != Status::Running || live != Live::Exited {
         return Ok(());
     }
+    // Name, limits and policy may have been changed since it was looked up.
+    let handle = &handle.latest()?;
     let exit = live::published_exit(store, handle.id());
     state.oom_killed = was_oom_killed(store, handle);
+    let was_here = store.container_run(handle.id()).exists();
     let torn_down = tear_down(store, programs, handle, &state);
     state.status = Status::Exited;
     // No exit code was published: the host went down under it, or its monitor was killed.
     state.exit_code = Some(exit.map_or(255, |exit| exit.code));
-    state.finished = Some(exit.map_or_else(Timestamp::now, |exit| exit.time));
+    // A file's time is that of the last clock tick, which may lie before the start.
+    let finished = exit.map_or_else(Timestamp::now, |exit| exit.time);
+    state.finished = Some(
+        state
+            .started
+            .map_or(finished, |started| finished.max(started)),
+    );
     state.process = None;
-    state.monitor = None;
     state.network = None;
+    state.reconnecting = false;
+    tell_end(store, handle, &state);
+    // Neither an exit code nor the directory below <run>: the host was started anew, which is for `start --all`.
+    if (exit.is_some() || was_here) && handle.config.options.restart.wants(&state) {
+        // The monitor runs the exit command that goes on from here; the exit code stays for who waits for it.
+        restart::schedule(&mut state);
+        handle.save(&state)?;
+        return torn_down;
+    }
+    state.monitor = None;
     if handle.config.options.auto_remove {
         collect_exits(store);
         remove::erase(store, handle, &mut state, remove::Volumes::RemoveAnonymous)?;
@@ -172,6 +199,16 @@ pub(super) fn finish_locked(store: &Store, programs: &Programs, handle: &Handle)
         drop(fs::remove_file(store.exits().join(handle.id())));
     }
     torn_down
+}
+
+/// The events of an end.
+pub(super) fn tell_end(store: &Store, handle: &Handle, state: &State) {
+    if state.oom_killed {
+        store.emit(&handle.event("oom"));
+    }
+    let code = live::published_exit(store, handle.id()).map(|exit| exit.code);
+    let code = code.or(state.exit_code).unwrap_or(255);
+    store.emit(&handle.event("die").with("exitCode", code.to_string()));
 }
 
 /// The monitor leaves a file where it saw the kernel's out-of-memory notice.

@@ -46,7 +46,15 @@ pub fn commit(
     if pause {
         stop::runtime(store, programs, handle, "resume")?;
     }
-    result
+    let image = result?;
+    let name = options.reference.as_ref().map(ToString::to_string);
+    let event = handle
+        .event("commit")
+        .with("comment", options.message.clone().unwrap_or_default())
+        .with("imageID", image.id.to_string())
+        .with("imageRef", name.unwrap_or_default());
+    store.emit(&event);
+    Ok(image)
 }
 
 fn write(store: &Store, handle: &Handle, options: &Options) -> Result<Image> {

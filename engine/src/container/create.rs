@@ -41,6 +41,7 @@ pub fn create(store: &Store, image: &Image, options: Options, disposable: bool) 
             drop(reserve::release(store, &store.names().join(&name), &id));
             recover::discard(store, &id);
         })?;
+    store.emit(&handle.event("create"));
     Ok(Created {
         handle,
         lock,
@@ -137,7 +138,7 @@ fn arguments(image: &Image, options: &Options) -> Result<Vec<String>> {
 }
 
 /// Podman's rule, `[a-zA-Z0-9][a-zA-Z0-9_.-]*`; docker wants a second character.
-fn check_name(name: &str) -> Result<()> {
+pub(super) fn check_name(name: &str) -> Result<()> {
     let mut bytes = name.bytes();
     let starts_well = bytes
         .next()
@@ -161,12 +162,20 @@ fn take_name(store: &Store, id: &str, wanted: Option<&str>) -> Result<String> {
         }
         unreachable!("some number is free");
     };
+    take_this_name(store, id, wanted)?;
+    Ok(wanted.to_owned())
+}
+
+/// Reserves a name, after collecting whoever holds it without a right to.
+pub(super) fn take_this_name(store: &Store, id: &str, wanted: &str) -> Result<()> {
     let link = store.names().join(wanted);
     loop {
         match reserve::reserve(store, &link, id)? {
-            reserve::Outcome::Taken => return Ok(wanted.to_owned()),
+            reserve::Outcome::Taken => return Ok(()),
             reserve::Outcome::HeldBy(holder) => {
-                if !recover::collect_if_abandoned(store, &holder)? {
+                if !recover::collect_if_abandoned(store, &holder)?
+                    && !recover::release_stale_name(store, &holder, wanted)?
+                {
                     return Err(Error::NameTaken {
                         name: wanted.to_owned(),
                         holder: holder.chars().take(12).collect(),

@@ -49,6 +49,7 @@ pub struct Options {
 /// When the container does not run, or the command can't be started: [`Error::Runtime`] with 126 or 127.
 pub fn run(store: &Store, programs: &Programs, handle: &Handle, options: &Options) -> Result<i32> {
     let process = process(store, handle, options)?;
+    let told = Told::begin(store, handle, options)?;
     let spec = memory_file("process", &serde_json::to_vec(&process).unwrap_or_default())?;
     let log = memory_file("log", b"")?;
     let program = monitor::runtime(programs, handle);
@@ -86,14 +87,47 @@ pub fn run(store: &Store, programs: &Programs, handle: &Handle, options: &Option
         let error = monitor::refused(message);
         return match error {
             // The runtime shares our standard error with the process: it has told the user already.
-            Error::Runtime { exit_code, .. } if !options.detach => Ok(i32::from(exit_code)),
+            Error::Runtime { exit_code, .. } if !options.detach => {
+                told.end(store, handle, i32::from(exit_code));
+                Ok(i32::from(exit_code))
+            }
             error => Err(error),
         };
     }
     use std::os::unix::process::ExitStatusExt;
-    Ok(status
+    let code = status
         .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    if !options.detach {
+        told.end(store, handle, code);
+    }
+    Ok(code)
+}
+
+/// The events of one command: its making, its start, its end.
+#[derive(Debug)]
+struct Told {
+    id: String,
+}
+
+impl Told {
+    fn begin(store: &Store, handle: &Handle, options: &Options) -> Result<Told> {
+        let id = create::new_id()?;
+        let command = options.command.join(" ");
+        for action in ["exec_create", "exec_start"] {
+            let event = handle.event(format!("{action}: {command}"));
+            store.emit(&event.with("execID", &id));
+        }
+        Ok(Told { id })
+    }
+
+    fn end(&self, store: &Store, handle: &Handle, code: i32) {
+        let event = handle
+            .event("exec_die")
+            .with("execID", &self.id)
+            .with("exitCode", code.to_string());
+        store.emit(&event);
+    }
 }
 
 /// A process on a terminal of its own, under a monitor of its own.
@@ -104,6 +138,7 @@ pub struct Session {
     directory: PathBuf,
     pipe: monitor::SyncPipe,
     id: String,
+    told: Told,
 }
 
 impl Session {
@@ -117,12 +152,14 @@ impl Session {
     ///
     /// # Errors
     /// When the monitor dies without a word.
-    pub fn exit_code(self) -> Result<i32> {
+    pub fn exit_code(self, store: &Store, handle: &Handle) -> Result<i32> {
         let result = self.pipe.number(&self.id);
         // The monitor's sockets and pid file. A detached session's go with the container's own.
         drop(std::fs::remove_dir_all(&self.directory));
         let (code, _, _) = result?;
-        Ok(i32::try_from(code).unwrap_or(255))
+        let code = i32::try_from(code).unwrap_or(255);
+        self.told.end(store, handle, code);
+        Ok(code)
     }
 }
 
@@ -137,15 +174,24 @@ pub fn session(
     options: &Options,
 ) -> Result<Session> {
     let process = process(store, handle, options)?;
+    let told = Told::begin(store, handle, options)?;
     // Below the container's own, with which it goes at the latest.
     let unique = format!("exec-{}", &create::new_id()?[..12]);
     let directory = handle.bundle(store).join(&unique);
     make_dir(&directory)?;
-    let result = start_session(store, programs, handle, options, &process, &unique);
-    if result.is_err() {
-        drop(std::fs::remove_dir_all(&directory));
+    match start_session(store, programs, handle, options, &process, &unique) {
+        Ok((connection, pipe)) => Ok(Session {
+            connection,
+            directory,
+            pipe,
+            id: unique,
+            told,
+        }),
+        Err(error) => {
+            drop(std::fs::remove_dir_all(&directory));
+            Err(error)
+        }
     }
-    result
 }
 
 fn start_session(
@@ -155,7 +201,7 @@ fn start_session(
     options: &Options,
     process: &Value,
     unique: &str,
-) -> Result<Session> {
+) -> Result<(Connection, monitor::SyncPipe)> {
     let directory = handle.bundle(store).join(unique);
     let spec = directory.join("process.json");
     std::fs::write(&spec, serde_json::to_vec(process).unwrap_or_default())
@@ -195,12 +241,7 @@ fn start_session(
     if pid < 0 {
         return Err(monitor::refused(message.unwrap_or_default()));
     }
-    Ok(Session {
-        connection,
-        directory,
-        pipe,
-        id: unique.to_owned(),
-    })
+    Ok((connection, pipe))
 }
 
 fn wait_for_line(pipe: OwnedFd) -> bool {
@@ -218,6 +259,13 @@ fn process(store: &Store, handle: &Handle, options: &Options) -> Result<Value> {
             id: handle.name().to_owned(),
             status: "paused".to_owned(),
             action: "execute a command in it; unpause it first",
+        });
+    }
+    if live == Live::Restarting {
+        return Err(Error::WrongStatus {
+            id: handle.name().to_owned(),
+            status: live.word().to_owned(),
+            action: "execute a command in it; wait until it runs",
         });
     }
     if live != Live::Running || state.status != Status::Running {

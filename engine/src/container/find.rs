@@ -5,9 +5,12 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use super::live::{Live, judge};
-use super::model::{Config, State, Status};
+use super::model::{Changes, Config, State, Status};
 use super::{Error, Result};
-use crate::store::{self, Context, Durability, Lock, Store, reserve};
+use crate::store::{self, Context, Durability, Event, Kind, Lock, Store, reserve};
+
+/// What was changed after the container was created.
+const CHANGES: &str = "changes.json";
 
 /// A container that was there when it was looked up.
 #[derive(Debug, Clone)]
@@ -30,6 +33,8 @@ impl Handle {
         }
         if let Some(id) = reserve::owner(&store.names().join(text))?
             && let Some(handle) = Handle::open(store, &id)?
+            // A `rename` that was killed half way may have left its second name behind.
+            && handle.name() == text
         {
             return Ok(handle);
         }
@@ -53,8 +58,13 @@ impl Handle {
     /// When its files can't be read.
     pub fn open(store: &Store, id: &str) -> Result<Option<Handle>> {
         let directory = store.container(id);
-        Ok(store::read_json(&directory.join("container.json"))?
-            .map(|config| Handle { config, directory }))
+        let Some(mut config) = store::read_json(&directory.join("container.json"))? else {
+            return Ok(None);
+        };
+        if let Some(changes) = store::read_json::<Changes>(&directory.join(CHANGES))? {
+            changes.apply(&mut config);
+        }
+        Ok(Some(Handle { config, directory }))
     }
 
     /// A container that was just made.
@@ -149,6 +159,48 @@ impl Handle {
             Durability::Volatile,
         )
         .map_err(Error::from)
+    }
+
+    /// Records what is changed of what was asked for, and takes it over. Only under [`Handle::lock`].
+    ///
+    /// # Errors
+    /// When the record can't be read or written; nothing is changed then.
+    pub fn change(&mut self, change: impl FnOnce(&mut Changes)) -> Result<()> {
+        let path = self.directory.join(CHANGES);
+        let mut changes = store::read_json::<Changes>(&path)?.unwrap_or_default();
+        change(&mut changes);
+        store::write_json(&path, &changes, Durability::Durable)?;
+        changes.apply(&mut self.config);
+        Ok(())
+    }
+
+    /// The same container with what may have been changed since it was looked up. Under [`Handle::lock`] it stays so.
+    ///
+    /// # Errors
+    /// When the record can't be read.
+    pub fn latest(&self) -> Result<Handle> {
+        let mut handle = self.clone();
+        if let Some(changes) = store::read_json::<Changes>(&self.directory.join(CHANGES))? {
+            changes.apply(&mut handle.config);
+        }
+        Ok(handle)
+    }
+
+    /// Something that happens to this container now, with what docker says beside it.
+    #[must_use]
+    pub fn event(&self, action: impl Into<String>) -> Event {
+        let config = &self.config;
+        let labels = config
+            .image_config
+            .config
+            .labels
+            .iter()
+            .chain(&config.options.labels);
+        let event = Event::new(Kind::Container, action, &config.id);
+        labels
+            .fold(event, |event, (key, value)| event.with(key, value))
+            .with("image", &config.options.image)
+            .with("name", &config.name)
     }
 
     /// What it is doing now.

@@ -6,11 +6,15 @@ use serde_json::{Map, Value, json};
 use super::bundle::{self, MADE_FILES};
 use super::find::Handle;
 use super::live::{Live, published_exit};
-use super::model::{Options, Process, State, Volume, VolumeSource};
-use super::{Result, stop};
+use super::model::{
+    CgroupNamespace, Options, Process, Resources, Sharing, State, Volume, VolumeSource,
+};
+use super::{Result, filter, stop};
 use crate::image;
-use crate::network::{Mode, Setup};
+use crate::network::Mode;
 use crate::store::Store;
+
+mod network;
 
 /// Docker's zero time, for what has not happened yet.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -46,7 +50,7 @@ pub fn inspect(store: &Store, handle: &Handle) -> Result<Value> {
         "HostsPath": handle.directory().join("hosts"),
         "LogPath": handle.log(),
         "Name": format!("/{}", config.name),
-        "RestartCount": 0,
+        "RestartCount": state.restart_count,
         "Driver": "overlay2",
         "Platform": "linux",
         "ProcessLabel": "",
@@ -65,7 +69,7 @@ pub fn inspect(store: &Store, handle: &Handle) -> Result<Value> {
         },
         "Mounts": mounts(store, handle),
         "Config": container_config(handle),
-        "NetworkSettings": network_settings(options, state.network.as_ref(), live),
+        "NetworkSettings": network::settings(handle, state.network.as_ref(), live),
     }))
 }
 
@@ -81,16 +85,17 @@ fn state_of(store: &Store, handle: &Handle, state: &State, live: Live) -> Value 
             .filter(|_| live.is_running())
             .map_or(0, |process| process.pid)
     };
+    let last_code = state.exit_code.filter(|_| !live.is_running());
     json!({
         "Status": live.word(),
-        "Running": live.is_running(),
+        "Running": live.is_running() || live == Live::Restarting,
         "Paused": live == Live::Paused,
-        "Restarting": false,
+        "Restarting": live == Live::Restarting,
         "OOMKilled": state.oom_killed || (published.is_some() && store.container_run(handle.id()).join("oom").exists()),
         "Dead": live == Live::Removing,
         "Pid": pid(state.process),
         "ConmonPid": pid(state.monitor),
-        "ExitCode": published.map(|exit| exit.code).or(state.exit_code).unwrap_or(0),
+        "ExitCode": published.map(|exit| exit.code).or(last_code).unwrap_or(0),
         "Error": state.error,
         "StartedAt": time(state.started),
         "FinishedAt": time(published.map(|exit| exit.time).or(state.finished)),
@@ -98,7 +103,6 @@ fn state_of(store: &Store, handle: &Handle, state: &State, live: Live) -> Value 
 }
 
 fn host_config(options: &Options) -> Value {
-    let limits = &options.resources;
     let binds: Vec<String> = options.volumes.iter().filter_map(bind_text).collect();
     let mut ports = Map::new();
     for port in &options.ports {
@@ -111,12 +115,13 @@ fn host_config(options: &Options) -> Value {
             list.push(entry);
         }
     }
-    json!({
+    let mut config = json!({
         "Binds": binds,
         "NetworkMode": network_mode(&options.network),
         "PortBindings": ports,
-        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        "RestartPolicy": {"Name": options.restart.name(), "MaximumRetryCount": options.restart.most()},
         "AutoRemove": options.auto_remove,
+        "Init": options.init,
         "LogConfig": {
             "Type": options.log_driver.as_deref().unwrap_or("json-file"),
             "Config": options.log_opts,
@@ -131,12 +136,32 @@ fn host_config(options: &Options) -> Value {
         "Privileged": options.privileged,
         "ReadonlyRootfs": options.read_only,
         "SecurityOpt": options.security_opt,
-        "PidMode": if options.pid_host { "host" } else { "" },
-        "IpcMode": if options.ipc_host { "host" } else { "private" },
+        "PidMode": sharing(&options.pid, ""),
+        "IpcMode": sharing(&options.ipc, "private"),
         "UTSMode": if options.uts_host { "host" } else { "" },
         "ShmSize": options.shm_size.unwrap_or(64 << 20),
         "Runtime": options.runtime.as_deref().unwrap_or("qrun"),
         "CgroupParent": options.cgroup_parent.as_deref().unwrap_or(""),
+        "Ulimits": options.ulimits,
+        "Sysctls": options.sysctls,
+        "Tmpfs": options.tmpfs,
+        "Annotations": options.annotations,
+        "CgroupnsMode": match options.cgroup_namespace {
+            Some(CgroupNamespace::Host) => "host",
+            _ => "private",
+        },
+        "DeviceCgroupRules": options.device_rules,
+    });
+    if let (Some(config), Value::Object(limits)) =
+        (config.as_object_mut(), limits(&options.resources))
+    {
+        config.extend(limits);
+    }
+    config
+}
+
+fn limits(limits: &Resources) -> Value {
+    json!({
         "CpuShares": limits.cpu_shares.unwrap_or(0),
         "CpuPeriod": limits.cpu_period.unwrap_or(0),
         "CpuQuota": limits.cpu_quota.unwrap_or(0),
@@ -150,10 +175,18 @@ fn host_config(options: &Options) -> Value {
         "OomKillDisable": limits.oom_kill_disable,
         "OomScoreAdj": limits.oom_score_adj.unwrap_or(0),
         "PidsLimit": limits.pids,
-        "Ulimits": options.ulimits,
-        "Sysctls": options.sysctls,
-        "Tmpfs": options.tmpfs,
     })
+}
+
+/// Docker's word for whose namespace it is.
+fn sharing(sharing: &Sharing, own: &str) -> String {
+    match sharing {
+        Sharing::Own => own.to_owned(),
+        Sharing::Shareable => "shareable".to_owned(),
+        Sharing::Closed => "none".to_owned(),
+        Sharing::Host => "host".to_owned(),
+        Sharing::Container(id) => format!("container:{id}"),
+    }
 }
 
 fn bind_text(volume: &Volume) -> Option<String> {
@@ -231,8 +264,14 @@ fn container_config(handle: &Handle) -> Value {
         }
         env.push(entry.clone());
     }
-    let mut labels = image.labels.clone();
-    labels.extend(options.labels.clone());
+    let mut exposed = image.exposed_ports.clone();
+    let published = options
+        .ports
+        .iter()
+        .map(|port| format!("{}/{}", port.container_port, port.protocol));
+    for port in options.expose.iter().cloned().chain(published) {
+        exposed.entry(port).or_insert_with(|| json!({}));
+    }
     json!({
         "Hostname": options.hostname.as_deref().unwrap_or_else(|| config.short_id()),
         "Domainname": options.domainname.as_deref().unwrap_or(""),
@@ -246,69 +285,9 @@ fn container_config(handle: &Handle) -> Value {
         "Volumes": image.volumes,
         "WorkingDir": options.workdir.as_deref().unwrap_or(&image.working_dir),
         "Entrypoint": options.entrypoint.clone().or_else(|| image.entrypoint.clone()),
-        "ExposedPorts": image.exposed_ports,
-        "Labels": labels,
+        "ExposedPorts": exposed,
+        "Labels": filter::labels(handle),
         "StopSignal": stop::stop_signal(handle).map_or("SIGTERM", |signal| signal.as_str()),
         "StopTimeout": options.stop_timeout,
-    })
-}
-
-fn network_settings(options: &Options, setup: Option<&Setup>, live: Live) -> Value {
-    let setup = setup.filter(|_| live.is_running());
-    let mut ports = Map::new();
-    let mut networks = Map::new();
-    for published in setup
-        .map(|setup| setup.ports.as_slice())
-        .unwrap_or_default()
-    {
-        let key = format!("{}/{}", published.container_port, published.protocol);
-        let entry =
-            json!({"HostIp": published.host_ip, "HostPort": published.host_port.to_string()});
-        if let Some(list) = ports.entry(key).or_insert_with(|| json!([])).as_array_mut() {
-            list.push(entry);
-        }
-    }
-    for attachment in setup
-        .map(|setup| setup.attachments.as_slice())
-        .unwrap_or_default()
-    {
-        networks.insert(
-            attachment.network.clone(),
-            json!({
-                "NetworkID": attachment.network_id,
-                "Interface": attachment.interface,
-                "HostInterface": attachment.host_interface,
-                "Gateway": attachment.gateway.map(|ip| ip.to_string()).unwrap_or_default(),
-                "IPAddress": attachment.address,
-                "IPPrefixLen": attachment.prefix_length,
-                "MacAddress": attachment.mac.to_string(),
-                "Aliases": attachment.aliases,
-            }),
-        );
-    }
-    if setup.is_none()
-        && let Mode::Networks(endpoints) = &options.network
-    {
-        for endpoint in endpoints {
-            networks.insert(
-                endpoint.network.clone(),
-                json!({"IPAddress": "", "Gateway": "", "MacAddress": ""}),
-            );
-        }
-    }
-    let first = networks
-        .values()
-        .next()
-        .cloned()
-        .unwrap_or_else(|| json!({}));
-    let of_first = |key: &str| first.get(key).cloned().unwrap_or_else(|| json!(""));
-    json!({
-        "Ports": ports,
-        "Networks": networks,
-        "Interface": of_first("Interface"),
-        "Gateway": of_first("Gateway"),
-        "IPAddress": of_first("IPAddress"),
-        "IPPrefixLen": first.get("IPPrefixLen").cloned().unwrap_or_else(|| json!(0)),
-        "MacAddress": of_first("MacAddress"),
     })
 }

@@ -18,6 +18,8 @@ pub enum Live {
     Running,
     /// Its init process is alive and frozen.
     Paused,
+    /// It has ended, and will be started again.
+    Restarting,
     /// It has ended.
     Exited,
     /// It is going, or half gone.
@@ -32,6 +34,7 @@ impl Live {
             Live::Created => "created",
             Live::Running => "running",
             Live::Paused => "paused",
+            Live::Restarting => "restarting",
             Live::Exited => "exited",
             Live::Removing => "removing",
         }
@@ -71,6 +74,7 @@ pub(super) fn published_exit(store: &Store, id: &str) -> Option<Exit> {
 pub(super) fn judge(store: &Store, id: &str, state: &State) -> Live {
     match state.status {
         Status::Creating | Status::Created | Status::Starting => Live::Created,
+        Status::Restarting => Live::Restarting,
         Status::Removing => Live::Removing,
         Status::Exited => Live::Exited,
         Status::Running => {

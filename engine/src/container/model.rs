@@ -7,6 +7,7 @@ use bundle_tools::image::ImageConfig;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::restart::Policy;
 use crate::network::{Mode, PortMapping, Setup};
 
 /// What the user asked for, as plain data; the same for `run` and `create`.
@@ -27,6 +28,10 @@ pub struct Options {
     pub stdin_once: bool,
     /// Remove the container when it has ended.
     pub auto_remove: bool,
+    /// Whether it is started again when it has ended.
+    pub restart: Policy,
+    /// Put an init of ours before the command: it passes signals on and collects orphans.
+    pub init: bool,
     /// `KEY=VALUE` entries that are added to the image's.
     pub env: Vec<String>,
     /// Working directory inside.
@@ -89,16 +94,51 @@ pub struct Options {
     pub log_driver: Option<String>,
     /// `max-size=…`, `max-file=…`.
     pub log_opts: BTreeMap<String, String>,
-    /// Share the host's pid namespace.
-    pub pid_host: bool,
-    /// Share the host's ipc namespace.
-    pub ipc_host: bool,
+    /// Whose pid namespace it is in.
+    pub pid: Sharing,
+    /// Whose ipc namespace it is in, and whose `/dev/shm` it has.
+    pub ipc: Sharing,
     /// Share the host's uts namespace.
     pub uts_host: bool,
+    /// Its cgroup namespace, when the default is not wanted.
+    pub cgroup_namespace: Option<CgroupNamespace>,
+    /// Entries of the runtime configuration's `annotations`.
+    pub annotations: BTreeMap<String, String>,
+    /// Ports it listens on beyond those the image names, as `80/tcp`.
+    pub expose: Vec<String>,
+    /// `TYPE MAJOR:MINOR ACCESS`, as `c 10:229 rwm`.
+    pub device_rules: Vec<String>,
     /// Below which cgroup the container's own is made.
     pub cgroup_parent: Option<String>,
     /// The runtime to use instead of `qrun`.
     pub runtime: Option<String>,
+}
+
+/// Whose namespace of one kind a container is in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sharing {
+    /// Its own.
+    #[default]
+    Own,
+    /// Its own, which others may join (ipc only).
+    Shareable,
+    /// Its own, without `/dev/shm` (ipc only).
+    Closed,
+    /// The host's.
+    Host,
+    /// That of the container with this id.
+    Container(String),
+}
+
+/// Which cgroup namespace a container is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupNamespace {
+    /// The host's.
+    Host,
+    /// Its own: its cgroup is the root of what it sees.
+    Private,
 }
 
 /// Limits, in the kernel's units: bytes, microseconds, counts.
@@ -187,6 +227,39 @@ impl Config {
     }
 }
 
+/// `changes.json`: what was changed after the container was created, each part as a whole. It is no part of
+/// [`State`], because it has to survive a power cut as `container.json` does.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Changes {
+    /// Its present name.
+    pub name: Option<String>,
+    /// All its limits.
+    pub resources: Option<Resources>,
+    /// Its restart policy.
+    pub restart: Option<Policy>,
+    /// The networks that it shall be on.
+    pub network: Option<Mode>,
+}
+
+impl Changes {
+    /// Lays the changes over what was asked for at first.
+    pub fn apply(&self, config: &mut Config) {
+        if let Some(name) = &self.name {
+            config.name.clone_from(name);
+        }
+        if let Some(resources) = &self.resources {
+            config.options.resources.clone_from(resources);
+        }
+        if let Some(restart) = self.restart {
+            config.options.restart = restart;
+        }
+        if let Some(network) = &self.network {
+            config.options.network.clone_from(network);
+        }
+    }
+}
+
 /// How far a container has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -202,6 +275,8 @@ pub enum Status {
     Running,
     /// Ended and cleaned up.
     Exited,
+    /// Ended and cleaned up, to be started again; without a living helper: by whoever sees it.
+    Restarting,
     /// Being removed; with a free lock: to be removed by whoever sees it.
     Removing,
 }
@@ -222,7 +297,7 @@ pub struct State {
     pub started: Option<Timestamp>,
     /// When it last ended.
     pub finished: Option<Timestamp>,
-    /// How it last ended.
+    /// How it last ended; kept while it runs again.
     pub exit_code: Option<i32>,
     /// The kernel killed one of its processes at the memory limit.
     pub oom_killed: bool,
@@ -230,8 +305,18 @@ pub struct State {
     pub error: String,
     /// Addresses and ports, while it runs.
     pub network: Option<Setup>,
+    /// A network is being added or removed: it may have an address that `network` does not know of.
+    pub reconnecting: bool,
     /// The user asked for its end (`stop`, `kill`), so that no restart policy undoes it.
     pub stopped_by_user: bool,
+    /// How often its restart policy has started it since the user did.
+    pub restart_count: u32,
+    /// The last pause before that.
+    pub restart_pause: Option<std::time::Duration>,
+    /// When it will be started again.
+    pub restart_at: Option<Timestamp>,
+    /// Who waits for that moment.
+    pub restarter: Option<Process>,
 }
 
 /// A process that can be recognised after its pid was used again.

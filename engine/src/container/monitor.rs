@@ -54,8 +54,8 @@ pub(super) fn create(
         .arg(run.join("conmon.pid"))
         .arg("--exit-dir")
         .arg(store.exits())
-        .arg("--persist-dir")
-        .arg(&run);
+        // Under the run directory, which ends with the host's uptime: the record that lasts is the engine's own.
+        .arg("--no-sync");
     for argument in log_arguments(handle) {
         command.arg(argument);
     }

@@ -4,9 +4,10 @@ use std::fs;
 
 use super::find::{self, Handle};
 use super::live::Live;
-use super::model::Status;
-use super::{Programs, Result, cleanup, remove};
-use crate::store::{Lock, Store};
+use super::model::{State, Status};
+use super::start::{Streams, start_locked};
+use super::{Programs, Result, cleanup, remove, restart};
+use crate::store::{Lock, Store, reserve};
 
 /// Looks at every container and puts right what nobody is working on any more. Never waits for anybody.
 ///
@@ -36,31 +37,46 @@ pub fn collect(store: &Store, programs: &Programs, id: &str) -> Result<bool> {
         Status::Creating | Status::Starting | Status::Removing => true,
         Status::Running => live == Live::Exited,
         Status::Created => false,
+        Status::Restarting => restart::is_orphaned(&state),
         // Ended, was to vanish, and the one who was at it was killed.
         Status::Exited => handle.config.options.auto_remove,
     };
     if !unfinished {
         return Ok(false);
     }
-    let Some(_lock) = handle.try_lock()? else {
+    let Some(lock) = handle.try_lock()? else {
         return Ok(false);
     };
     // What was read without the lock may be old.
     let mut state = handle.state()?;
+    undo(store, programs, &handle, &mut state)?;
+    if restart::is_orphaned(&state) {
+        // The helper that would have waited is gone, and the pause with it.
+        start_locked(store, programs, &handle, &mut state, Streams::Leave, &lock)?;
+    }
+    Ok(!handle.directory().exists())
+}
+
+/// Brings what is unfinished back to a status that is not. The caller holds the container's lock.
+fn undo(store: &Store, programs: &Programs, handle: &Handle, state: &mut State) -> Result<()> {
     match state.status {
-        Status::Running => cleanup::finish_locked(store, programs, &handle)?,
+        Status::Running => {
+            cleanup::finish_locked(store, programs, handle)?;
+            *state = handle.state()?;
+        }
         Status::Creating | Status::Starting if !state.disposable => {
-            cleanup::end_monitor(&state);
-            cleanup::tear_down(store, programs, &handle, &state)?;
+            cleanup::end_monitor(state);
+            cleanup::tear_down(store, programs, handle, state)?;
             state.network = None;
             state.process = None;
             state.monitor = None;
-            state.status = if state.finished.is_some() {
-                Status::Exited
-            } else {
-                Status::Created
+            state.status = match (state.restarter, state.finished) {
+                // It was its restart policy that was killed at work.
+                (Some(_), _) => Status::Restarting,
+                (None, Some(_)) => Status::Exited,
+                (None, None) => Status::Created,
             };
-            handle.save(&state)?;
+            handle.save(state)?;
         }
         Status::Creating | Status::Starting | Status::Removing => {
             // A removal that was cut short may have been told to keep the volumes.
@@ -69,16 +85,16 @@ pub fn collect(store: &Store, programs: &Programs, id: &str) -> Result<bool> {
             } else {
                 remove::Volumes::Keep
             };
-            cleanup::end_monitor(&state);
-            cleanup::tear_down(store, programs, &handle, &state)?;
-            remove::erase(store, &handle, &mut state, volumes)?;
+            cleanup::end_monitor(state);
+            cleanup::tear_down(store, programs, handle, state)?;
+            remove::erase(store, handle, state, volumes)?;
         }
         Status::Exited if handle.config.options.auto_remove => {
-            remove::erase(store, &handle, &mut state, remove::Volumes::RemoveAnonymous)?;
+            remove::erase(store, handle, state, remove::Volumes::RemoveAnonymous)?;
         }
-        Status::Created | Status::Exited => {}
+        Status::Created | Status::Exited | Status::Restarting => {}
     }
-    Ok(!handle.directory().exists())
+    Ok(())
 }
 
 /// Collects a container that was abandoned before it even had a record. Returns whether it is gone.
@@ -90,7 +106,7 @@ pub(super) fn collect_if_abandoned(store: &Store, id: &str) -> Result<bool> {
     if directory.join("container.json").exists() {
         // It has a record. Only one that was never finished is ours to take, and taking it down needs the programs;
         // beside this very process, that is.
-        return collect(store, &Programs::locate(Vec::new()), id);
+        return collect(store, &programs_of(store), id);
     }
     let Some(_lock) = Lock::try_exclusive(&directory.join("lock"))? else {
         return Ok(false);
@@ -100,6 +116,34 @@ pub(super) fn collect_if_abandoned(store: &Store, id: &str) -> Result<bool> {
     }
     discard(store, id);
     Ok(true)
+}
+
+/// Gives back a name that is not its holder's: a `rename` was killed before it could. Returns whether it was one.
+pub(super) fn release_stale_name(store: &Store, holder: &str, name: &str) -> Result<bool> {
+    let Some(handle) = Handle::open(store, holder)? else {
+        return Ok(false);
+    };
+    if handle.name() == name {
+        return Ok(false);
+    }
+    let Some(_lock) = handle.try_lock()? else {
+        return Ok(false); // Being renamed just now.
+    };
+    if handle.latest()?.name() == name {
+        return Ok(false);
+    }
+    reserve::release(store, &store.names().join(name), holder)?;
+    Ok(true)
+}
+
+/// The programs, started for this store.
+fn programs_of(store: &Store) -> Programs {
+    Programs::locate(vec![
+        "--root".into(),
+        store.root().into(),
+        "--run-root".into(),
+        store.run().into(),
+    ])
 }
 
 /// Removes a container that has nothing but its directory.

@@ -4,8 +4,9 @@ use std::fs;
 use std::io::ErrorKind;
 
 use super::find::Handle;
+use super::live::Live;
 use super::model::{State, Status, VolumeSource};
-use super::{Error, Programs, Result, SystemContext, cleanup, overlay, stop};
+use super::{Error, Programs, Result, SystemContext, cleanup, overlay, restart, stop};
 use crate::store::{Store, make_dir, reserve};
 
 /// What becomes of the container's anonymous volumes.
@@ -29,6 +30,7 @@ pub fn remove(
     volumes: Volumes,
 ) -> Result<()> {
     let lock = handle.lock()?;
+    let handle = &handle.latest()?;
     let (mut state, live) = handle.live(store)?;
     if live.is_running() {
         if !force {
@@ -41,6 +43,17 @@ pub fn remove(
         state.stopped_by_user = true;
         handle.save(&state)?;
         stop::kill_and_wait(store, programs, handle, &state)?;
+        cleanup::tell_end(store, handle, &state);
+    }
+    if live == Live::Restarting {
+        if !force {
+            return Err(Error::WrongStatus {
+                id: handle.name().to_owned(),
+                status: live.word().to_owned(),
+                action: "remove it; stop it first, or use `rm -f`",
+            });
+        }
+        restart::give_up(&mut state);
     }
     cleanup::tear_down(store, programs, handle, &state)?;
     let result = erase(store, handle, &mut state, volumes);
@@ -68,7 +81,9 @@ pub(super) fn erase(
     }
     let name = handle.name();
     reserve::release(store, &store.names().join(name), handle.id())?;
-    erase_directory(store, handle.id())
+    erase_directory(store, handle.id())?;
+    store.emit(&handle.event("destroy"));
+    Ok(())
 }
 
 /// Moves a container's directory out of sight in one step, then empties it. What a kill leaves in `trash` is emptied

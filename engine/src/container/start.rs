@@ -10,8 +10,8 @@ use super::find::Handle;
 use super::live::Live;
 use super::model::{State, Status};
 use super::overlay::Overlay;
-use super::{Error, Programs, Result, bundle, cleanup, files, monitor, recover};
-use crate::store::{Lock, Store, make_dir};
+use super::{Error, Programs, Result, bundle, cleanup, files, monitor, recover, restart};
+use crate::store::{Event, Kind, Lock, Store, make_dir};
 use crate::{image, network};
 
 /// Whether the caller wants the container's streams from the very first byte.
@@ -35,6 +35,7 @@ pub fn start(
 ) -> Result<Option<Connection>> {
     recover::collect(store, programs, handle.id())?;
     let lock = handle.lock()?;
+    let handle = &handle.latest()?;
     let (mut state, live) = handle.live(store)?;
     match live {
         Live::Running if streams == Streams::Attach => {
@@ -42,7 +43,7 @@ pub fn start(
             return super::attach::connect(store, handle).map(Some);
         }
         Live::Running => return Ok(None),
-        Live::Created | Live::Exited => {}
+        Live::Created | Live::Exited | Live::Restarting => {}
         Live::Paused | Live::Removing => {
             return Err(Error::WrongStatus {
                 id: handle.name().to_owned(),
@@ -56,6 +57,11 @@ pub fn start(
     if state.status == Status::Running {
         state = handle.state()?;
     }
+    if state.status == Status::Restarting {
+        restart::give_up(&mut state);
+    }
+    state.restart_count = 0;
+    state.restart_pause = None;
     start_locked(store, programs, handle, &mut state, streams, &lock)
 }
 
@@ -77,13 +83,15 @@ pub fn start_locked(
         drop(cleanup::tear_down(store, programs, handle, state));
         drop(std::fs::remove_file(store.exits().join(handle.id())));
         state.status = match before {
-            Status::Exited => Status::Exited,
+            Status::Exited | Status::Restarting => Status::Exited,
             _ => Status::Created,
         };
         state.disposable = false;
         state.network = None;
         state.process = None;
         state.monitor = None;
+        state.restarter = None;
+        state.restart_at = None;
         state.error = error.to_string();
         state.exit_code = Some(match error {
             Error::Runtime { exit_code, .. } => i32::from(*exit_code),
@@ -110,13 +118,14 @@ fn steps(
     state.stopped_by_user = false;
     state.error = String::new();
     handle.save(state)?;
-    let setup = reserve(store, programs, handle)?;
+    let mut setup = reserve(store, programs, handle)?;
+    setup.identity = files::identity(handle);
     state.network = Some(setup.clone());
 
     make_dir(&store.container_run(id))?;
     overlay(store, handle)?.mount()?;
     files::write(store, handle, &setup)?;
-    bundle::write(store, handle)?;
+    bundle::write(store, programs, handle)?;
 
     let process = monitor::create(store, programs, handle, |monitor| {
         state.monitor = monitor;
@@ -124,6 +133,9 @@ fn steps(
     })?;
     if let Some(namespace) = network_namespace(handle, process.pid)? {
         network::connect(store, id, &setup, &namespace)?;
+        let arguments = &programs.engine_arguments;
+        network::names::ensure(store, &programs.engine, arguments, &setup)?;
+        tell_networks(store, handle, &setup, "connect");
     }
     // Before the start: the first byte of output has somewhere to go.
     let connection = match streams {
@@ -136,11 +148,23 @@ fn steps(
     state.disposable = false;
     state.process = Some(process);
     state.started = Some(Timestamp::now());
-    state.finished = None;
-    state.exit_code = None;
     state.oom_killed = false;
+    state.restart_at = None;
+    state.restarter = None;
     handle.save(state)?;
+    store.emit(&handle.event("start"));
     Ok(connection)
+}
+
+/// The events of joining and leaving networks.
+pub(super) fn tell_networks(store: &Store, handle: &Handle, setup: &network::Setup, action: &str) {
+    for attachment in &setup.attachments {
+        let event = Event::new(Kind::Network, action, &attachment.network_id)
+            .with("name", &attachment.network)
+            .with("type", "bridge")
+            .with("container", handle.id());
+        store.emit(&event);
+    }
 }
 
 /// Addresses and ports. What is taken may belong to a container whose maker was killed: those are put right before a
@@ -177,13 +201,18 @@ fn layers(store: &Store, handle: &Handle) -> Result<Vec<PathBuf>> {
     Ok(image::lower_directories(store, &image)?)
 }
 
+/// Where a process's network namespace is found.
+pub(super) fn namespace_path(pid: i32) -> String {
+    format!("/proc/{pid}/ns/net")
+}
+
 /// The network namespace that the runtime made; `None` when the container uses somebody else's.
 fn network_namespace(handle: &Handle, pid: i32) -> Result<Option<std::fs::File>> {
     use super::SystemContext;
     match handle.config.options.network {
         network::Mode::Host | network::Mode::Container(_) => Ok(None),
         network::Mode::None | network::Mode::Networks(_) => {
-            let path = format!("/proc/{pid}/ns/net");
+            let path = namespace_path(pid);
             std::fs::File::open(&path).system("open", path).map(Some)
         }
     }

@@ -10,9 +10,9 @@ use rustix::process::pidfd_send_signal;
 
 use super::find::Handle;
 use super::live::Live;
-use super::model::State;
+use super::model::{State, Status};
 use super::wait::{ExitWatch, poll_until};
-use super::{Error, Programs, Result, SystemContext, cleanup, monitor};
+use super::{Error, Programs, Result, SystemContext, cleanup, monitor, restart};
 use crate::store::Store;
 
 /// How long the monitor may take to publish the exit of a process that is dead.
@@ -32,6 +32,9 @@ pub fn stop(
 ) -> Result<()> {
     let lock = handle.lock()?;
     let (mut state, live) = handle.live(store)?;
+    if live == Live::Restarting {
+        return end_restarting(store, handle, &mut state);
+    }
     if !live.is_running() {
         drop(lock);
         return cleanup::finish(store, programs, handle);
@@ -52,6 +55,7 @@ pub fn stop(
         None => true,
         Some(descriptor) => {
             send(&descriptor, signal, handle)?;
+            tell_signal(store, handle, signal);
             let mut list = [PollFd::new(&descriptor, PollFlags::IN)];
             poll_until(&mut list, deadline).system("wait for", handle.name())? > 0
         }
@@ -61,7 +65,19 @@ pub fn stop(
     } else {
         kill_and_wait(store, programs, handle, &state)?;
     }
-    cleanup::finish(store, programs, handle)
+    cleanup::finish(store, programs, handle)?;
+    store.emit(&handle.event("stop"));
+    Ok(())
+}
+
+/// The pause before the next start ends at once, and with it the container. The caller holds its lock.
+pub(super) fn end_restarting(store: &Store, handle: &Handle, state: &mut State) -> Result<()> {
+    restart::give_up(state);
+    state.stopped_by_user = true;
+    handle.save(state)?;
+    drop(std::fs::remove_file(store.exits().join(handle.id())));
+    store.emit(&handle.event("stop"));
+    Ok(())
 }
 
 /// SIGKILL, and the wait until the end is published. The caller may hold the container's lock.
@@ -73,6 +89,7 @@ pub(super) fn kill_and_wait(
 ) -> Result<()> {
     if let Some(descriptor) = state.process.and_then(|process| process.open()) {
         send(&descriptor, Signal::SIGKILL, handle)?;
+        tell_signal(store, handle, Signal::SIGKILL);
         // A frozen process dies only once it is thawed (cgroup v1).
         if handle.live(store)?.1 == Live::Paused {
             runtime(store, programs, handle, "resume")?;
@@ -111,6 +128,14 @@ pub fn kill(store: &Store, programs: &Programs, handle: &Handle, signal: Signal)
         status: live.word().to_owned(),
         action: "send it a signal",
     };
+    if live == Live::Restarting {
+        // There is no process: what the signal is for can only be that it ends.
+        let _lock = handle.lock()?;
+        let mut state = handle.state()?;
+        if state.status == Status::Restarting {
+            return end_restarting(store, handle, &mut state);
+        }
+    }
     if !live.is_running() {
         return Err(not_running());
     }
@@ -118,13 +143,15 @@ pub fn kill(store: &Store, programs: &Programs, handle: &Handle, signal: Signal)
         .process
         .and_then(|process| process.open())
         .ok_or_else(not_running)?;
-    if signal == Signal::SIGKILL {
+    let is_to_end = signal == Signal::SIGKILL || stop_signal(handle)? == signal;
+    if is_to_end {
         let _lock = handle.lock()?;
         let mut state = handle.state()?;
         state.stopped_by_user = true;
         handle.save(&state)?;
     }
     send(&descriptor, signal, handle)?;
+    tell_signal(store, handle, signal);
     if signal == Signal::SIGKILL {
         if live == Live::Paused {
             runtime(store, programs, handle, "resume")?;
@@ -155,6 +182,12 @@ pub fn runtime(store: &Store, programs: &Programs, handle: &Handle, command: &st
             String::from_utf8_lossy(&output.stderr).into_owned(),
         ))
     }
+}
+
+/// The event of a signal that the user has sent.
+fn tell_signal(store: &Store, handle: &Handle, signal: Signal) {
+    let number = (signal as i32).to_string();
+    store.emit(&handle.event("kill").with("signal", number));
 }
 
 fn send(descriptor: &impl AsFd, signal: Signal, handle: &Handle) -> Result<()> {

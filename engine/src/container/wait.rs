@@ -97,6 +97,7 @@ pub fn until_exit(
     watch: &ExitWatch<'_>,
     monitor: Option<Process>,
 ) -> Result<Option<i32>> {
+    let waited_for = monitor;
     let monitor = monitor.and_then(|monitor| monitor.open());
     if let Some(code) = watch.wait(monitor.as_ref().map(AsFd::as_fd), Some(Duration::ZERO))? {
         return Ok(Some(code));
@@ -113,7 +114,11 @@ pub fn until_exit(
             return Ok(Some(code));
         }
         match handle.live(store) {
-            Ok((state, Live::Exited)) => return Ok(state.exit_code),
+            Ok((state, Live::Exited | Live::Restarting)) => return Ok(state.exit_code),
+            // Its restart policy was quicker than we: what we waited for is over.
+            Ok((state, Live::Running | Live::Paused)) if state.monitor != waited_for => {
+                return Ok(state.exit_code);
+            }
             Ok(_) if handle.directory().exists() => {}
             _ => return watch.wait(None, Some(Duration::ZERO)),
         }
@@ -141,7 +146,7 @@ pub fn wait(store: &Store, handle: &Handle) -> Result<i32> {
             }
             Live::Removing => return Ok(state.exit_code.unwrap_or(0)),
             // Nothing tells of a start; a short look now and then does.
-            Live::Created => {
+            Live::Created | Live::Restarting => {
                 if !handle.directory().exists() {
                     return Err(super::Error::NotFound(handle.name().to_owned()));
                 }

@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use qengine::container::create::parse_bytes;
-use qengine::container::find::Handle;
 use qengine::container::model::{Options, Resources};
-use qengine::network::{Endpoint, Mode, PortMapping};
+use qengine::container::restart::Policy;
+use qengine::network::{Mode, PortMapping};
 use qengine::store::Store;
 
+use super::endpoint::{self, Place};
+use super::further::FurtherFlags;
+use super::limits::{LimitFlags, bytes};
 use super::volume;
 
 /// Flags of `run` and `create`, as typed.
@@ -28,6 +31,17 @@ pub(crate) struct ContainerFlags {
     /// Remove the container, and its anonymous volumes, when it ends
     #[arg(long)]
     pub(crate) rm: bool,
+    /// Start it again when it has ended: no, on-failure[:COUNT], always, unless-stopped
+    #[arg(
+        long,
+        value_name = "POLICY",
+        default_value = "no",
+        hide_default_value = true
+    )]
+    restart: String,
+    /// Put a small init before the command, which passes signals on and collects orphans
+    #[arg(long)]
+    init: bool,
     /// Set a variable; a name alone takes the value of this environment
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     env: Vec<String>,
@@ -44,7 +58,7 @@ pub(crate) struct ContainerFlags {
     #[arg(long, value_name = "GROUP")]
     group_add: Vec<String>,
     /// Host name inside (the short id when not given)
-    #[arg(long)]
+    #[arg(short = 'h', long)]
     hostname: Option<String>,
     /// Domain name inside
     #[arg(long)]
@@ -77,7 +91,11 @@ pub(crate) struct ContainerFlags {
     #[command(flatten)]
     limits: LimitFlags,
     #[command(flatten)]
+    fixed_limits: FixedLimitFlags,
+    #[command(flatten)]
     security: SecurityFlags,
+    #[command(flatten)]
+    further: FurtherFlags,
 }
 
 #[derive(Debug, Args)]
@@ -103,7 +121,8 @@ struct FileFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Network")]
 struct NetworkFlags {
-    /// Network to connect to: a name, bridge, host, none, container:ID
+    /// Network to connect to, several times for several: NAME, NAME:ip=ADDRESS,alias=NAME, or name=NAME,ip=…,ip6=…,alias=…;
+    /// or one of host, none, container:ID
     #[arg(short = 'n', long, visible_alias = "net", value_name = "NETWORK")]
     network: Vec<String>,
     /// Kind of network: bridge, host, none, container (with --container)
@@ -112,12 +131,18 @@ struct NetworkFlags {
     /// Container whose network to join
     #[arg(long, value_name = "ID")]
     container: Option<String>,
-    /// Further name of the container on its network
+    /// Further name of the container on its first network
     #[arg(long, value_name = "NAME")]
     network_alias: Vec<String>,
-    /// Address on its network
+    /// Address on its first network
     #[arg(long, value_name = "ADDRESS")]
     ip: Option<String>,
+    /// IPv6 address on its first network
+    #[arg(long, value_name = "ADDRESS")]
+    ip6: Option<String>,
+    /// Hardware address on its first network
+    #[arg(long, value_name = "ADDRESS")]
+    mac_address: Option<String>,
     /// Publish a port: [IP:]HOST:CONTAINER[/udp], ranges too
     #[arg(short, long, value_name = "HOST:CONTAINER")]
     publish: Vec<String>,
@@ -143,19 +168,7 @@ struct NetworkFlags {
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
-struct LimitFlags {
-    /// Memory limit
-    #[arg(short, long, value_name = "BYTES", allow_hyphen_values = true)]
-    memory: Option<String>,
-    /// The same, in MiB when it is a plain number
-    #[arg(long, value_name = "MIB", conflicts_with = "memory")]
-    mmem: Option<String>,
-    /// Limit of memory and swap together (-1: without limit)
-    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
-    memory_swap: Option<String>,
-    /// Soft memory limit
-    #[arg(long, value_name = "BYTES")]
-    memory_reservation: Option<String>,
+struct FixedLimitFlags {
     /// How readily memory is swapped, 0 to 100
     #[arg(long, value_name = "PERCENT")]
     memory_swappiness: Option<u64>,
@@ -166,35 +179,6 @@ struct LimitFlags {
     /// Preference of the out-of-memory killer, -1000 to 1000
     #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
     oom_score_adj: Option<i32>,
-    /// Number of CPUs, such as 0.5
-    #[arg(long, value_name = "COUNT")]
-    cpus: Option<f64>,
-    /// Relative share of the CPUs (1024 is usual)
-    #[arg(short = 'c', long, visible_alias = "cpushare", value_name = "WEIGHT")]
-    cpu_shares: Option<u64>,
-    /// Microseconds of CPU per period
-    #[arg(long, value_name = "MICROSECONDS", allow_negative_numbers = true)]
-    cpu_quota: Option<i64>,
-    /// Length of that period
-    #[arg(long, value_name = "MICROSECONDS")]
-    cpu_period: Option<u64>,
-    /// CPUs the container may use, such as 0-2,4
-    #[arg(long, visible_alias = "cpuset", value_name = "LIST")]
-    cpuset_cpus: Option<String>,
-    /// Memory nodes the container may use
-    #[arg(long, visible_alias = "cpumem", value_name = "LIST")]
-    cpuset_mems: Option<String>,
-    /// Number of processes and threads (-1: without limit)
-    #[arg(
-        long,
-        visible_alias = "mpid",
-        value_name = "COUNT",
-        allow_negative_numbers = true
-    )]
-    pids_limit: Option<i64>,
-    /// Relative weight of block input and output, 10 to 1000
-    #[arg(long, value_name = "WEIGHT")]
-    blkio_weight: Option<u16>,
     /// Resource limit of the process
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     ulimit: Vec<String>,
@@ -221,15 +205,6 @@ struct SecurityFlags {
     /// Set a kernel parameter of the container's namespaces
     #[arg(long, value_name = "KEY=VALUE")]
     sysctl: Vec<String>,
-    /// Pid namespace: host
-    #[arg(long, value_name = "MODE")]
-    pid: Option<String>,
-    /// Ipc namespace: host
-    #[arg(long, value_name = "MODE")]
-    ipc: Option<String>,
-    /// Uts namespace: host
-    #[arg(long, value_name = "MODE")]
-    uts: Option<String>,
 }
 
 impl ContainerFlags {
@@ -240,26 +215,14 @@ impl ContainerFlags {
         image: String,
         command: Vec<String>,
     ) -> Result<Options> {
-        let resources = self.limits.resources()?;
+        let mut resources = self.limits.over(&Resources::default())?;
+        self.fixed_limits.add_to(&mut resources)?;
         let network = self.network.mode(store)?;
         let ports = self.network.ports()?;
-        if !matches!(network, Mode::Networks(_)) && !ports.is_empty() {
+        if matches!(network, Mode::Container(_)) && !ports.is_empty() {
             bail!(
-                "published ports need a network of the container's own: -p does not go with host, none or container networks"
+                "conflicting options: -p does not go with the network of another container; publish the port there"
             );
-        }
-        let namespaces = [
-            ("pid", &self.security.pid),
-            ("ipc", &self.security.ipc),
-            ("uts", &self.security.uts),
-        ];
-        for (flag, value) in namespaces {
-            if !matches!(value.as_deref(), None | Some("" | "host" | "private")) {
-                bail!(
-                    "invalid --{flag} {:?}: `host` and `private` are understood",
-                    value.as_deref().unwrap_or("")
-                );
-            }
         }
         if let Some(signal) = &self.stop_signal {
             qengine::container::stop::parse_signal(signal)?;
@@ -269,8 +232,11 @@ impl ContainerFlags {
         {
             bail!("unknown log driver {driver:?}: json-file, k8s-file and none are there");
         }
-        let is_host = |value: &Option<String>| value.as_deref() == Some("host");
-        Ok(Options {
+        let restart: Policy = self.restart.parse()?;
+        if self.rm && restart != Policy::No {
+            bail!("conflicting options: cannot specify both --restart and --rm");
+        }
+        let mut options = Options {
             image,
             command,
             name: self.name,
@@ -278,6 +244,8 @@ impl ContainerFlags {
             interactive: self.interactive,
             stdin_once: false,
             auto_remove: self.rm,
+            restart,
+            init: self.init,
             env: environment(&self.env, &self.env_file)?,
             workdir: absolute("--workdir", self.workdir)?,
             user: self.user,
@@ -311,7 +279,7 @@ impl ContainerFlags {
             privileged: self.security.privileged,
             cap_add: self.security.cap_add,
             cap_drop: self.security.cap_drop,
-            ulimits: self.limits.ulimit,
+            ulimits: self.fixed_limits.ulimit,
             sysctls: self.security.sysctl,
             devices: self.files.device,
             shm_size: self
@@ -324,13 +292,19 @@ impl ContainerFlags {
             stop_timeout: self.stop_timeout,
             log_driver: self.log_driver,
             log_opts: log_options(&self.log_opt)?,
-            pid_host: is_host(&self.security.pid),
-            ipc_host: is_host(&self.security.ipc),
-            uts_host: is_host(&self.security.uts),
-            security_opt: self.security.security_opt,
-            cgroup_parent: self.limits.cgroup_parent,
+            security_opt: self
+                .security
+                .security_opt
+                .into_iter()
+                .map(with_profile)
+                .collect::<Result<_>>()?,
+            cgroup_parent: self.fixed_limits.cgroup_parent,
             runtime: self.runtime,
-        })
+            ..Options::default()
+        };
+        self.further.add_to(store, &mut options)?;
+        qengine::container::check(&options)?;
+        Ok(options)
     }
 
     /// Whether `-P` was given.
@@ -341,46 +315,24 @@ impl ContainerFlags {
 
 impl NetworkFlags {
     fn mode(&self, store: &Store) -> Result<Mode> {
-        let join = |text: &str| -> Result<Mode> {
-            Ok(Mode::Container(Handle::find(store, text)?.config.id))
-        };
-        let named = match (self.netdriver.as_deref(), &self.container) {
-            (Some("container") | None, Some(container)) => return join(container),
+        match (self.netdriver.as_deref(), &self.container) {
+            (Some("container") | None, Some(container)) => endpoint::join(store, container),
             (Some("container"), None) => bail!("--netdriver container needs --container ID"),
-            (Some("host"), _) => return Ok(Mode::Host),
-            (Some("none"), _) => return Ok(Mode::None),
-            (Some("bridge") | None, None) => &self.network,
+            (Some("host"), _) => Ok(Mode::Host),
+            (Some("none"), _) => Ok(Mode::None),
+            (Some("bridge") | None, None) => {
+                let place = Place {
+                    aliases: &self.network_alias,
+                    ip: self.ip.as_deref(),
+                    ip6: self.ip6.as_deref(),
+                    mac: self.mac_address.as_deref(),
+                };
+                endpoint::mode(store, &self.network, &place)
+            }
             (Some(kind), _) => {
                 bail!("unknown --netdriver {kind:?}: it takes bridge, host, none or container")
             }
-        };
-        let mut endpoints = Vec::new();
-        for network in named {
-            match (network.as_str(), network.split_once(':')) {
-                (_, Some(("container", id))) if named.len() == 1 => return join(id),
-                ("host", _) if named.len() == 1 => return Ok(Mode::Host),
-                ("none", _) if named.len() == 1 => return Ok(Mode::None),
-                ("default" | "bridge", _) => {
-                    endpoints.push(Endpoint::new(qengine::network::DEFAULT_NETWORK))
-                }
-                (name, None) if !matches!(name, "host" | "none" | "") => {
-                    endpoints.push(Endpoint::new(name))
-                }
-                (name, _) => bail!("invalid --network {name:?}"),
-            }
         }
-        if endpoints.is_empty() {
-            endpoints.push(Endpoint::new(qengine::network::DEFAULT_NETWORK));
-        }
-        endpoints[0].aliases.clone_from(&self.network_alias);
-        if let Some(address) = &self.ip {
-            endpoints[0].address = Some(
-                address
-                    .parse()
-                    .with_context(|| format!("invalid --ip {address:?}"))?,
-            );
-        }
-        Ok(Mode::Networks(endpoints))
     }
 
     fn ports(&self) -> Result<Vec<PortMapping>> {
@@ -392,147 +344,17 @@ impl NetworkFlags {
     }
 }
 
-impl LimitFlags {
-    fn resources(&self) -> Result<Resources> {
-        let memory = match (&self.memory, &self.mmem) {
-            (Some(text), _) => Some(bytes("--memory", text)?),
-            (None, Some(text)) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
-                Some(bytes("--mmem", &format!("{text}m"))?)
-            }
-            (None, Some(text)) => Some(bytes("--mmem", text)?),
-            (None, None) => None,
+impl FixedLimitFlags {
+    fn add_to(&self, limits: &mut Resources) -> Result<()> {
+        limits.memory_swappiness = self.memory_swappiness;
+        limits.oom_kill_disable = match self.oom_kill_disable.as_deref() {
+            None | Some("0" | "false") => false,
+            Some("1" | "true") => true,
+            Some(other) => bail!("invalid --oom-kill-disable {other:?}: it takes 0 or 1"),
         };
-        // Docker's floor: below it not even the runtime's own last steps fit.
-        if memory.is_some_and(|memory| memory != 0 && memory < 512 << 10) {
-            bail!(
-                "invalid --memory {:?}: the smallest limit is 512k",
-                self.memory
-                    .as_deref()
-                    .or(self.mmem.as_deref())
-                    .unwrap_or_default()
-            );
-        }
-        let memory = memory.filter(|&memory| memory != 0);
-        let memory_swap = match self.memory_swap.as_deref() {
-            Some("-1") => Some(-1),
-            other => other
-                .map(|text| bytes("--memory-swap", text))
-                .transpose()?
-                .filter(|&swap| swap != 0),
-        };
-        if let (Some(memory), Some(swap)) = (memory, memory_swap)
-            && swap != -1
-            && swap < memory
-        {
-            bail!("--memory-swap must not be below --memory: it is the limit of both together");
-        }
-        if memory_swap.is_some_and(|swap| swap > 0) && memory.is_none() {
-            bail!("--memory-swap needs --memory");
-        }
-        let (cpu_quota, cpu_period) = self.cpu_time()?;
-        Ok(Resources {
-            cpu_shares: self.cpu_shares.filter(|&shares| shares != 0),
-            cpu_quota,
-            cpu_period,
-            cpuset_cpus: list(
-                "--cpuset-cpus",
-                self.cpuset_cpus.as_deref(),
-                "/sys/devices/system/cpu/online",
-            )?,
-            cpuset_mems: list(
-                "--cpuset-mems",
-                self.cpuset_mems.as_deref(),
-                "/sys/devices/system/node/online",
-            )?,
-            memory,
-            memory_swap,
-            memory_reservation: self
-                .memory_reservation
-                .as_deref()
-                .map(|text| bytes("--memory-reservation", text))
-                .transpose()?,
-            memory_swappiness: self.memory_swappiness,
-            pids: self.pids_limit,
-            oom_kill_disable: match self.oom_kill_disable.as_deref() {
-                None | Some("0" | "false") => false,
-                Some("1" | "true") => true,
-                Some(other) => bail!("invalid --oom-kill-disable {other:?}: it takes 0 or 1"),
-            },
-            oom_score_adj: self.oom_score_adj,
-            blkio_weight: self.blkio_weight,
-        })
+        limits.oom_score_adj = self.oom_score_adj;
+        Ok(())
     }
-
-    fn cpu_time(&self) -> Result<(Option<i64>, Option<u64>)> {
-        let Some(cpus) = self.cpus else {
-            return Ok((self.cpu_quota, self.cpu_period));
-        };
-        if self.cpu_quota.is_some() || self.cpu_period.is_some() {
-            bail!("--cpus does not go with --cpu-quota or --cpu-period: it sets both");
-        }
-        if !(0.01..=100_000.0).contains(&cpus) {
-            bail!("invalid --cpus {cpus}: at least 0.01 of a CPU");
-        }
-        const PERIOD: u32 = 100_000;
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "the range was just checked"
-        )]
-        let quota = (cpus * f64::from(PERIOD)).round() as i64;
-        Ok((Some(quota), Some(u64::from(PERIOD))))
-    }
-}
-
-fn bytes(flag: &str, text: &str) -> Result<i64> {
-    parse_bytes(text).with_context(|| {
-        format!("invalid {flag} {text:?}: expected a number with an optional unit b, k, m or g")
-    })
-}
-
-/// `0-2,4`, all of them among those that the file `online` lists in the same form.
-fn list(flag: &str, text: Option<&str>, online: &str) -> Result<Option<String>> {
-    let Some(text) = text else { return Ok(None) };
-    let wanted = ranges(text)
-        .with_context(|| format!("invalid {flag} {text:?}: expected a list such as 0-2,4"))?;
-    let there = std::fs::read_to_string(online).unwrap_or_default();
-    if let Some(there) = ranges(there.trim()) {
-        let is_there = |number: u32| {
-            there
-                .iter()
-                .any(|&(first, last)| (first..=last).contains(&number))
-        };
-        if !wanted
-            .iter()
-            .all(|&(first, last)| is_there(first) && is_there(last))
-        {
-            bail!("invalid {flag} {text:?}: this machine has {}", join(&there));
-        }
-    }
-    Ok(Some(text.to_owned()))
-}
-
-fn ranges(text: &str) -> Option<Vec<(u32, u32)>> {
-    text.split(',')
-        .map(|part| {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            let (first, last) = (first.parse().ok()?, last.parse().ok()?);
-            (first <= last).then_some((first, last))
-        })
-        .collect()
-}
-
-fn join(ranges: &[(u32, u32)]) -> String {
-    let texts: Vec<String> = ranges
-        .iter()
-        .map(|(first, last)| {
-            if first == last {
-                first.to_string()
-            } else {
-                format!("{first}-{last}")
-            }
-        })
-        .collect();
-    texts.join(",")
 }
 
 fn absolute(flag: &str, path: Option<String>) -> Result<Option<String>> {
@@ -544,7 +366,7 @@ fn absolute(flag: &str, path: Option<String>) -> Result<Option<String>> {
     }
 }
 
-fn pairs(entries: &[String]) -> BTreeMap<String, String> {
+pub(super) fn pairs(entries: &[String]) -> BTreeMap<String, String> {
     entries
         .iter()
         .map(|entry| {
@@ -569,24 +391,57 @@ fn log_options(entries: &[String]) -> Result<BTreeMap<String, String>> {
     Ok(options)
 }
 
+/// `seccomp=FILE` becomes `seccomp={…}`: the container does not depend on the file afterwards.
+fn with_profile(option: String) -> Result<String> {
+    let Some(file) = option
+        .strip_prefix("seccomp=")
+        .or_else(|| option.strip_prefix("seccomp:"))
+        .filter(|file| !["unconfined", "default", "builtin"].contains(file))
+        .filter(|file| !file.starts_with('{'))
+    else {
+        return Ok(option);
+    };
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("cannot read seccomp profile {file}"))?;
+    let profile: serde_json::Value =
+        serde_json::from_str(&text).with_context(|| format!("{file} is no seccomp profile"))?;
+    Ok(format!("seccomp={profile}"))
+}
+
+/// What a file says, one entry a line: blank lines and those that begin with `#` say nothing.
+pub(super) fn lines_of(kind: &str, file: &str) -> Result<Vec<String>> {
+    let text = std::fs::read(file).with_context(|| format!("cannot read {kind} {file}"))?;
+    let text = String::from_utf8(text)
+        .ok()
+        .with_context(|| format!("{kind} {file} is not UTF-8 text"))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    Ok(text
+        .lines()
+        .map(str::trim_start)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(str::to_owned)
+        .collect())
+}
+
 /// Variables of `--env-file` first, then those of `-e`. A name alone takes this process's value, or is left out.
 pub(crate) fn environment(entries: &[String], files: &[String]) -> Result<Vec<String>> {
     let mut all = Vec::new();
     for file in files {
-        let text = std::fs::read_to_string(file)
-            .with_context(|| format!("cannot read env file {file}"))?;
-        all.extend(
-            text.lines()
-                .map(str::trim_start)
-                .filter(|line| !line.is_empty() && !line.starts_with('#'))
-                .map(str::to_owned),
-        );
+        let lines = lines_of("env file", file)?;
+        for line in &lines {
+            let name = line.split('=').next().unwrap_or_default();
+            // As docker: blanks are for values.
+            if name.contains(char::is_whitespace) {
+                bail!("{file}: variable {name:?} contains whitespace");
+            }
+        }
+        all.extend(lines);
     }
     all.extend(entries.iter().cloned());
     let mut env = Vec::new();
     for entry in all {
         let name = entry.split('=').next().unwrap_or_default();
-        if name.is_empty() || name.contains(char::is_whitespace) {
+        if name.is_empty() {
             bail!("invalid variable {entry:?}: expected NAME[=VALUE]");
         }
         if entry.contains('=') {

@@ -93,7 +93,7 @@ pub(crate) fn normalise(definition: &Command, words: Vec<OsString>) -> Vec<OsStr
 
 /// Commands whose first word that is no flag ends their own flags.
 fn owns_the_rest(command: &Command) -> bool {
-    matches!(command.get_name(), "run" | "create" | "exec")
+    matches!(command.get_name(), "run" | "create" | "exec" | "top")
 }
 
 fn rewrite(command: &Command, text: &str) -> String {

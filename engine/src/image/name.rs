@@ -4,7 +4,7 @@ use bundle_tools::Digest;
 use bundle_tools::image::{Descriptor, Index, REF_NAME};
 
 use super::{Reference, Result, SOURCE_DIGEST, guard, layout, require};
-use crate::store::Store;
+use crate::store::{Event, Kind, Store};
 
 /// Gives the image that `source` finds another name.
 ///
@@ -29,6 +29,8 @@ pub fn tag(store: &Store, source: &str, target: &Reference) -> Result<()> {
         set(index, manifest, Some(target));
         Ok(())
     })?;
+    let event = Event::new(Kind::Image, "tag", image.id.to_string());
+    store.emit(&event.with("name", target.to_string()));
     Ok(())
 }
 

@@ -30,7 +30,7 @@ use super::{
     Image, Reference, SOURCE_DIGEST, WriterGuard, collect, collect::sweep, find, layout, name,
     registry, require, sync,
 };
-use crate::store::{Context, Store};
+use crate::store::{Context, Event, Kind, Store};
 
 pub use registry::Fault;
 
@@ -196,6 +196,8 @@ pub fn pull(
     // What this pull has left if it failed, and what killed ones have left.
     let collected = collect(store);
     let pulled = result?;
+    let name = reference.to_string();
+    store.emit(&Event::new(Kind::Image, "pull", &name).with("name", &name));
     if let Err(error) = collected {
         progress.warning(&format!(
             "cannot collect what is not needed any more: {error}"

@@ -6,7 +6,7 @@ use bundle_tools::layout::Layout;
 
 use super::find::{entry_named, load, read_manifest, require};
 use super::{Error, Image, Reference, Result, SOURCE_DIGEST, collect, layout, name};
-use crate::store::{Lock, Store};
+use crate::store::{Event, Kind, Lock, Store};
 
 /// One thing that [`remove`] did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,11 +68,20 @@ pub fn remove(
     drop(lock);
 
     let mut removals = untagged(&index, &target.names);
+    let (id, names) = (target.id.as_ref().map(ToString::to_string), target.names);
     if deleted {
         removals.extend(target.id.map(|id| Removal::Deleted(id.to_string())));
         let freed = collect(store)?;
         let digests = freed.layers.iter().map(|hex| format!("sha256:{hex}"));
         removals.extend(digests.map(Removal::Deleted));
+    }
+    if let Some(id) = id {
+        for name in &names {
+            store.emit(&Event::new(Kind::Image, "untag", &id).with("name", name));
+        }
+        if deleted {
+            store.emit(&Event::new(Kind::Image, "delete", &id).with("name", &id));
+        }
     }
     Ok(removals)
 }

@@ -1,16 +1,17 @@
 //! Addresses: `addresses/<network>/<address>`, a reservation each.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::fs;
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use super::{Error, Ipam, Network, Result};
+use super::{Error, Ipv6Side, Network, Result};
 use crate::store::reserve::{self, Outcome};
 use crate::store::{Context, Store, make_dir};
 
-/// Takes an address on `network` for the container `id`: the one `wanted`, or the lowest free one.
+/// Takes an IPv4 address on `network` for the container `id`: the one `wanted`, or the lowest free one.
 pub(super) fn take(
     store: &Store,
     network: &Network,
@@ -18,64 +19,111 @@ pub(super) fn take(
     wanted: Option<IpAddr>,
 ) -> Result<Ipv4Addr> {
     let ipam = network.bridge()?;
-    let directory = directory(store, &network.name);
-    make_dir(&directory)?;
     if let Some(address) = wanted {
-        return take_wanted(store, network, ipam, id, address);
+        return match address {
+            IpAddr::V4(address) if ipam.subnet.is_host(address) && address != ipam.gateway => {
+                take_wanted(store, network, id, address.into()).map(|()| address)
+            }
+            _ => Err(unfit(network, address, &ipam.subnet, &ipam.gateway)),
+        };
     }
+    let hosts = ipam.subnet.hosts();
+    let free = hosts.filter(|address| *address != ipam.gateway);
+    take_lowest(store, network, id, free)?.ok_or_else(|| full(network, &ipam.subnet))
+}
+
+/// The same for IPv6; `None` on a network without.
+pub(super) fn take6(
+    store: &Store,
+    network: &Network,
+    id: &str,
+    wanted: Option<Ipv6Addr>,
+) -> Result<Option<Ipv6Side>> {
+    let Some(ipam) = network.ipam6 else {
+        return match wanted {
+            None => Ok(None),
+            Some(address) => Err(Error::Invalid(format!(
+                "address {address} can't be had: network {} has no IPv6; make one with `network create --ipv6`",
+                network.name
+            ))),
+        };
+    };
+    let address = match wanted {
+        Some(address) if ipam.subnet.is_host(address) && address != ipam.gateway => {
+            take_wanted(store, network, id, address.into())?;
+            address
+        }
+        Some(address) => {
+            return Err(unfit(network, address.into(), &ipam.subnet, &ipam.gateway));
+        }
+        None => {
+            let hosts = ipam.subnet.hosts();
+            let free = hosts.filter(|address| *address != ipam.gateway);
+            take_lowest(store, network, id, free)?.ok_or_else(|| full(network, &ipam.subnet))?
+        }
+    };
+    Ok(Some(Ipv6Side {
+        address,
+        prefix_length: ipam.subnet.length(),
+        gateway: ipam.gateway,
+    }))
+}
+
+/// Takes the first of `candidates` that nobody has; `None` when there is none.
+fn take_lowest<A: Copy + Into<IpAddr>>(
+    store: &Store,
+    network: &Network,
+    id: &str,
+    candidates: impl Iterator<Item = A> + Clone,
+) -> Result<Option<A>> {
+    make_dir(&directory(store, &network.name))?;
     // One reading of the directory tells which addresses are worth trying; the links themselves are not read. Should
     // all be taken, each is tried after all: reserving collects what belonged to containers that are gone.
     let taken = listed(store, &network.name)?;
-    let free = ipam
-        .subnet
-        .hosts()
-        .filter(|address| !taken.contains(address));
-    let collectable = taken.iter().copied();
-    for address in free
-        .chain(collectable)
-        .filter(|address| *address != ipam.gateway)
-    {
-        let link = directory.join(address.to_string());
+    let is_taken = |address: &A| taken.contains(&(*address).into());
+    let free = candidates.clone().filter(|address| !is_taken(address));
+    for address in free.chain(candidates.filter(is_taken).take(taken.len())) {
+        let link = link(store, &network.name, address.into());
         if reserve::reserve(store, &link, id)? == Outcome::Taken {
-            return Ok(address);
+            return Ok(Some(address));
         }
     }
-    Err(Error::SubnetFull {
-        network: network.name.clone(),
-        subnet: ipam.subnet,
-    })
+    Ok(None)
 }
 
-fn take_wanted(
-    store: &Store,
-    network: &Network,
-    ipam: Ipam,
-    id: &str,
-    wanted: IpAddr,
-) -> Result<Ipv4Addr> {
-    let address = match wanted {
-        IpAddr::V4(address) if ipam.subnet.is_host(address) && address != ipam.gateway => address,
-        _ => {
-            return Err(Error::Invalid(format!(
-                "address {wanted} is not one that a container can have on network {} ({}, gateway {})",
-                network.name, ipam.subnet, ipam.gateway
-            )));
-        }
-    };
-    let link = directory(store, &network.name).join(address.to_string());
-    match reserve::reserve(store, &link, id)? {
-        Outcome::Taken => Ok(address),
+fn take_wanted(store: &Store, network: &Network, id: &str, address: IpAddr) -> Result<()> {
+    make_dir(&directory(store, &network.name))?;
+    match reserve::reserve(store, &link(store, &network.name, address), id)? {
+        Outcome::Taken => Ok(()),
         Outcome::HeldBy(holder) => Err(Error::AddressTaken {
-            address: wanted,
+            address,
             network: network.name.clone(),
             holder,
         }),
     }
 }
 
+fn unfit(network: &Network, address: IpAddr, subnet: &dyn Display, gateway: &dyn Display) -> Error {
+    Error::Invalid(format!(
+        "address {address} is not one that a container can have on network {} ({subnet}, gateway {gateway})",
+        network.name
+    ))
+}
+
+fn full(network: &Network, subnet: &dyn Display) -> Error {
+    Error::SubnetFull {
+        network: network.name.clone(),
+        subnet: subnet.to_string(),
+    }
+}
+
+fn link(store: &Store, network: &str, address: IpAddr) -> PathBuf {
+    directory(store, network).join(address.to_string())
+}
+
 /// Gives an address back.
 pub(super) fn give_back(store: &Store, network: &str, address: IpAddr, id: &str) -> Result<()> {
-    let link = directory(store, network).join(address.to_string());
+    let link = link(store, network, address);
     Ok(reserve::release(store, &link, id)?)
 }
 
@@ -91,7 +139,7 @@ pub(super) fn is_unused(store: &Store, network: &str) -> bool {
 pub(super) fn holders(store: &Store, network: &str) -> Result<Vec<String>> {
     let mut holders = Vec::new();
     for address in listed(store, network)? {
-        let link = directory(store, network).join(address.to_string());
+        let link = link(store, network, address);
         holders.extend(reserve::owner(&link)?.filter(|id| store.container(id).exists()));
     }
     Ok(holders)
@@ -124,7 +172,7 @@ pub(super) fn collect(store: &Store) -> Result<()> {
     Ok(())
 }
 
-fn listed(store: &Store, network: &str) -> Result<BTreeSet<Ipv4Addr>> {
+fn listed(store: &Store, network: &str) -> Result<BTreeSet<IpAddr>> {
     let directory = directory(store, network);
     let entries = match fs::read_dir(&directory) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeSet::new()),
@@ -133,7 +181,7 @@ fn listed(store: &Store, network: &str) -> Result<BTreeSet<Ipv4Addr>> {
     let mut addresses = BTreeSet::new();
     for entry in entries {
         let name = entry.context("list", &directory)?.file_name();
-        addresses.extend(name.to_str().and_then(|name| name.parse::<Ipv4Addr>().ok()));
+        addresses.extend(name.to_str().and_then(|name| name.parse::<IpAddr>().ok()));
     }
     Ok(addresses)
 }
@@ -169,7 +217,8 @@ mod tests {
                 created: Timestamp::UNIX_EPOCH,
                 driver: Driver::Bridge,
                 interface: "qbr-test".into(),
-                ipam: Some(Ipam {
+                ipam6: None,
+                ipam: Some(super::super::Ipam {
                     subnet,
                     gateway: subnet.first_host(),
                     automatic: false,

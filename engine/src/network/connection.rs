@@ -16,14 +16,18 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::firewall::{Firewall, NetworkRule, PortRule, Rules};
-use super::link::{self, Link};
+use super::link::{self, Link, WaysOut};
 use super::member::{self, Member, lock_path};
 use super::netlink::Socket;
 use super::{
-    Attachment, Error, KernelContext, PublishedPort, Result, Setup, Subnet, address, definition,
-    port,
+    Attachment, Error, KernelContext, PacketFilter, PublishedPort, Result, Setup, Subnet, address,
+    definition, names, port,
 };
 use crate::store::{self, Context, Durability, Lock, Store, make_dir};
+
+mod reload;
+
+pub use reload::{packet_filter, reload};
 
 /// The name of the host's end of a container's veth pair on a network: always the same one.
 pub(super) fn host_interface(id: &str, network_id: &str) -> String {
@@ -46,24 +50,129 @@ pub fn connect(store: &Store, id: &str, setup: &Setup, netns: impl AsFd) -> Resu
         return Ok(());
     }
     if setup.attachments.is_empty() {
-        return link::configure_inside(netns, &[]);
+        return link::configure_inside(netns, &[], WaysOut::default());
     }
+    plug_in(store, id, Part::whole(setup), netns)
+}
+
+/// Connects a running container to one more network: the last attachment of `setup`.
+///
+/// # Errors
+/// When any part of it fails; what was done is undone then.
+pub fn attach(store: &Store, id: &str, setup: &Setup, netns: impl AsFd) -> Result<()> {
+    let last = setup.attachments.len().saturating_sub(1);
+    let part = Part {
+        setup,
+        attachments: &setup.attachments[last..],
+    };
+    plug_in(store, id, part, netns.as_fd())
+}
+
+/// Takes a running container off the network of one attachment; `rest` is what remains of its set-up. Published ports
+/// that led there lead to its next network then, and so does the default route.
+///
+/// # Errors
+/// When something can't be removed or changed.
+pub fn detach(
+    store: &Store,
+    id: &str,
+    setup: &Setup,
+    attachment: &Attachment,
+    rest: &Setup,
+    netns: impl AsFd,
+) -> Result<()> {
+    let part = Part {
+        setup,
+        attachments: std::slice::from_ref(attachment),
+    };
+    pull_out(store, id, part)?;
+    let ports_move = part.has_ports() && !setup.ports.is_empty();
+    if let (true, Some(next)) = (ports_move, rest.attachments.first()) {
+        let mut work = Work::new(store)?;
+        work.exclusively(|work| {
+            member::write(store, id, &Part::whole(rest).member(next))?;
+            work.rewrite_rules()?;
+            work.settle(Part::whole(rest))
+        })?;
+    }
+    link::reroute_inside(netns.as_fd(), WaysOut::of(&rest.attachments))
+}
+
+/// Takes a container off its networks, and away what only it needed. Fine when that happened before.
+///
+/// # Errors
+/// When something can't be removed; the rest is removed all the same.
+pub fn disconnect(store: &Store, id: &str, setup: &Setup) -> Result<()> {
+    pull_out(store, id, Part::whole(setup))
+}
+
+/// Some of a container's attachments: those that come or go.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    setup: &'a Setup,
+    attachments: &'a [Attachment],
+}
+
+impl<'a> Part<'a> {
+    fn whole(setup: &'a Setup) -> Part<'a> {
+        Part {
+            setup,
+            attachments: &setup.attachments,
+        }
+    }
+
+    /// Whether the published ports lead to one of these.
+    fn has_ports(self) -> bool {
+        let first = self.setup.attachments.first();
+        self.attachments.iter().any(|one| Some(one) == first)
+    }
+
+    fn port_rules(self) -> Vec<PortRule> {
+        if self.has_ports() {
+            port_rules(self.setup.attachments.first(), &self.setup.ports)
+        } else {
+            Vec::new()
+        }
+    }
+
+    fn member(self, attachment: &Attachment) -> Member {
+        let is_first = self.setup.attachments.first() == Some(attachment);
+        Member {
+            attachment: attachment.clone(),
+            ports: if is_first {
+                self.setup.ports.clone()
+            } else {
+                Vec::new()
+            },
+            identity: self.setup.identity.clone(),
+        }
+    }
+
+    fn is_on(self, bridge: &Path) -> bool {
+        let name = bridge.file_name();
+        self.attachments
+            .iter()
+            .any(|attachment| name == Some(attachment.bridge.as_ref()))
+    }
+}
+
+fn plug_in(store: &Store, id: &str, part: Part<'_>, netns: BorrowedFd<'_>) -> Result<()> {
     make_dir(&member::directory(store))?;
     let mut work = Work::new(store)?;
     let lock = Lock::shared(&lock_path(store))?;
-    let bridges = work.find_bridges(&setup.attachments)?;
+    let bridges = work.find_bridges(part.attachments)?;
     match bridges {
         Some(bridges) => {
-            let connected = work.plug(id, setup, &bridges, netns);
-            let filtered = connected.and_then(|()| work.add_ports(setup));
+            let connected = work.plug(id, part, &bridges, netns);
+            let filtered = connected.and_then(|()| work.add_ports(part));
             drop(lock);
             match filtered {
-                Ok(true) => work.settle(setup),
+                Ok(true) => work.settle(part),
                 // The table is not as we left it, or a dead container has our ports in it: write it anew.
                 Ok(false) => work.exclusively(|work| {
                     work.sweep(None)?;
                     work.rewrite_rules()?;
-                    work.settle(setup)
+                    work.settle(part)
                 }),
                 Err(error) => Err(error),
             }
@@ -72,42 +181,50 @@ pub fn connect(store: &Store, id: &str, setup: &Setup, netns: impl AsFd) -> Resu
             drop(lock);
             work.exclusively(|work| {
                 work.sweep(None)?;
-                let bridges = work.make_bridges(&setup.attachments)?;
-                work.plug(id, setup, &bridges, netns)?;
+                let bridges = work.make_bridges(part.attachments)?;
+                work.plug(id, part, &bridges, netns)?;
                 work.rewrite_rules()?;
-                work.settle(setup)?;
-                switch_forwarding_on(store)
+                work.settle(part)?;
+                work.switch_forwarding_on()
             })
         }
     }
     .inspect_err(|_| {
         // The error that matters is the one at hand; what this leaves, the next one's sweep takes.
-        let _ = disconnect(store, id, setup);
+        let _ = pull_out(store, id, part);
     })
 }
 
-/// Takes a container off its networks, and away what only it needed. Fine when that happened before.
-///
-/// # Errors
-/// When something can't be removed; the rest is removed all the same.
-pub fn disconnect(store: &Store, id: &str, setup: &Setup) -> Result<()> {
-    if setup.attachments.is_empty() || !member::directory(store).exists() {
+fn pull_out(store: &Store, id: &str, part: Part<'_>) -> Result<()> {
+    if part.attachments.is_empty() || !member::directory(store).exists() {
         return Ok(());
     }
     let mut work = Work::new(store)?;
     let lock = Lock::shared(&lock_path(store))?;
-    if work.is_last(id, setup)? {
+    if work.is_last(id, part)? {
         drop(lock);
-        return work.exclusively(|work| work.sweep(Some(id)));
+        return work.exclusively(|work| work.sweep(Some((id, part))));
     }
-    let outcome = work.unplug(id, setup);
+    let outcome = work.unplug(id, part);
     // Whoever was there may have been leaving at the same time.
-    let is_last = work.is_last(id, setup)?;
+    let is_last = work.is_last(id, part)?;
     drop(lock);
     if is_last || outcome.is_err() {
-        return work.exclusively(|work| work.sweep(Some(id)));
+        return work.exclusively(|work| work.sweep(Some((id, part))));
     }
     Ok(())
+}
+
+/// Adds rules that lead to addresses of the host itself, to those that are there.
+pub(super) fn publish(store: &Store, rules: &[PortRule]) -> Result<()> {
+    let mut work = Work::new(store)?;
+    let lock = Lock::shared(&lock_path(store))?;
+    if work.firewall.is_present() && work.firewall.add_ports(rules).is_ok() {
+        return Ok(());
+    }
+    drop(lock);
+    // Another port than before, or a table that somebody has flushed.
+    work.exclusively(Work::rewrite_rules)
 }
 
 /// Takes away what no living container needs: interfaces, bridges, rules, and reservations of containers that are
@@ -194,27 +311,35 @@ impl<'a> Work<'a> {
         ipam.check(&[], &routes)?;
         let mtu = link::outward_mtu(&mut self.socket, &routes)?;
         let name = &attachment.bridge;
-        link::create_bridge(&mut self.socket, name, ipam.gateway, ipam.subnet, mtu)
+        let bridge = link::create_bridge(&mut self.socket, name, ipam, network.ipam6, mtu)?;
+        link::route_loopback(name, self.is_filtered())?;
+        Ok(bridge)
+    }
+
+    fn is_filtered(&self) -> bool {
+        self.firewall.filter() != PacketFilter::None
+    }
+
+    /// Lets the kernel pass packets on between interfaces; not without a packet filter, which would have to keep
+    /// networks apart.
+    fn switch_forwarding_on(&self) -> Result<()> {
+        if self.is_filtered() {
+            switch_forwarding_on(self.store)
+        } else {
+            Ok(())
+        }
     }
 
     /// Makes the container's interfaces and configures them.
     fn plug(
         &mut self,
         id: &str,
-        setup: &Setup,
+        part: Part<'_>,
         bridges: &[Link],
         netns: BorrowedFd<'_>,
     ) -> Result<()> {
-        for (position, (attachment, bridge)) in setup.attachments.iter().zip(bridges).enumerate() {
-            let member = Member {
-                attachment: attachment.clone(),
-                ports: if position == 0 {
-                    setup.ports.clone()
-                } else {
-                    Vec::new()
-                },
-            };
-            member::write(self.store, id, &member)?;
+        for (attachment, bridge) in part.attachments.iter().zip(bridges) {
+            member::write(self.store, id, &part.member(attachment))?;
             let made = link::create_pair(&mut self.socket, attachment, *bridge, netns);
             if is_exists(&made) {
                 // Left by a start of this very container that was killed; the name is nobody else's.
@@ -224,15 +349,16 @@ impl<'a> Work<'a> {
                 made?;
             }
         }
-        link::configure_inside(netns, &setup.attachments)?;
-        setup.attachments.iter().try_for_each(|attachment| {
+        let ways_out = WaysOut::of(&part.setup.attachments);
+        link::configure_inside(netns, part.attachments, ways_out)?;
+        part.attachments.iter().try_for_each(|attachment| {
             link::wait_until_operational(&mut self.socket, &attachment.host_interface)
         })
     }
 
     /// Removes the container's interfaces, rules and member files.
-    fn unplug(&mut self, id: &str, setup: &Setup) -> Result<()> {
-        let rules = port_rules(setup.attachments.first(), &setup.ports);
+    fn unplug(&mut self, id: &str, part: Part<'_>) -> Result<()> {
+        let rules = part.port_rules();
         let (firewall, socket) = (&self.firewall, &mut self.socket);
         // Both mostly wait for the kernel to wait for others, which can be done at the same time.
         let (filtered, deleted) = at_once(
@@ -244,7 +370,7 @@ impl<'a> Work<'a> {
                 }
             },
             || {
-                let interfaces = setup
+                let interfaces = part
                     .attachments
                     .iter()
                     .map(|attachment| &attachment.host_interface);
@@ -255,28 +381,27 @@ impl<'a> Work<'a> {
         );
         // What could not be removed keeps its file, so that it is found again.
         deleted.and(filtered)?;
-        for attachment in &setup.attachments {
+        for attachment in part.attachments {
             member::remove(&member::of_bridge(self.store, &attachment.bridge).join(id))?;
         }
         Ok(())
     }
 
     /// Adds the rules of published ports to those that are there; `false` when they could not be added.
-    fn add_ports(&mut self, setup: &Setup) -> Result<bool> {
-        let rules = port_rules(setup.attachments.first(), &setup.ports);
+    fn add_ports(&mut self, part: Part<'_>) -> Result<bool> {
+        let rules = part.port_rules();
         Ok(self.firewall.is_present()
             && (rules.is_empty() || self.firewall.add_ports(&rules).is_ok()))
     }
 
     /// Makes the ports' rules take effect on what is under way.
-    fn settle(&self, setup: &Setup) -> Result<()> {
-        self.firewall
-            .settle(&port_rules(setup.attachments.first(), &setup.ports))
+    fn settle(&self, part: Part<'_>) -> Result<()> {
+        self.firewall.settle(&part.port_rules())
     }
 
     /// Whether one of the container's bridges has no other member that lives.
-    fn is_last(&mut self, id: &str, setup: &Setup) -> Result<bool> {
-        for attachment in &setup.attachments {
+    fn is_last(&mut self, id: &str, part: Part<'_>) -> Result<bool> {
+        for attachment in part.attachments {
             let mut needed = false;
             for (other, member) in
                 member::read_all(&member::of_bridge(self.store, &attachment.bridge))?
@@ -301,15 +426,17 @@ impl<'a> Work<'a> {
 
     /// Removes members that are dead, and `leaving` with them, bridges without members, and their rules. Only under
     /// the exclusive lock.
-    fn sweep(&mut self, leaving: Option<&str>) -> Result<()> {
+    fn sweep(&mut self, leaving: Option<(&str, Part<'_>)>) -> Result<()> {
         let mut dead: Vec<PathBuf> = Vec::new();
         let (mut interfaces, mut bridges) = (Vec::new(), Vec::new());
         let mut rules = Rules::default();
         for bridge in member::bridges(self.store)? {
             let mut interfaces_here = Vec::new();
             let mut needed = false;
+            let leaves =
+                |other: &str| leaving.is_some_and(|(id, part)| id == other && part.is_on(&bridge));
             for (id, member) in member::read_all(&bridge)? {
-                if leaving != Some(&id) && self.is_alive(&id, &member)? {
+                if !leaves(&id) && self.is_alive(&id, &member)? {
                     needed = true;
                     rules.add(&member);
                 } else {
@@ -319,6 +446,7 @@ impl<'a> Work<'a> {
             }
             if needed {
                 interfaces.append(&mut interfaces_here);
+                rules.ports.extend(names::redirects(&bridge));
             } else {
                 bridges.push(bridge);
             }
@@ -326,6 +454,7 @@ impl<'a> Work<'a> {
         if dead.is_empty() && bridges.is_empty() {
             return Ok(());
         }
+        let resolvers: Vec<_> = bridges.iter().filter_map(|path| names::end(path)).collect();
         let (firewall, socket) = (&self.firewall, &mut self.socket);
         let (filtered, deleted) = at_once(
             || apply(firewall, &rules),
@@ -338,6 +467,7 @@ impl<'a> Work<'a> {
                     .fold(outcome, Result::and)
             },
         );
+        resolvers.into_iter().for_each(names::Ending::wait);
         deleted.and(filtered)?;
         for path in dead {
             member::remove(&path)?;
@@ -357,6 +487,7 @@ impl<'a> Work<'a> {
                     rules.add(&member);
                 }
             }
+            rules.ports.extend(names::redirects(&bridge));
         }
         apply(&self.firewall, &rules)
     }

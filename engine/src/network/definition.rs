@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::link;
 use super::netlink::Socket;
-use super::{Error, Ipam, Result, address};
-use crate::store::{self, Context, Durability, Lock, Store};
+use super::{Error, Ipam, Ipam6, Result, address};
+use crate::store::{self, Context, Durability, Event, Kind, Lock, Store};
 
 /// The network of a container that asks for none.
 pub const DEFAULT_NETWORK: &str = "bridge";
@@ -60,6 +60,9 @@ pub struct Network {
     pub interface: String,
     /// Its addresses; a bridge has them.
     pub ipam: Option<Ipam>,
+    /// Its IPv6 addresses, where it was made with IPv6.
+    #[serde(default)]
+    pub ipam6: Option<Ipam6>,
     /// No way to the outside.
     #[serde(default)]
     pub internal: bool,
@@ -103,10 +106,12 @@ pub struct CreateOptions {
     pub name: String,
     /// `bridge`, or nothing.
     pub driver: Option<String>,
-    /// `ADDRESS/LENGTH`; an address with host bits becomes the bridge's own.
-    pub subnet: Option<String>,
-    /// The bridge's own address; the subnet's first when absent.
-    pub gateway: Option<IpAddr>,
+    /// `ADDRESS/LENGTH`, one of each family at most; an address with host bits becomes the bridge's own.
+    pub subnets: Vec<String>,
+    /// The bridge's own addresses; each subnet's first when absent.
+    pub gateways: Vec<IpAddr>,
+    /// With IPv6 beside IPv4; a prefix is made up when none is given. An IPv6 subnet means the same.
+    pub ipv6: bool,
     /// No way to the outside.
     pub internal: bool,
     /// Labels.
@@ -128,20 +133,23 @@ pub fn create(store: &Store, options: CreateOptions) -> Result<Network> {
     }
     let others = stored(store)?;
     let routes = link::host_routes(&mut Socket::open()?)?;
-    let ipam = match &options.subnet {
-        Some(text) => {
-            let ipam = Ipam::parse(text, options.gateway)?;
+    let wanted = Wanted::sort(&options)?;
+    let ipam = match wanted.ipv4 {
+        (Some(text), gateway) => {
+            let ipam = Ipam::parse(text, gateway)?;
             ipam.check(&others, &routes)?;
             ipam
         }
-        None if options.gateway.is_some() => {
-            return Err(Error::Invalid(
-                "a gateway can only be chosen together with a subnet".to_owned(),
-            ));
-        }
-        None => Ipam::choose(&options.name, &others, &routes)?,
+        (None, _) => Ipam::choose(&options.name, &others, &routes)?,
     };
     let id = new_id()?;
+    let ipam6 = match wanted.ipv6 {
+        (Some(text), gateway) => Some(Ipam6::parse(text, gateway)?),
+        (None, _) => options.ipv6.then(|| Ipam6::choose(&id)),
+    };
+    if let Some(ipam) = ipam6 {
+        ipam.check(&others, &link::host_prefixes6(&mut Socket::open()?)?)?;
+    }
     let network = Network {
         interface: format!("qbr-{}", &id[..11]),
         name: options.name,
@@ -149,12 +157,63 @@ pub fn create(store: &Store, options: CreateOptions) -> Result<Network> {
         created: Timestamp::now(),
         driver: Driver::Bridge,
         ipam: Some(ipam),
+        ipam6,
         internal: options.internal,
         labels: options.labels,
         options: options.options,
     };
     write(store, &network)?;
+    tell(store, &network, "create");
     Ok(network)
+}
+
+/// The subnets and gateways asked for, by family.
+struct Wanted<'a> {
+    ipv4: (Option<&'a str>, Option<IpAddr>),
+    ipv6: (Option<&'a str>, Option<IpAddr>),
+}
+
+impl<'a> Wanted<'a> {
+    fn sort(options: &'a CreateOptions) -> Result<Wanted<'a>> {
+        let mut wanted = Wanted {
+            ipv4: (None, None),
+            ipv6: (None, None),
+        };
+        let twice = |what: &str, family: &str| {
+            Error::Invalid(format!("a network has one {family} {what}; two are given"))
+        };
+        for text in &options.subnets {
+            let (place, family) = match text.contains(':') {
+                false => (&mut wanted.ipv4.0, "IPv4"),
+                true => (&mut wanted.ipv6.0, "IPv6"),
+            };
+            if place.replace(text.as_str()).is_some() {
+                return Err(twice("subnet", family));
+            }
+        }
+        for gateway in &options.gateways {
+            let ((subnet, place), family) = match gateway {
+                IpAddr::V4(_) => (&mut wanted.ipv4, "IPv4"),
+                IpAddr::V6(_) => (&mut wanted.ipv6, "IPv6"),
+            };
+            if subnet.is_none() {
+                return Err(Error::Invalid(format!(
+                    "no matching subnet for gateway {gateway}: it can only be chosen together with one"
+                )));
+            }
+            if place.replace(*gateway).is_some() {
+                return Err(twice("gateway", family));
+            }
+        }
+        Ok(wanted)
+    }
+}
+
+fn tell(store: &Store, network: &Network, action: &str) {
+    let event = Event::new(Kind::Network, action, &network.id)
+        .with("name", &network.name)
+        .with("type", network.driver.name());
+    store.emit(&event);
 }
 
 /// Finds a network by name, id or id prefix.
@@ -220,6 +279,7 @@ pub fn remove(store: &Store, text: &str) -> Result<Network> {
         other => other.context("remove", &path)?,
     }
     address::forget(store, &network.name)?;
+    tell(store, &network, "destroy");
     Ok(network)
 }
 
@@ -290,6 +350,7 @@ fn predefined(store: &Store, name: &str) -> Result<Network> {
         driver: Driver::Bridge,
         interface,
         ipam: Some(Ipam::choose(name, &stored(store)?, &routes)?),
+        ipam6: None,
         internal: false,
         labels: BTreeMap::new(),
         options: BTreeMap::new(),
@@ -312,6 +373,7 @@ fn built_in(name: &str, driver: Driver) -> Network {
         driver,
         interface: String::new(),
         ipam: None,
+        ipam6: None,
         internal: false,
         labels: BTreeMap::new(),
         options: BTreeMap::new(),

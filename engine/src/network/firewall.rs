@@ -1,7 +1,8 @@
 //! The packet filter: published ports, translation to the outside, isolation.
 //!
 //! Callers say which rules there shall be; how they come about is the backend's business: nftables where the kernel
-//! has it, else the iptables commands. A change is one transaction in either.
+//! has it, else the iptables commands. A change is one transaction in either. Where neither is usable there are no
+//! rules: containers are reached by address from the host, and published ports are the userland forwarder's.
 
 use std::net::Ipv4Addr;
 
@@ -71,10 +72,23 @@ enum Backend {
         acceptance: foreign::Acceptance,
     },
     Iptables(iptables::Chains),
+    /// No rules at all; the suffix of the names of those there may have been before.
+    None(Option<String>),
 }
 
-/// Set to `iptables` or `nftables`, it chooses the backend; else nftables is taken where the kernel has it.
+/// Set to `nftables`, `iptables` or `none`, it chooses the backend; else the first of these that is usable is taken.
 const CHOICE: &str = "QENGINE_FIREWALL";
+
+/// What the packet filter is done with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PacketFilter {
+    /// nftables, by netlink.
+    Nftables,
+    /// iptables, by its commands.
+    Iptables,
+    /// Nothing: the kernel has neither, or none is wanted.
+    None,
+}
 
 impl Firewall {
     /// The rules of `store`; changes nothing yet.
@@ -85,28 +99,48 @@ impl Firewall {
         // Stores don't know of each other, so each has a table of its own.
         let suffix = (!definition::is_main(store)).then(|| short_hash(store));
         let suffix = suffix.as_deref();
-        let choice = std::env::var_os(CHOICE);
-        let table = match choice.as_ref().and_then(|choice| choice.to_str()) {
-            Some("iptables") => None,
-            Some("nftables") => Some(nftables::Table::open(suffix)),
-            _ => Some(nftables::Table::open(suffix))
-                .filter(|table| !table.as_ref().is_err_and(Failure::is_unsupported)),
-        };
-        let backend = match table {
-            None => Backend::Iptables(iptables::Chains::new(suffix)),
-            Some(table) => Backend::Nftables {
+        let opened = |table: std::result::Result<nftables::Table, Failure>| -> Result<Backend> {
+            Ok(Backend::Nftables {
                 table: table.map_err(|source| failed("open the packet filter", source))?,
                 acceptance: foreign::Acceptance::new(suffix),
+            })
+        };
+        let iptables = || Backend::Iptables(iptables::Chains::new(suffix));
+        let none = || Backend::None(suffix.map(str::to_owned));
+        let choice = std::env::var_os(CHOICE).unwrap_or_default();
+        let backend = match choice.to_str() {
+            Some("nftables") => opened(nftables::Table::open(suffix))?,
+            Some("iptables") => iptables(),
+            Some("none") => none(),
+            Some("") => match nftables::Table::open(suffix) {
+                Err(error) if error.is_unsupported() && iptables::is_usable() => iptables(),
+                Err(error) if error.is_unsupported() => none(),
+                table => opened(table)?,
             },
+            _ => {
+                return Err(Error::Invalid(format!(
+                    "{CHOICE} is {}: nftables, iptables and none are there",
+                    choice.display()
+                )));
+            }
         };
         Ok(Firewall { backend })
+    }
+
+    /// What the rules are made with.
+    pub(super) fn filter(&self) -> PacketFilter {
+        match &self.backend {
+            Backend::Nftables { .. } => PacketFilter::Nftables,
+            Backend::Iptables(_) => PacketFilter::Iptables,
+            Backend::None(_) => PacketFilter::None,
+        }
     }
 
     /// Whether the rules are there. Where finding out costs more than it is worth, the answer is yes.
     pub(super) fn is_present(&self) -> bool {
         match &self.backend {
             Backend::Nftables { table, .. } => table.is_present().unwrap_or(false),
-            Backend::Iptables(_) => true,
+            Backend::Iptables(_) | Backend::None(_) => true,
         }
     }
 
@@ -117,6 +151,7 @@ impl Firewall {
                 .replace(rules)
                 .and_then(|()| acceptance.replace(table, rules)),
             Backend::Iptables(chains) => chains.replace(rules),
+            Backend::None(suffix) => clear_former(suffix.as_deref()),
         }
         .map_err(|source| failed("set up the packet filter", source))
     }
@@ -126,12 +161,16 @@ impl Firewall {
         match &self.backend {
             Backend::Nftables { table, .. } => table.add_ports(ports),
             Backend::Iptables(chains) => chains.add_ports(ports),
+            Backend::None(_) => Ok(()),
         }
         .map_err(|source| failed("publish ports", source))
     }
 
     /// Makes ports that were just published take effect on connections that began before.
     pub(super) fn settle(&self, ports: &[PortRule]) -> Result<()> {
+        if self.filter() == PacketFilter::None {
+            return Ok(());
+        }
         conntrack::forget(ports).map_err(|source| failed("forget connections", source))
     }
 
@@ -140,6 +179,7 @@ impl Firewall {
         match &self.backend {
             Backend::Nftables { table, .. } => table.remove_ports(ports),
             Backend::Iptables(chains) => chains.remove_ports(ports),
+            Backend::None(_) => Ok(()),
         }
         .map_err(|source| failed("take back published ports", source))
     }
@@ -151,8 +191,17 @@ impl Firewall {
                 acceptance.clear(table).and_then(|()| table.clear())
             }
             Backend::Iptables(chains) => chains.clear(),
+            Backend::None(suffix) => clear_former(suffix.as_deref()),
         }
         .map_err(|source| failed("clear the packet filter", source))
+    }
+}
+
+/// Removes the table of a time when there was a packet filter.
+fn clear_former(suffix: Option<&str>) -> std::result::Result<(), Failure> {
+    match nftables::Table::open(suffix) {
+        Ok(table) => table.clear(),
+        Err(_) => Ok(()),
     }
 }
 

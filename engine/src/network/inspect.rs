@@ -81,6 +81,10 @@ pub fn inspect(store: &Store, text: &str) -> Result<Description> {
         subnet: ipam.subnet.to_string(),
         gateway: ipam.gateway.to_string(),
     });
+    let pool6 = network.ipam6.map(|ipam| Pool {
+        subnet: ipam.subnet.to_string(),
+        gateway: ipam.gateway.to_string(),
+    });
     Ok(Description {
         containers: containers(store, &network)?,
         options: options(&network),
@@ -90,11 +94,11 @@ pub fn inspect(store: &Store, text: &str) -> Result<Description> {
         scope: "local",
         driver: network.driver.name(),
         enable_ipv4: true,
-        enable_ipv6: false,
+        enable_ipv6: network.ipam6.is_some(),
         ipam: Addresses {
             driver: "default",
             options: None,
-            config: pool.into_iter().collect(),
+            config: pool.into_iter().chain(pool6).collect(),
         },
         internal: network.internal,
         attachable: false,
@@ -130,7 +134,10 @@ fn containers(store: &Store, network: &Network) -> Result<BTreeMap<String, Membe
                 endpoint_id: endpoint_id(&id, &network.id),
                 mac_address: attachment.mac.to_string(),
                 ipv4_address: format!("{}/{}", attachment.address, attachment.prefix_length),
-                ipv6_address: String::new(),
+                ipv6_address: attachment
+                    .ipv6
+                    .map(|side| format!("{}/{}", side.address, side.prefix_length))
+                    .unwrap_or_default(),
             };
             (id, description)
         })

@@ -1,17 +1,18 @@
 //! Bridges, veth pairs, addresses and routes, made with as few round trips as the kernel allows.
 //!
-//! Everything here is idempotent in the direction of removal, and leaves IPv6 switched off: a container must not be
-//! able to configure the host's, or a neighbour's, interfaces by router advertisements (CVE-2020-10749,
-//! CVE-2020-13401), and nothing shall listen on a link-local address that no option speaks of (CVE-2024-32473).
+//! Everything here is idempotent in the direction of removal, and leaves IPv6 switched off on networks that were not
+//! made with it: a container must not be able to configure the host's, or a neighbour's, interfaces by router
+//! advertisements (CVE-2020-10749, CVE-2020-13401), and nothing shall listen on a link-local address that no option
+//! speaks of (CVE-2024-32473).
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
     InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
@@ -25,7 +26,8 @@ use sha2::{Digest, Sha256};
 
 use super::netlink::{Request, Socket};
 use super::subnet::Subnet;
-use super::{Attachment, KernelContext, MacAddress, Result};
+use super::subnet6::Subnet6;
+use super::{Attachment, Ipam, Ipam6, KernelContext, MacAddress, Result};
 
 /// A link that is there.
 #[derive(Debug, Clone, Copy)]
@@ -75,14 +77,15 @@ fn group(bridge: &str) -> u32 {
     0x7100_0000 | number
 }
 
-/// Makes a bridge with its address, up, with IPv6 off; `mtu` is that of the way out.
+/// Makes a bridge with its addresses, up, with IPv6 off unless the network has it; `mtu` is that of the way out.
 pub(super) fn create_bridge(
     socket: &mut Socket,
     name: &str,
-    address: Ipv4Addr,
-    subnet: Subnet,
+    ipam: Ipam,
+    ipam6: Option<Ipam6>,
     mtu: Option<u32>,
 ) -> Result<Link> {
+    let address = ipam.gateway;
     let mut message = LinkMessage::default();
     message
         .attributes
@@ -108,17 +111,41 @@ pub(super) fn create_bridge(
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
             .kernel("find bridge", name)?;
         // Before it is up, because IPv6 gives itself an address at that moment.
-        switch_ipv6_off(name)?;
-        // Lets the host reach published ports through 127.0.0.1. The firewall drops what a container could send
-        // there by itself.
-        write_sysctl("ipv4", name, "route_localnet", "1")?;
-        socket.change(vec![
-            add_address(link.index, address, subnet.length(), name),
-            set_up(name),
-        ])?;
+        switch_ipv6(name, ipam6.is_some())?;
+        let mut requests = vec![add_address(link.index, address, ipam.subnet.length(), name)];
+        requests.extend(
+            ipam6.map(|ipam| add_address6(link.index, ipam.gateway, ipam.subnet.length(), name)),
+        );
+        requests.push(set_up(name));
+        socket.change(requests)?;
         Ok(link)
     };
     configure(socket).inspect_err(|_| drop(delete(socket, name)))
+}
+
+/// Lets the host reach published ports through 127.0.0.1, or not. The packet filter must drop what containers could
+/// send there by themselves.
+pub(super) fn route_loopback(bridge: &str, on: bool) -> Result<()> {
+    let value = if on { "1" } else { "0" };
+    write_sysctl("ipv4", bridge, "route_localnet", value)
+}
+
+/// Makes a bridge and an interface that is to be its port be so again, both up.
+pub(super) fn plug_again(socket: &mut Socket, attachment: &Attachment, bridge: Link) -> Result<()> {
+    let name = attachment.host_interface.as_str();
+    let mut port = LinkMessage::default();
+    port.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Controller(bridge.index),
+    ];
+    let port = RouteNetlinkMessage::SetLink(port);
+    let mut requests = vec![
+        set_up(&attachment.bridge),
+        Request::new(port, 0, "plug in", name),
+    ];
+    requests.extend(reflect_if_filtered(name));
+    requests.push(set_up(name));
+    socket.change(requests)
 }
 
 /// Makes a veth pair, one end a port of `bridge`, the other inside `netns` under its final name; only the host's
@@ -247,13 +274,74 @@ pub(super) fn delete_bridge(socket: &mut Socket, name: &str) -> Result<()> {
     }
 }
 
-/// Configures the container's side of `attachments` and its loopback interface, all up afterwards.
+/// Configures the container's side of `attachments` and its loopback interface, all up afterwards. The default routes
+/// lead where `ways_out` says.
 ///
 /// The calling thread visits the namespace for that: a thread of its own would have to be started and waited for, on
 /// a path that `run` takes.
-pub(super) fn configure_inside(netns: BorrowedFd<'_>, attachments: &[Attachment]) -> Result<()> {
+pub(super) fn configure_inside(
+    netns: BorrowedFd<'_>,
+    attachments: &[Attachment],
+    ways_out: WaysOut<'_>,
+) -> Result<()> {
     let _visit = Visit::to(netns)?;
-    configure_here(attachments)
+    configure_here(attachments, ways_out)
+}
+
+/// The attachments that a container's default routes lead through, one for each family.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct WaysOut<'a> {
+    ipv4: Option<&'a Attachment>,
+    ipv6: Option<&'a Attachment>,
+}
+
+impl<'a> WaysOut<'a> {
+    /// The first attachments that lead outside.
+    pub(super) fn of(attachments: &'a [Attachment]) -> WaysOut<'a> {
+        let mut outward = attachments.iter().filter(|attachment| !attachment.internal);
+        WaysOut {
+            ipv4: outward.clone().next(),
+            ipv6: outward.find(|attachment| attachment.ipv6.is_some()),
+        }
+    }
+
+    fn is_through(self, interface: &str) -> (bool, bool) {
+        let is = |way: Option<&Attachment>| way.is_some_and(|way| way.interface == interface);
+        (is(self.ipv4), is(self.ipv6))
+    }
+}
+
+/// Gives a container that was taken off a network, and may have lost its default routes with it, others.
+pub(super) fn reroute_inside(netns: BorrowedFd<'_>, ways_out: WaysOut<'_>) -> Result<()> {
+    let _visit = Visit::to(netns)?;
+    let mut socket = Socket::open()?;
+    let mut requests = Vec::new();
+    let gateways = [
+        (ways_out.ipv4, ways_out.ipv4.and_then(|way| way.gateway)),
+        (
+            ways_out.ipv6,
+            ways_out
+                .ipv6
+                .and_then(|way| Some(IpAddr::V6(way.ipv6?.gateway))),
+        ),
+    ];
+    for (attachment, gateway) in gateways {
+        let (Some(attachment), Some(gateway)) = (attachment, gateway) else {
+            continue;
+        };
+        let name = attachment.interface.as_str();
+        if let Some(link) = find(&mut socket, name)? {
+            // Refused where there is one, made by us or by the container itself.
+            requests.push(default_route(link.index, gateway, name).optional());
+        }
+    }
+    socket.change(requests)
+}
+
+/// Does something in another network namespace; what it must not do is start threads.
+pub(crate) fn inside<T>(netns: BorrowedFd<'_>, deed: impl FnOnce() -> T) -> Result<T> {
+    let _visit = Visit::to(netns)?;
+    Ok(deed())
 }
 
 /// The calling thread is in another network namespace for as long as this lives. Its other threads are not.
@@ -282,29 +370,30 @@ impl Drop for Visit {
     }
 }
 
-fn configure_here(attachments: &[Attachment]) -> Result<()> {
+fn configure_here(attachments: &[Attachment], ways_out: WaysOut<'_>) -> Result<()> {
     let mut socket = Socket::open()?;
     let mut requests = vec![set_up("lo")];
-    let way_out = attachments
-        .iter()
-        .position(|attachment| !attachment.internal);
-    for (position, attachment) in attachments.iter().enumerate() {
+    for attachment in attachments {
         let name = attachment.interface.as_str();
         let link = find(&mut socket, name)?
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
             .kernel("find the container's interface", name)?;
-        switch_ipv6_off(name)?;
+        switch_ipv6(name, attachment.ipv6.is_some())?;
         if let IpAddr::V4(address) = attachment.address {
-            requests.push(add_address(
-                link.index,
-                address,
-                attachment.prefix_length,
-                name,
-            ));
+            let length = attachment.prefix_length;
+            requests.push(add_address(link.index, address, length, name));
+        }
+        if let Some(side) = attachment.ipv6 {
+            let length = side.prefix_length;
+            requests.push(add_address6(link.index, side.address, length, name));
         }
         requests.push(set_up(name));
-        if let (true, Some(IpAddr::V4(gateway))) = (way_out == Some(position), attachment.gateway) {
+        let (ipv4, ipv6) = ways_out.is_through(name);
+        if let (true, Some(gateway)) = (ipv4, attachment.gateway) {
             requests.push(default_route(link.index, gateway, name));
+        }
+        if let (true, Some(side)) = (ipv6, attachment.ipv6) {
+            requests.push(default_route(link.index, side.gateway.into(), name));
         }
     }
     socket.change(requests)?;
@@ -342,17 +431,37 @@ fn add_address(index: u32, address: Ipv4Addr, length: u8, name: &str) -> Request
     )
 }
 
-fn default_route(index: u32, gateway: Ipv4Addr, name: &str) -> Request<'_> {
+/// Without duplicate address detection: the address was reserved, and would be of no use for its first second.
+fn add_address6(index: u32, address: Ipv6Addr, length: u8, name: &str) -> Request<'_> {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet6;
+    message.header.prefix_len = length;
+    message.header.scope = AddressScope::Universe;
+    message.header.index = index;
+    message.attributes = vec![
+        AddressAttribute::Address(address.into()),
+        AddressAttribute::Flags(AddressFlags::Nodad),
+    ];
+    Request::new(
+        RouteNetlinkMessage::NewAddress(message),
+        NLM_F_CREATE | NLM_F_EXCL,
+        "add an address to",
+        name,
+    )
+}
+
+fn default_route(index: u32, gateway: IpAddr, name: &str) -> Request<'_> {
     let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
+    let (family, gateway) = match gateway {
+        IpAddr::V4(gateway) => (AddressFamily::Inet, RouteAddress::Inet(gateway)),
+        IpAddr::V6(gateway) => (AddressFamily::Inet6, RouteAddress::Inet6(gateway)),
+    };
+    message.header.address_family = family;
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Boot;
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unicast;
-    message.attributes = vec![
-        RouteAttribute::Gateway(RouteAddress::Inet(gateway)),
-        RouteAttribute::Oif(index),
-    ];
+    message.attributes = vec![RouteAttribute::Gateway(gateway), RouteAttribute::Oif(index)];
     Request::new(
         RouteNetlinkMessage::NewRoute(message),
         NLM_F_CREATE | NLM_F_EXCL,
@@ -361,8 +470,15 @@ fn default_route(index: u32, gateway: Ipv4Addr, name: &str) -> Request<'_> {
     )
 }
 
-fn switch_ipv6_off(name: &str) -> Result<()> {
+/// Switches IPv6 on or off for an interface that is not up yet. Router advertisements are never listened to.
+fn switch_ipv6(name: &str, on: bool) -> Result<()> {
     write_sysctl("ipv6", name, "accept_ra", "0")?;
+    if on {
+        write_sysctl("ipv6", name, "accept_redirects", "0")?;
+        // Neighbours are found with the link-local address, which must be usable at once as well.
+        write_sysctl("ipv6", name, "accept_dad", "0")?;
+        return write_sysctl("ipv6", name, "disable_ipv6", "0");
+    }
     write_sysctl("ipv6", name, "disable_ipv6", "1")
 }
 
@@ -421,6 +537,42 @@ pub(super) fn host_routes(socket: &mut Socket) -> Result<HostRoutes> {
         }
     }
     Ok(routes)
+}
+
+/// Where the host's IPv6 routes lead, without the default route and what every host has (link-local, multicast).
+pub(super) fn host_prefixes6(socket: &mut Socket) -> Result<Vec<Subnet6>> {
+    let mut query = RouteMessage::default();
+    query.header.address_family = AddressFamily::Inet6;
+    let answers = match socket.dump(RouteNetlinkMessage::GetRoute(query), "IPv6 routes") {
+        // A kernel without IPv6.
+        Err(super::Error::Kernel { source, .. })
+            if matches!(
+                source.raw_os_error(),
+                Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT)
+            ) =>
+        {
+            return Ok(Vec::new());
+        }
+        other => other?,
+    };
+    let mut prefixes = Vec::new();
+    for answer in answers {
+        let RouteNetlinkMessage::NewRoute(route) = answer else {
+            continue;
+        };
+        let length = route.header.destination_prefix_length;
+        if route.header.kind != RouteType::Unicast || length <= 3 {
+            continue;
+        }
+        for attribute in &route.attributes {
+            if let RouteAttribute::Destination(RouteAddress::Inet6(address)) = attribute
+                && address.segments()[0] & 0xffc0 != 0xfe80
+            {
+                prefixes.push(Subnet6::containing(*address, length));
+            }
+        }
+    }
+    Ok(prefixes)
 }
 
 /// The largest packet that gets out of this host by the default route.

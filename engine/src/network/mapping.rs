@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, Result};
 
+mod display;
+
+pub use display::describe_ports;
+
 /// Which kind of port.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,

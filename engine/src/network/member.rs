@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::names::Identity;
 use super::{Attachment, PublishedPort, Result};
 use crate::store::{self, Context, Durability, Store};
 
@@ -21,6 +22,9 @@ pub(super) struct Member {
     /// The ports that lead there.
     #[serde(default)]
     pub(super) ports: Vec<PublishedPort>,
+    /// What the network's resolver has to know of it.
+    #[serde(default)]
+    pub(super) identity: Identity,
 }
 
 /// Where all of them are.

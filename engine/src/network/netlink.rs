@@ -79,6 +79,9 @@ impl Socket {
     /// Sends all requests at once and waits for each one's answer. The kernel works them off in order and doesn't stop
     /// at a refused one; the first refusal is returned.
     pub(super) fn change(&mut self, requests: Vec<Request<'_>>) -> Result<()> {
+        if requests.is_empty() {
+            return Ok(());
+        }
         let first = self.sequence + 1;
         let mut bytes = Vec::new();
         let mut labels = Vec::with_capacity(requests.len());

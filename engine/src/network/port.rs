@@ -12,6 +12,8 @@ use super::{Error, PortHolder, PortMapping, Protocol, PublishedPort, Result};
 use crate::store::reserve::{self, Outcome};
 use crate::store::{Context, Lock, Store};
 
+mod holder;
+
 /// Where ports come from that nobody chose: the dynamic range of RFC 6335, which docker begins with too.
 const DYNAMIC: (u16, u16) = (49153, 65535);
 
@@ -23,7 +25,7 @@ pub(super) fn take_all(
 ) -> Result<Vec<PublishedPort>> {
     let mut taken = Vec::with_capacity(mappings.len());
     for mapping in mappings {
-        match take(store, id, mapping) {
+        match take(store, id, mapping, &taken) {
             // Said twice, it is still one port.
             Ok(port) if taken.contains(&port) => {}
             Ok(port) => taken.push(port),
@@ -44,7 +46,12 @@ pub(super) fn give_back(store: &Store, port: &PublishedPort, id: &str) -> Result
     Ok(reserve::release(store, &link(store, port), id)?)
 }
 
-fn take(store: &Store, id: &str, mapping: &PortMapping) -> Result<PublishedPort> {
+fn take(
+    store: &Store,
+    id: &str,
+    mapping: &PortMapping,
+    before: &[PublishedPort],
+) -> Result<PublishedPort> {
     let host_ip = mapping.host_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     if let IpAddr::V6(address) = host_ip {
         return Err(Error::Invalid(format!(
@@ -65,12 +72,12 @@ fn take(store: &Store, id: &str, mapping: &PortMapping) -> Result<PublishedPort>
         (Some(first), Some(last)) => (first, last, first),
         (Some(port), None) => {
             let port = published(port);
-            return take_one(store, id, &port).map(|()| port);
+            return take_new(store, id, &port, before).map(|()| port);
         }
     };
     for host_port in (start..=last).chain(first..start) {
         let port = published(host_port);
-        match take_one(store, id, &port) {
+        match take_new(store, id, &port, before) {
             Err(Error::PortTaken { .. }) => {}
             other => return other.map(|()| port),
         }
@@ -81,6 +88,20 @@ fn take(store: &Store, id: &str, mapping: &PortMapping) -> Result<PublishedPort>
         first,
         last,
     })
+}
+
+/// Takes exactly this port, unless the container has it already for another port of its own.
+fn take_new(store: &Store, id: &str, port: &PublishedPort, before: &[PublishedPort]) -> Result<()> {
+    let key = |port: &PublishedPort| (port.protocol, port.host_ip, port.host_port);
+    let other = before.iter().find(|other| key(other) == key(port));
+    if other.is_some_and(|other| other.container_port != port.container_port) {
+        return Err(Error::PortTaken {
+            host_ip: port.host_ip,
+            port: port.host_port,
+            holder: PortHolder::Container(id.to_owned()),
+        });
+    }
+    take_one(store, id, port)
 }
 
 /// Takes exactly this port.
@@ -99,7 +120,9 @@ pub(super) fn take_one(store: &Store, id: &str, port: &PublishedPort) -> Result<
     if let Some(holder) = conflicting_holder(store, port)? {
         return Err(taken(PortHolder::Container(holder)));
     }
-    try_bind(port).map_err(|error| taken(PortHolder::Host(error)))?;
+    try_bind(port)
+        .or_else(|error| holder::judge(store, port, error, || try_bind(port)))
+        .map_err(taken)?;
     match reserve::reserve(store, &link, id)? {
         Outcome::Taken => Ok(()),
         Outcome::HeldBy(holder) => Err(taken(PortHolder::Container(holder))),
@@ -107,7 +130,7 @@ pub(super) fn take_one(store: &Store, id: &str, port: &PublishedPort) -> Result<
 }
 
 /// The container that has this port on an address that excludes ours.
-fn conflicting_holder(store: &Store, port: &PublishedPort) -> Result<Option<String>> {
+pub(crate) fn conflicting_holder(store: &Store, port: &PublishedPort) -> Result<Option<String>> {
     let directory = store.ports();
     for entry in fs::read_dir(&directory).context("list", &directory)? {
         let entry = entry.context("list", &directory)?;
@@ -268,6 +291,24 @@ mod tests {
         );
         give_back(&store, &held[0], "bb").unwrap();
         assert_eq!(take_all(&store, "aa", &both).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn one_port_leads_to_one_place() {
+        let (_directory, store) = store();
+        let port = free_port();
+        let twice = |one: &str, other: &str| {
+            let one = mappings(&one.replace('P', &port.to_string()));
+            let other = mappings(&other.replace('P', &port.to_string()));
+            take_all(&store, "aa", &[one, other].concat())
+        };
+        assert!(twice("P:80", "P:81").is_err());
+        assert_eq!(twice("P:80", "P:80").unwrap().len(), 1);
+        let range = format!("{port}-{}:80", port.saturating_add(200));
+        let taken = twice("P:80", &range).unwrap();
+        assert_eq!(taken.len(), 1);
+        let taken = twice("P:80", &range.replace(":80", ":81")).unwrap();
+        assert_ne!(taken[0].host_port, taken[1].host_port);
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl Subnet {
     }
 
     /// Every address that can be given to a host, in order.
-    pub fn hosts(self) -> impl Iterator<Item = Ipv4Addr> {
+    pub fn hosts(self) -> impl Iterator<Item = Ipv4Addr> + Clone {
         let first = self.address.to_bits().saturating_add(1);
         (first..self.last().to_bits()).map(Ipv4Addr::from_bits)
     }

@@ -19,6 +19,7 @@ pub(crate) fn tests() -> Vec<Test> {
         [
             the_client_of_run_dies_and_the_container_lives,
             the_client_of_run_dies_at_any_moment,
+            the_engine_dies_a_hundred_times,
             qrun_create_dies_at_any_moment,
         ]
     );
@@ -81,6 +82,124 @@ fn the_client_of_run_dies_at_any_moment() {
         assert_eq!(next.ok(), "works", "killed after {} ms", moment * 4);
     }
     engine.assert_nothing_left();
+}
+
+/// What is killed, what it needs to be there, what makes it undone, and what must work afterwards.
+struct Victim {
+    before: &'static [&'static str],
+    line: &'static str,
+    after: &'static [&'static str],
+    next: &'static str,
+}
+
+const VICTIMS: [Victim; 8] = [
+    Victim {
+        before: &[],
+        line: "run -d --name bird -p 8080:80 -v nest:/nest base sleep 1000",
+        after: &["rm -f -v bird"],
+        next: "run --rm --name bird -p 8080:80 base echo works",
+    },
+    Victim {
+        before: &[],
+        line: "run --rm --name bird --network fen -p 8080:80 base true",
+        after: &["rm -f -v bird"],
+        next: "run --rm --name bird --network fen -p 8080:80 base echo works",
+    },
+    Victim {
+        before: &["run -d --name bird -p 8080:80 base sleep 1000"],
+        line: "stop -t 0 bird",
+        after: &["rm -f bird"],
+        next: "run --rm --name bird -p 8080:80 base echo works",
+    },
+    Victim {
+        before: &["run -d --name bird -p 8080:80 base sleep 1000"],
+        line: "rm -f bird",
+        after: &["rm -f bird"],
+        next: "run --rm --name bird -p 8080:80 base echo works",
+    },
+    Victim {
+        before: &["run -d --name bird base sh -c 'echo sung > /song; sleep 1000'"],
+        line: "commit bird song",
+        after: &["rm -f bird", "rmi -f song"],
+        next: "run --rm base echo works",
+    },
+    Victim {
+        before: &[],
+        line: "build -t sung --no-cache ~/nest",
+        after: &["rmi -f sung"],
+        next: "build -q -t sung ~/nest",
+    },
+    Victim {
+        before: &[],
+        line: "network create --subnet 10.99.0.1/24 reed",
+        after: &["network rm reed"],
+        next: "network create --subnet 10.99.0.1/24 reed",
+    },
+    Victim {
+        before: &[
+            "network create --subnet 10.99.0.1/24 reed",
+            "run --rm --network reed base true",
+        ],
+        line: "network rm reed",
+        after: &["network rm reed"],
+        next: "network create --subnet 10.99.0.1/24 reed",
+    },
+];
+
+/// At moments spread over the whole length of each command, with a little chance.
+fn the_engine_dies_a_hundred_times() {
+    const ROUNDS: u32 = 13;
+    let engine = Engine::new().with_base();
+    let nest = engine.directory().join("nest");
+    std::fs::create_dir(&nest).unwrap();
+    std::fs::write(
+        nest.join("Dockerfile"),
+        "FROM base\nCOPY egg /egg\nRUN cp /egg /other\nRUN echo hatched > /bird\n",
+    )
+    .unwrap();
+    std::fs::write(nest.join("egg"), vec![b'e'; 1 << 20]).unwrap();
+    engine.ok("network create fen");
+    let mut chance = std::process::id();
+    for victim in &VICTIMS {
+        for line in victim.before {
+            engine.ok(line);
+        }
+        let began = std::time::Instant::now();
+        engine.run(victim.line);
+        let whole = began.elapsed();
+        undo(&engine, victim);
+        for round in 0..ROUNDS {
+            for line in victim.before {
+                engine.ok(line);
+            }
+            chance = chance.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let moment = whole * round / ROUNDS + whole / ROUNDS * (chance >> 16) / 65536;
+            let client = start(engine.command(victim.line));
+            std::thread::sleep(moment);
+            kill(client);
+            undo(&engine, victim);
+            let next = engine.run(victim.next);
+            assert_eq!(
+                next.code,
+                0,
+                "after `{}` was killed at {moment:?} of {whole:?}{}",
+                victim.line,
+                next.report()
+            );
+            undo(&engine, victim);
+        }
+    }
+    engine.ok("system check");
+    engine.ok("volume rm -f nest");
+    engine.ok("network rm fen");
+    engine.assert_nothing_left();
+}
+
+/// Removes what the victim made, if it came that far.
+fn undo(engine: &Engine, victim: &Victim) {
+    for line in victim.after {
+        engine.run(line);
+    }
 }
 
 fn the_client_of_pull_dies_half_way() {

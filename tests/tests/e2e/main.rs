@@ -12,8 +12,11 @@ mod journey;
 mod killed;
 mod lifecycle;
 mod limits;
+mod names;
 mod networks;
 mod peers;
+mod portmap;
+mod ports;
 mod pull;
 mod push;
 mod terminal;
@@ -38,8 +41,11 @@ fn main() -> std::process::ExitCode {
         killed::tests(),
         lifecycle::tests(),
         limits::tests(),
+        names::tests(),
         networks::tests(),
         peers::tests(),
+        portmap::tests(),
+        ports::tests(),
         pull::tests(),
         push::tests(),
         terminal::tests(),
@@ -48,6 +54,7 @@ fn main() -> std::process::ExitCode {
         stack_tests::case::table("c", include_str!("../../cases/c.txt")),
         stack_tests::case::table("d", include_str!("../../cases/d.txt")),
         stack_tests::case::table("e", include_str!("../../cases/e.txt")),
+        stack_tests::case::table("flags", include_str!("../../cases/flags.txt")),
     ];
     stack_tests::needs::main(modules.into_iter().flatten().collect(), in_machine)
 }

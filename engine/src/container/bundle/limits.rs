@@ -7,8 +7,9 @@ use oci_spec::runtime::{
     PosixRlimitBuilder, PosixRlimitType, Spec,
 };
 
-use crate::container::model::{Options, Resources};
+use crate::container::model::{Options, Resources, Sharing};
 use crate::container::{Error, Result};
+use crate::network::Mode;
 
 pub(super) fn apply(options: &Options, spec: &mut Spec) -> Result<()> {
     let limits = options
@@ -28,9 +29,7 @@ pub(super) fn apply(options: &Options, spec: &mut Spec) -> Result<()> {
         if !options.sysctls.is_empty() {
             let mut sysctls = HashMap::new();
             for entry in &options.sysctls {
-                let (key, value) = entry.split_once('=').ok_or_else(|| {
-                    Error::Invalid(format!("bad --sysctl {entry:?}: expected KEY=VALUE"))
-                })?;
+                let (key, value) = sysctl(entry, options)?;
                 sysctls.insert(key.to_owned(), value.to_owned());
             }
             linux.set_sysctl(Some(sysctls));
@@ -39,6 +38,69 @@ pub(super) fn apply(options: &Options, spec: &mut Spec) -> Result<()> {
         linux.set_resources(Some(cgroup(&options.resources, resources)));
     }
     Ok(())
+}
+
+pub(super) fn check(options: &Options) -> Result<()> {
+    for entry in &options.ulimits {
+        rlimit(entry)?;
+    }
+    for entry in &options.sysctls {
+        sysctl(entry, options)?;
+    }
+    let limits = &options.resources;
+    if limits
+        .oom_score_adj
+        .is_some_and(|score| !(-1000..=1000).contains(&score))
+    {
+        return Err(Error::Invalid(
+            "invalid --oom-score-adj: it goes from -1000 to 1000".to_owned(),
+        ));
+    }
+    if limits
+        .memory_swappiness
+        .is_some_and(|percent| percent > 100)
+    {
+        return Err(Error::Invalid(
+            "invalid --memory-swappiness: it goes from 0 to 100".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// A kernel parameter that a container has of its own. Any other would be the host's (CVE-2022-0811 wrote
+/// `kernel.core_pattern` in the shade of an allowed one).
+fn sysctl<'a>(entry: &'a str, options: &Options) -> Result<(&'a str, &'a str)> {
+    let invalid = |reason: &str| Error::Invalid(format!("invalid --sysctl {entry:?}: {reason}"));
+    let (key, value) = entry
+        .split_once('=')
+        .ok_or_else(|| invalid("expected KEY=VALUE"))?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
+    if key.is_empty() || !key.bytes().all(plain) || key.contains("..") {
+        return Err(invalid("that is no name of a kernel parameter"));
+    }
+    let ipc = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    let dotted = key.replace('/', ".");
+    let (known, shared) = if dotted.starts_with("net.") {
+        (true, matches!(options.network, Mode::Host))
+    } else if ipc.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
+        (true, options.ipc == Sharing::Host)
+    } else {
+        (dotted == "kernel.domainname", options.uts_host)
+    };
+    match (known, shared) {
+        (false, _) => Err(invalid("it is not one that containers have of their own")),
+        (true, true) => Err(invalid("the namespace it belongs to is the host's")),
+        (true, false) => Ok((key, value)),
+    }
 }
 
 fn cgroup(asked: &Resources, mut resources: LinuxResources) -> LinuxResources {
@@ -82,6 +144,62 @@ fn cgroup(asked: &Resources, mut resources: LinuxResources) -> LinuxResources {
     resources
 }
 
+/// What has to be written to go from `old` to `new`. What `new` has no limit for is set to the kernel's default; what
+/// does not differ is left out.
+pub(in crate::container) fn changed(old: &Resources, new: &Resources) -> LinuxResources {
+    let mut resources = LinuxResources::default();
+    let both = |limits: &Resources| {
+        let twice = limits.memory.map(|limit| limit.saturating_mul(2));
+        limits.memory_swap.or(twice)
+    };
+    let mut memory = LinuxMemory::default();
+    if (old.memory, both(old)) != (new.memory, both(new)) {
+        memory
+            .set_limit(Some(new.memory.unwrap_or(-1)))
+            .set_swap(Some(both(new).unwrap_or(-1)));
+    }
+    if old.memory_reservation != new.memory_reservation {
+        memory.set_reservation(Some(new.memory_reservation.unwrap_or(-1)));
+    }
+    if memory != LinuxMemory::default() {
+        resources.set_memory(Some(memory));
+    }
+    let mut cpu = LinuxCpu::default();
+    if old.cpu_shares != new.cpu_shares {
+        cpu.set_shares(Some(new.cpu_shares.unwrap_or(1024)));
+    }
+    if (old.cpu_quota, old.cpu_period) != (new.cpu_quota, new.cpu_period) {
+        cpu.set_quota(Some(new.cpu_quota.unwrap_or(-1)))
+            .set_period(Some(new.cpu_period.unwrap_or(100_000)));
+    }
+    if old.cpuset_cpus != new.cpuset_cpus {
+        cpu.set_cpus(new.cpuset_cpus.clone().or_else(|| online("cpu")));
+    }
+    if old.cpuset_mems != new.cpuset_mems {
+        cpu.set_mems(new.cpuset_mems.clone().or_else(|| online("node")));
+    }
+    if cpu != LinuxCpu::default() {
+        resources.set_cpu(Some(cpu));
+    }
+    if old.pids != new.pids {
+        let mut pids = LinuxPids::default();
+        pids.set_limit(new.pids.filter(|&limit| limit > 0).unwrap_or(-1));
+        resources.set_pids(Some(pids));
+    }
+    if old.blkio_weight != new.blkio_weight {
+        let mut block = LinuxBlockIo::default();
+        block.set_weight(Some(new.blkio_weight.unwrap_or(500)));
+        resources.set_block_io(Some(block));
+    }
+    resources
+}
+
+/// All CPUs or memory nodes of the machine.
+fn online(kind: &str) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/sys/devices/system/{kind}/online")).ok()?;
+    Some(text.trim().to_owned())
+}
+
 /// `NAME=SOFT[:HARD]`; -1 and `unlimited` are without limit.
 fn rlimit(entry: &str) -> Result<PosixRlimit> {
     let bad = || Error::Invalid(format!("bad --ulimit {entry:?}: expected NAME=SOFT[:HARD]"));
@@ -120,6 +238,56 @@ mod tests {
         };
         let resources = cgroup(&asked, LinuxResources::default());
         assert_eq!(resources.memory().as_ref().unwrap().swap(), Some(200 << 20));
+    }
+
+    #[test]
+    fn only_what_differs_is_written_and_what_is_lifted_is_unlimited() {
+        let limits = |memory, pids| Resources {
+            memory,
+            pids,
+            ..Resources::default()
+        };
+        let json = |old, new| serde_json::to_string(&changed(&old, &new)).unwrap();
+        let one = limits(Some(1 << 20), Some(5));
+        assert_eq!(json(one.clone(), one.clone()), "{}");
+        assert_eq!(
+            json(one.clone(), limits(Some(2 << 20), Some(5))),
+            r#"{"memory":{"limit":2097152,"swap":4194304}}"#
+        );
+        assert_eq!(
+            json(one, limits(None, Some(0))),
+            r#"{"memory":{"limit":-1,"swap":-1},"pids":{"limit":-1}}"#
+        );
+    }
+
+    #[test]
+    fn only_parameters_of_ones_own() {
+        let options = Options::default();
+        for good in [
+            "net.ipv4.ip_forward=1",
+            "kernel.shmmax=1",
+            "net/core/somaxconn=5",
+        ] {
+            assert!(sysctl(good, &options).is_ok(), "{good}");
+        }
+        for bad in [
+            "kernel.core_pattern=|/x",
+            "kernel.shm_rmid_forced=1+kernel.core_pattern=x"
+                .split_once('=')
+                .unwrap()
+                .0,
+            "vm.swappiness=1",
+            "net.../kernel=1",
+            "net.x+kernel.core_pattern=1",
+            "=1",
+        ] {
+            assert!(sysctl(bad, &options).is_err(), "{bad}");
+        }
+        let host = Options {
+            network: Mode::Host,
+            ..Options::default()
+        };
+        assert!(sysctl("net.ipv4.ip_forward=1", &host).is_err());
     }
 
     #[test]

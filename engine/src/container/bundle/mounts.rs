@@ -9,7 +9,7 @@ use oci_spec::runtime::{Mount, Spec};
 
 use super::bind;
 use crate::container::find::Handle;
-use crate::container::model::{Options, Volume, VolumeSource};
+use crate::container::model::{Options, Sharing, Volume, VolumeSource};
 use crate::container::{Error, Result, SystemContext};
 use crate::network::Mode;
 use crate::store::{Lock, Store, make_dir};
@@ -25,22 +25,43 @@ pub(super) fn apply(store: &Store, handle: &Handle, spec: &mut Spec) -> Result<(
     let options = &handle.config.options;
     let mut mounts = spec.mounts().clone().unwrap_or_default();
     shm_size(options, &mut mounts);
-    if options.ipc_host {
-        replace(
-            &mut mounts,
-            bind(Path::new("/dev/shm"), "/dev/shm", &["rbind", "rprivate"]),
-        );
-        replace(
-            &mut mounts,
-            bind(
-                Path::new("/dev/mqueue"),
-                "/dev/mqueue",
-                &["rbind", "rprivate"],
-            ),
-        );
+    match &options.ipc {
+        Sharing::Own => {}
+        Sharing::Closed => mounts.retain(|mount| mount.destination() != Path::new("/dev/shm")),
+        // Not the runtime's own mount, which nobody else could get at.
+        Sharing::Shareable => {
+            let source = shareable_shm(store, handle)?;
+            replace(&mut mounts, bind(&source, "/dev/shm", &SHM));
+        }
+        Sharing::Container(id) => {
+            let other = Handle::find(store, id)?;
+            let source = match &other.config.options.ipc {
+                Sharing::Host => PathBuf::from("/dev/shm"),
+                _ => shm(store, &other),
+            };
+            replace(&mut mounts, bind(&source, "/dev/shm", &SHM));
+        }
+        Sharing::Host => {
+            replace(
+                &mut mounts,
+                bind(Path::new("/dev/shm"), "/dev/shm", &["rbind", "rprivate"]),
+            );
+            // Where the host has none mounted, the runtime's own mount shows the same queues.
+            let queues = Path::new("/dev/mqueue");
+            if queues.exists() {
+                replace(
+                    &mut mounts,
+                    bind(queues, "/dev/mqueue", &["rbind", "rprivate"]),
+                );
+            }
+        }
     }
     if options.privileged {
-        writable_system_mounts(&mut mounts);
+        make_writable(&mut mounts, &["/sys", "/sys/fs/cgroup"]);
+    }
+    let option = |wanted: &str| options.security_opt.iter().any(|it| it == wanted);
+    if option("writable-cgroups=true") {
+        make_writable(&mut mounts, &["/sys/fs/cgroup"]);
     }
     for (file, destination) in MADE_FILES {
         replace(
@@ -53,7 +74,15 @@ pub(super) fn apply(store: &Store, handle: &Handle, spec: &mut Spec) -> Result<(
         );
     }
     for entry in &options.tmpfs {
-        replace(&mut mounts, tmpfs(entry)?);
+        let mut mount = tmpfs(entry)?;
+        if !exists(&handle.merged(), mount.destination()) {
+            // The runtime gives it the mode of the directory below, which is made for the occasion.
+            let list = mount.options_mut().get_or_insert_default();
+            if !list.iter().any(|option| option.starts_with("mode=")) {
+                list.push("mode=1777".to_owned());
+            }
+        }
+        replace(&mut mounts, mount);
     }
     for volume in &options.volumes {
         replace(&mut mounts, volume_mount(store, handle, volume)?);
@@ -92,16 +121,60 @@ fn shm_size(options: &Options, mounts: &mut [Mount]) {
     }
 }
 
-fn writable_system_mounts(mounts: &mut [Mount]) {
+/// Options of a `/dev/shm` that several containers have.
+const SHM: [&str; 5] = ["bind", "rprivate", "nosuid", "nodev", "noexec"];
+
+/// Where the host has the `/dev/shm` of a container that shares it.
+pub(crate) fn shm(store: &Store, handle: &Handle) -> PathBuf {
+    handle.bundle(store).join("shm")
+}
+
+/// Mounts it; [`super::super::cleanup`] takes it away.
+fn shareable_shm(store: &Store, handle: &Handle) -> Result<PathBuf> {
+    let path = shm(store, handle);
+    make_dir(&path)?;
+    let size = handle.config.options.shm_size.unwrap_or(64 << 20);
+    let options = std::ffi::CString::new(format!("mode=1777,size={size}"))
+        .map_err(|_| Error::Invalid("invalid --shm-size".to_owned()))?;
+    rustix::mount::mount(
+        "shm",
+        &path,
+        "tmpfs",
+        rustix::mount::MountFlags::NOSUID
+            | rustix::mount::MountFlags::NODEV
+            | rustix::mount::MountFlags::NOEXEC,
+        Some(options.as_c_str()),
+    )
+    .system("mount a shared /dev/shm at", &path)?;
+    Ok(path)
+}
+
+pub(super) fn check(options: &Options) -> Result<()> {
+    for entry in &options.tmpfs {
+        tmpfs(entry)?;
+    }
+    Ok(())
+}
+
+fn make_writable(mounts: &mut [Mount], destinations: &[&str]) {
     for mount in mounts {
-        if mount.destination() == Path::new("/sys")
-            || mount.destination() == Path::new("/sys/fs/cgroup")
-        {
+        let destination = mount.destination().to_str();
+        if destination.is_some_and(|path| destinations.contains(&path)) {
             let mut list: Vec<String> = mount.options().clone().unwrap_or_default();
             list.retain(|option| option != "ro");
             mount.set_options(Some(list));
         }
     }
+}
+
+/// Whether the image has something there, by the rules of its own tree.
+fn exists(root: &Path, path: &Path) -> bool {
+    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let inside = path.strip_prefix("/").unwrap_or(path);
+    rustix::fs::openat(CWD, root, flags, Mode::empty()).is_ok_and(|root| {
+        openat2(root, inside, flags, Mode::empty(), ResolveFlags::IN_ROOT).is_ok()
+    })
 }
 
 /// `DEST[:OPTIONS]`, with docker's defaults.

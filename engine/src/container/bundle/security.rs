@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
 
 use bundle_tools::generate;
 use oci_spec::runtime::{
@@ -10,8 +11,9 @@ use oci_spec::runtime::{
     LinuxDeviceType, Spec,
 };
 
+use super::seccomp;
 use crate::container::model::Options;
-use crate::container::{Error, Result, SystemContext};
+use crate::container::{Error, Result};
 
 /// Every capability up to Linux 5.9, the last that added one.
 const ALL_CAPABILITIES: [&str; 41] = [
@@ -213,15 +215,28 @@ fn security_options(options: &Options, spec: &mut Spec) -> Result<()> {
             }
             ("no-new-privileges", Some("false")) => {}
             ("seccomp", Some("unconfined" | "default" | "builtin")) => {}
-            ("seccomp", Some(file)) => seccomp_file(file, spec)?,
+            ("seccomp", Some(profile)) => {
+                let capabilities = capabilities(options)?;
+                let profile = seccomp::profile(profile, &capabilities)?;
+                if let Some(linux) = spec.linux_mut() {
+                    linux.set_seccomp(Some(profile));
+                }
+            }
             ("apparmor", Some(profile)) => {
+                if profile != "unconfined" && !Path::new("/sys/kernel/security/apparmor").exists() {
+                    return Err(Error::Invalid(format!(
+                        "cannot confine by --security-opt apparmor={profile}: this host has no AppArmor"
+                    )));
+                }
                 if let Some(process) = spec.process_mut() {
                     process.set_apparmor_profile(
                         (profile != "unconfined").then(|| profile.to_owned()),
                     );
                 }
             }
-            ("label", Some("disable")) => {}
+            // Without SELinux there is nothing to label, as in docker.
+            ("label", Some(_)) => {}
+            ("writable-cgroups", Some("true" | "false")) => {}
             ("systempaths", Some("unconfined")) => {
                 if let Some(linux) = spec.linux_mut() {
                     linux.set_masked_paths(None);
@@ -234,15 +249,60 @@ fn security_options(options: &Options, spec: &mut Spec) -> Result<()> {
     Ok(())
 }
 
-/// A profile in the runtime specification's form.
-fn seccomp_file(file: &str, spec: &mut Spec) -> Result<()> {
-    let text = fs::read(file).system("read the seccomp profile", file)?;
-    let profile = serde_json::from_slice(&text)
-        .map_err(|error| Error::Invalid(format!("{file} is not a seccomp profile: {error}")))?;
-    if let Some(linux) = spec.linux_mut() {
-        linux.set_seccomp(Some(profile));
+/// Whether the options mean something; the host's devices are looked at.
+pub(super) fn check(options: &Options) -> Result<()> {
+    let is_all = |name: &str| name.eq_ignore_ascii_case("all");
+    for name in options.cap_add.iter().chain(&options.cap_drop) {
+        if !is_all(name) {
+            capability(name)?;
+        }
+    }
+    // The effects on a configuration that nobody will see.
+    let mut nowhere = Spec::default();
+    security_options(options, &mut nowhere)?;
+    for rule in &options.device_rules {
+        device_rule(rule)?;
     }
     Ok(())
+}
+
+/// `TYPE MAJOR:MINOR ACCESS`, where a number may be `*`.
+fn device_rule(text: &str) -> Result<LinuxDeviceCgroup> {
+    let invalid = || {
+        Error::Invalid(format!(
+            "invalid --device-cgroup-rule {text:?}: expected such as 'c 10:229 rwm'"
+        ))
+    };
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let [kind, numbers, access] = words[..] else {
+        return Err(invalid());
+    };
+    let kind = match kind {
+        "a" => LinuxDeviceType::A,
+        "b" => LinuxDeviceType::B,
+        "c" => LinuxDeviceType::C,
+        _ => return Err(invalid()),
+    };
+    let number = |text: &str| match text {
+        "*" => Ok(None),
+        digits => digits
+            .parse::<u32>()
+            .map(i64::from)
+            .map(Some)
+            .map_err(|_| invalid()),
+    };
+    let (major, minor) = numbers.split_once(':').ok_or_else(invalid)?;
+    let (major, minor) = (number(major)?, number(minor)?);
+    if !access.chars().all(|letter| "rwm".contains(letter)) {
+        return Err(invalid());
+    }
+    let mut rule = LinuxDeviceCgroup::default();
+    rule.set_allow(true)
+        .set_typ(Some(kind))
+        .set_major(major)
+        .set_minor(minor)
+        .set_access(Some(access.to_owned()));
+    Ok(rule)
 }
 
 /// `--device HOST[:CONTAINER[:rwm]]`, and with `--privileged` all that the host has.
@@ -284,6 +344,9 @@ fn devices(options: &Options, spec: &mut Spec) -> Result<()> {
         rule.set_access(Some(access.to_owned()));
         rules.push(rule);
         devices.push(device);
+    }
+    for rule in &options.device_rules {
+        rules.push(device_rule(rule)?);
     }
     resources.set_devices(Some(rules));
     linux.set_resources(Some(resources));

@@ -230,6 +230,12 @@ impl Chains {
     }
 }
 
+/// Whether the commands are there, and the kernel has what they need.
+pub(super) fn is_usable() -> bool {
+    let nothing = "*nat\nCOMMIT\n*filter\nCOMMIT\n";
+    command::run("iptables-restore", &["--noflush", "--test"], nothing).is_ok()
+}
+
 /// What iptables has now.
 pub(super) fn save() -> Result<String, Failure> {
     command::run("iptables-save", &[], "")

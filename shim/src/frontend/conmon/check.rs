@@ -88,7 +88,8 @@ impl Flags {
                 tag: self.log_tag,
                 extra: self.log_labels,
             },
-            sync_logs: !self.no_sync_log,
+            sync_exit: !self.no_sync,
+            sync_logs: !self.no_sync && !self.no_sync_log,
             exit_command: self.exit_command.map(|path| ExitCommand {
                 path,
                 arguments: self.exit_command_args,

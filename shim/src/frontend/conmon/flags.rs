@@ -62,6 +62,8 @@ End:
   -P, --conmon-pidfile FILE     Where the monitor's own pid is written
       --exit-dir DIR            Write the exit code to DIR/ID
   -0, --persist-dir DIR         Write the exit code to DIR/exit
+      --no-sync                 The exit code's directories do not outlive a
+                                reboot: sync nothing there, nor the log
       --exit-command PATH       Run this after the end
       --exit-command-arg ARG    Its argument (repeatable)
       --exit-delay SECONDS      Wait before running it
@@ -117,6 +119,7 @@ pub(crate) struct Flags {
     pub(super) log_global_size_max: Option<i64>,
     pub(super) log_tag: Option<String>,
     pub(super) log_labels: Vec<String>,
+    pub(super) no_sync: bool,
     pub(super) no_sync_log: bool,
     pub(super) container_pidfile: Option<PathBuf>,
     pub(super) conmon_pidfile: Option<PathBuf>,
@@ -175,6 +178,7 @@ fn parse_options(parser: &mut lexopt::Parser) -> Result<Parsed, lexopt::Error> {
             }
             Long("log-tag") => flags.log_tag = Some(parser.value()?.string()?),
             Long("log-label") => flags.log_labels.push(parser.value()?.string()?),
+            Long("no-sync") => flags.no_sync = true,
             Long("no-sync-log") => flags.no_sync_log = true,
             // A journal detail of newer conmons; ours marks partial lines anyway.
             Long("no-container-partial-message") => {}
