@@ -116,7 +116,10 @@ pub fn open_file(root: impl AsFd, path: &[u8]) -> io::Result<File> {
 }
 
 /// Opens once more, with other flags, what a descriptor pins.
-fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// As `open(2)`.
+pub fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> io::Result<OwnedFd> {
     if flags.contains(OFlags::PATH) {
         return fd.try_clone_to_owned();
     }

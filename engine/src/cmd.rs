@@ -13,7 +13,9 @@ use crate::flags::normalise::normalise;
 use crate::output::say;
 
 mod attach;
+mod build;
 mod build_base;
+mod builder;
 mod cleanup;
 mod commit;
 mod create;
@@ -123,6 +125,8 @@ enum Command {
     Rmi(rmi::Rmi),
     #[command(name = "buildBase", alias = "build-base")]
     BuildBase(build_base::BuildBase),
+    Build(Box<build::Build>),
+    Builder(builder::Builder),
     // Networks
     Network(network::Network),
     Port(port::Port),
@@ -299,13 +303,15 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Login(command) => command.run().map_err(plain),
         Command::Logout(command) => command.run().map_err(plain),
         Command::Images(command) => command.run(store).map_err(plain),
-        Command::Image(command) => command.run(store).map_err(plain),
+        Command::Image(command) => command.run(&context).map_err(plain),
         Command::Tag(command) => command.run(store).map_err(plain),
         Command::Rmi(command) => command.run(store).map_err(plain),
         Command::BuildBase(command) => command.run(store).map_err(plain),
         Command::Network(command) => command.run(&context).map_err(plain),
         Command::Port(command) => command.run(store).map_err(plain),
         Command::Portmap(command) => command.run(&context).map_err(plain),
+        Command::Build(command) => command.run(&context).map_err(plain),
+        Command::Builder(command) => command.run(store).map_err(plain),
         Command::Cleanup(command) => command.run(&context).map_err(plain),
         Command::Resolver(command) => command.run(store).map_err(plain),
     }

@@ -42,6 +42,7 @@ pub mod restart;
 pub mod size;
 pub mod start;
 pub mod stats;
+pub(crate) mod step;
 pub mod stop;
 pub mod top;
 pub mod update;

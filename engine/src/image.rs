@@ -13,6 +13,7 @@
 
 mod add;
 mod base;
+pub(crate) mod built;
 mod collect;
 mod find;
 pub mod layers;

@@ -5,6 +5,7 @@
 //!
 //! Nothing in this library prints, prompts or reads the command line; that is `cmd` in the binary.
 
+pub mod build;
 pub mod container;
 pub mod image;
 pub mod network;

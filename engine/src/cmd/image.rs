@@ -8,6 +8,8 @@ use qengine::image::{Image, Reference, layers, require};
 use qengine::store::Store;
 use serde_json::{Value, json};
 
+use super::Context;
+use super::build::Build;
 use super::build_base::BuildBase;
 use super::images::Images;
 use super::inspect::describe_each;
@@ -39,11 +41,13 @@ enum ImageCommand {
     Tag(Tag),
     #[command(name = "build-base", alias = "buildBase")]
     BuildBase(BuildBase),
+    Build(Box<Build>),
     Inspect(Inspect),
 }
 
 impl ImageArgs {
-    pub(crate) fn run(self, store: &Store) -> Result<ExitCode> {
+    pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
+        let store = &context.store;
         match self.command {
             ImageCommand::List(command) => command.run(store),
             ImageCommand::Pull(command) => command.run(store),
@@ -54,6 +58,7 @@ impl ImageArgs {
             ImageCommand::Prune(command) => command.run(store),
             ImageCommand::Tag(command) => command.run(store),
             ImageCommand::BuildBase(command) => command.run(store),
+            ImageCommand::Build(command) => command.run(context),
             ImageCommand::Inspect(command) => command.run(store),
         }
     }

@@ -56,7 +56,7 @@ pub(crate) struct AccessFlags {
 }
 
 impl RegistryFlags {
-    fn options(&self) -> Result<PullOptions> {
+    pub(crate) fn options(&self) -> Result<PullOptions> {
         let platform = self
             .platform
             .as_deref()
@@ -129,7 +129,7 @@ pub(crate) fn pull_missing(
     Ok(pulled.image)
 }
 
-fn announce(text: &str, reference: &Reference) {
+pub(crate) fn announce(text: &str, reference: &Reference) {
     let Some(tag) = reference.tag() else {
         return eprintln!(
             "{}: Pulling from {}",

@@ -265,7 +265,7 @@ pub fn ids(store: &Store) -> Result<Vec<String>> {
     Ok(ids)
 }
 
-/// All containers, newest first. One that vanishes while we look is left out.
+/// All containers, newest first. One that vanishes while we look is left out, and so are the steps of builds.
 ///
 /// # Errors
 /// When the store can't be read.
@@ -273,7 +273,9 @@ pub fn all(store: &Store) -> Result<Vec<Handle>> {
     let mut handles = Vec::new();
     for id in ids(store)? {
         // One with a damaged record must not hide all the others.
-        if let Ok(Some(handle)) = Handle::open(store, &id) {
+        if let Ok(Some(handle)) = Handle::open(store, &id)
+            && !handle.config.options.build_step
+        {
             handles.push(handle);
         }
     }

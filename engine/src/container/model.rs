@@ -112,6 +112,8 @@ pub struct Options {
     pub cgroup_parent: Option<String>,
     /// The runtime to use instead of `qrun`.
     pub runtime: Option<String>,
+    /// It is a step of a build: listings leave it out.
+    pub build_step: bool,
 }
 
 /// Whose namespace of one kind a container is in.

@@ -207,7 +207,7 @@ pub(super) fn namespace_path(pid: i32) -> String {
 }
 
 /// The network namespace that the runtime made; `None` when the container uses somebody else's.
-fn network_namespace(handle: &Handle, pid: i32) -> Result<Option<std::fs::File>> {
+pub(super) fn network_namespace(handle: &Handle, pid: i32) -> Result<Option<std::fs::File>> {
     use super::SystemContext;
     match handle.config.options.network {
         network::Mode::Host | network::Mode::Container(_) => Ok(None),
@@ -218,7 +218,7 @@ fn network_namespace(handle: &Handle, pid: i32) -> Result<Option<std::fs::File>>
     }
 }
 
-fn runtime_start(store: &Store, programs: &Programs, handle: &Handle) -> Result<()> {
+pub(super) fn runtime_start(store: &Store, programs: &Programs, handle: &Handle) -> Result<()> {
     let runtime = monitor::runtime(programs, handle);
     let output = Command::new(&runtime)
         .arg("--root")

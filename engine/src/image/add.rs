@@ -74,7 +74,7 @@ fn write_and_publish(
 }
 
 /// The base's layers, called by their OCI types, and their diff ids.
-fn base_layers(layout: &Layout, base: &Image) -> Result<(Vec<Descriptor>, Vec<Digest>)> {
+pub(super) fn base_layers(layout: &Layout, base: &Image) -> Result<(Vec<Descriptor>, Vec<Digest>)> {
     let (_, manifest) = find::read_manifest(layout, &base.manifest)?;
     let mut layers = manifest.layers;
     for layer in &mut layers {
@@ -85,7 +85,7 @@ fn base_layers(layout: &Layout, base: &Image) -> Result<(Vec<Descriptor>, Vec<Di
     Ok((layers, base.config.rootfs.diff_ids.clone()))
 }
 
-fn complete(config: &mut ImageConfig, diff_ids: Vec<Digest>) {
+pub(super) fn complete(config: &mut ImageConfig, diff_ids: Vec<Digest>) {
     let host = Platform::host();
     if config.architecture.is_empty() {
         config.architecture = host.architecture;

@@ -31,7 +31,7 @@ pub(super) fn sweep(store: &Store) -> Result<()> {
     Ok(())
 }
 
-/// Removes everything that no entry of `index.json` leads to.
+/// Removes everything that no entry of `index.json` and no remembered build step leads to.
 ///
 /// Nothing happens while somebody adds content: whoever collects next gets what is left over now.
 ///
@@ -48,6 +48,8 @@ pub fn collect(store: &Store) -> Result<Freed> {
         let image = find::load(&layout, &index, entry)?;
         needed.extend(image.layers.iter().map(|chain| chain.hex().to_owned()));
     }
+    // What builds may go on from.
+    needed.extend(crate::build::cached_layers(store)?);
     let layers = layers::remove_except(store, &|hex| needed.contains(hex))?;
     let freed = layout.gc(Duration::ZERO)?;
     Ok(Freed {

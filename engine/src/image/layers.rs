@@ -107,7 +107,7 @@ pub fn size(store: &Store, chain: &Digest) -> u64 {
 }
 
 /// Whether a layer is there, whole, and will be after a power cut once the file system is synced.
-pub(super) fn is_ready(store: &Store, chain: &Digest) -> Result<bool> {
+pub(crate) fn is_ready(store: &Store, chain: &Digest) -> Result<bool> {
     let directory = directory(store, chain);
     if !directory.join(DIFF).is_dir() {
         return Ok(false);

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod archives;
+mod build;
 mod bundles;
 mod errors;
 mod journey;
@@ -35,6 +36,7 @@ fn in_machine(name: &str) -> bool {
 fn main() -> std::process::ExitCode {
     let modules = [
         archives::tests(),
+        build::tests(),
         bundles::tests(),
         errors::tests(),
         journey::tests(),
