@@ -10,6 +10,7 @@ use qengine::image::{Removal, collect, list, remove};
 use qengine::store::Store;
 
 use super::images::human_size;
+use crate::flags::images::filter;
 use crate::output::say;
 
 /// Remove images, or names of images.
@@ -58,19 +59,35 @@ pub(crate) struct Prune {
     /// Don't ask; nothing is ever asked
     #[arg(short, long)]
     force: bool,
+    /// Only those: until=TIME, label=NAME[=VALUE], label!=…, dangling=BOOL, reference=PATTERN, before=IMAGE, since=IMAGE
+    #[arg(long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
 }
 
 impl Prune {
     pub(crate) fn run(self, store: &Store) -> Result<ExitCode> {
         let _ = self.force;
         let in_use = |image: &Digest| users(store, image);
+        let mut filter = filter(store, &self.filter)?;
+        // As in docker, "dangling" does not narrow the choice here but widens it.
+        let all = self.all || filter.dangling.take() == Some(false);
         let before = occupied(store)?;
         for listed in list(store)? {
             let image = listed.image;
-            let doomed = self.all || image.names.is_empty();
-            if doomed && in_use(&image.id).is_empty() {
+            let names: Vec<&String> = image.names.iter().collect();
+            let wanted = |name: &&String| name.parse().is_ok_and(|name| filter.fits_name(&name));
+            let doomed = match names[..] {
+                [] => filter.references.is_empty(),
+                _ => all && names.iter().all(wanted),
+            };
+            if !doomed || !filter.fits(&image) || !in_use(&image.id).is_empty() {
+                continue;
+            }
+            let id = image.id.to_string();
+            let targets = if names.is_empty() { vec![&id] } else { names };
+            for target in targets {
                 // A container made of it in this very moment keeps it.
-                match remove(store, &image.id.to_string(), self.all, &in_use) {
+                match remove(store, target, false, &in_use) {
                     Ok(removals) => print(&removals)?,
                     Err(
                         qengine::image::Error::Conflict { .. } | qengine::image::Error::NotFound(_),

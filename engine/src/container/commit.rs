@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use bundle_tools::image::{History, ImageConfig};
+use bundle_tools::image::{ContainerConfig, History, ImageConfig};
 use bundle_tools::layer::diff;
 use jiff::Timestamp;
 
@@ -10,6 +10,7 @@ use super::bundle::MADE_FILES;
 use super::find::Handle;
 use super::live::Live;
 use super::{Error, Programs, Result, stop};
+use crate::build::change::change;
 use crate::image::{self, Image, Reference};
 use crate::store::Store;
 
@@ -22,6 +23,8 @@ pub struct Options {
     pub author: Option<String>,
     /// Why.
     pub message: Option<String>,
+    /// Instructions that change its configuration, such as `CMD sh`.
+    pub changes: Vec<String>,
     /// Freeze the container meanwhile, so that no file is caught half written.
     pub pause: bool,
 }
@@ -36,6 +39,9 @@ pub fn commit(
     handle: &Handle,
     options: &Options,
 ) -> Result<Image> {
+    // Before anything is done: a mistyped instruction must not cost a layer.
+    change(&mut ContainerConfig::default(), &options.changes)
+        .map_err(|error| Error::Invalid(error.message))?;
     let _lock = handle.lock()?;
     let (_, live) = handle.live(store)?;
     let pause = options.pause && live == Live::Running;
@@ -76,7 +82,8 @@ fn write(store: &Store, handle: &Handle, options: &Options) -> Result<Image> {
         diff::write_upper(&upper, out, &options_of_layer)?;
         Ok(())
     });
-    let new = committed_config(handle, &base, options);
+    let mut new = committed_config(handle, &base, options);
+    change(&mut new.config, &options.changes).map_err(|error| Error::Invalid(error.message))?;
     image::add_layer_image(store, Some(&base), layer, new, options.reference.as_ref())
         .map_err(Error::from)
 }
