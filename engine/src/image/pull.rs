@@ -298,6 +298,7 @@ fn publish(
     }
     let size = resolved.manifest_bytes.len() as u64;
     let mut manifest = Descriptor::new(&resolved.media_type, resolved.digest.clone(), size);
+    layers::inherit(store, &resolved.chain)?;
     sync(store)?;
     layers::settle(store, &resolved.chain)?;
     let source = resolved.source.to_string();
