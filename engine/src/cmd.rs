@@ -52,6 +52,7 @@ mod stop;
 mod tag;
 mod top;
 mod update;
+mod volume;
 mod wait;
 
 /// Nothing was typed where a command belongs: clap answers with the help text.
@@ -135,6 +136,8 @@ enum Command {
     Network(network::Network),
     Port(port::Port),
     Portmap(portmap::Portmap),
+    // Volumes
+    Volume(volume::VolumeArgs),
     #[command(hide = true)]
     Cleanup(cleanup::Cleanup),
     #[command(hide = true)]
@@ -313,11 +316,12 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Tag(command) => command.run(store).map_err(plain),
         Command::Rmi(command) => command.run(store).map_err(plain),
         Command::BuildBase(command) => command.run(store).map_err(plain),
+        Command::Build(command) => command.run(&context).map_err(plain),
+        Command::Builder(command) => command.run(store).map_err(plain),
         Command::Network(command) => command.run(&context).map_err(plain),
         Command::Port(command) => command.run(store).map_err(plain),
         Command::Portmap(command) => command.run(&context).map_err(plain),
-        Command::Build(command) => command.run(&context).map_err(plain),
-        Command::Builder(command) => command.run(store).map_err(plain),
+        Command::Volume(command) => command.run(store).map_err(plain),
         Command::Cleanup(command) => command.run(&context).map_err(plain),
         Command::Resolver(command) => command.run(store).map_err(plain),
     }

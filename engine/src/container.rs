@@ -46,6 +46,7 @@ pub(crate) mod step;
 pub mod stop;
 pub mod top;
 pub mod update;
+pub mod volumes;
 pub mod wait;
 
 pub use bundle::check;
@@ -145,6 +146,9 @@ pub enum Error {
     /// The network side.
     #[error(transparent)]
     Network(Box<crate::network::Error>),
+    /// The side of volumes.
+    #[error(transparent)]
+    Volume(#[from] crate::volume::Error),
     /// The bundle could not be generated.
     #[error("cannot generate the runtime configuration")]
     Bundle(#[from] bundle_tools::generate::Error),

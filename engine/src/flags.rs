@@ -5,6 +5,7 @@ pub(crate) mod endpoint;
 mod further;
 pub(crate) mod images;
 pub(crate) mod limits;
+mod mount;
 pub(crate) mod normalise;
 pub(crate) mod time;
 mod volume;

@@ -1,4 +1,4 @@
-//! The engine: images, containers and networks on one directory, without a daemon.
+//! The engine: images, containers, networks and volumes on one directory, without a daemon.
 //!
 //! Every command opens the [`store::Store`], does its work under locks as small as the thing they protect, and ends.
 //! What has to go on afterwards is a process of its own: `qshim`, one per container.
@@ -11,3 +11,4 @@ pub mod image;
 pub mod network;
 pub mod portmap;
 pub mod store;
+pub mod volume;

@@ -100,7 +100,7 @@ impl State {
             layers: chain_ids(&config.rootfs.diff_ids),
             config,
             names: Vec::new(),
-            digests: std::collections::BTreeMap::new(),
+            digests: BTreeMap::new(),
         }
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use jiff::Timestamp;
 use qengine::container::filter::{Filter, labels};
 use qengine::container::find::{Handle, all};
-use qengine::container::model::{State, VolumeSource};
+use qengine::container::model::State;
 use qengine::container::{self, Live, recover};
 use qengine::network::{Mode, describe_ports};
 use qengine::store::Store;
@@ -160,17 +160,12 @@ impl Ps {
         let mounts: Vec<String> = options
             .volumes
             .iter()
-            .map(|volume| {
-                let (VolumeSource::Path(source)
-                | VolumeSource::Named(source)
-                | VolumeSource::Anonymous(source)) = &volume.source;
-                cut(source, 15)
-            })
+            .filter_map(|volume| Some(cut(volume.source.name()?, 15)))
             .collect();
         let local = options
             .volumes
             .iter()
-            .filter(|volume| !matches!(volume.source, VolumeSource::Path(_)))
+            .filter(|volume| volume.source.is_volume())
             .count();
         Row::new(json!({
             "ID": self.id(handle),

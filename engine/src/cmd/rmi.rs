@@ -113,7 +113,7 @@ fn users(store: &Store, image: &Digest) -> Vec<String> {
     match all(store) {
         Ok(handles) => handles
             .iter()
-            .filter(|handle| handle.config.image_id == *image)
+            .filter(|handle| handle.config.uses_image(image))
             .map(|handle| handle.config.short_id().to_owned())
             .collect(),
         Err(error) => vec![format!("(unknown: {error})")],

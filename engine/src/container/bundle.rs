@@ -14,10 +14,12 @@ use super::{Error, Programs, Result, files};
 use crate::network::Mode;
 use crate::store::{self, Durability, Store};
 
+mod chown;
 mod limits;
 mod mounts;
 mod seccomp;
 mod security;
+mod volumes;
 
 /// Where the init of `--init` is.
 const INIT: &str = "/dev/init";
@@ -25,19 +27,24 @@ const INIT: &str = "/dev/init";
 pub(super) use limits::changed as changed_limits;
 pub(super) use mounts::{MADE_FILES, shm};
 pub(super) use security::every_capability;
+use volumes::Pins;
+pub(super) use volumes::remove_pins;
 
 /// Writes `config.json` for a start. The root file system is mounted already: user names are looked up in it.
-pub(super) fn write(store: &Store, programs: &Programs, handle: &Handle) -> Result<()> {
-    let spec = generate(store, programs, handle)?;
+///
+/// What the answer holds must live until the runtime has created the container.
+pub(super) fn write(store: &Store, programs: &Programs, handle: &Handle) -> Result<Pins> {
+    let (spec, pins) = generate(store, programs, handle)?;
     let path = handle.bundle(store).join("config.json");
     let json = generate::to_json(&spec).map_err(|source| store::Error::Damaged {
         path: path.clone(),
         source,
     })?;
-    Ok(store::write_atomic(&path, &json, Durability::Volatile)?)
+    store::write_atomic(&path, &json, Durability::Volatile)?;
+    Ok(pins)
 }
 
-fn generate(store: &Store, programs: &Programs, handle: &Handle) -> Result<Spec> {
+fn generate(store: &Store, programs: &Programs, handle: &Handle) -> Result<(Spec, Pins)> {
     let config = &handle.config;
     let options = &config.options;
     let hostname = files::hostname(handle);
@@ -68,7 +75,7 @@ fn generate(store: &Store, programs: &Programs, handle: &Handle) -> Result<Spec>
     let mut spec = generate::from_image(&config.image_config, &handle.merged(), &overrides)?;
     spec.set_domainname(options.domainname.clone());
     namespaces(store, options, &mut spec)?;
-    mounts::apply(store, handle, &mut spec)?;
+    let pins = mounts::apply(store, handle, &mut spec)?;
     if options.init {
         add_init(programs, &mut spec)?;
     }
@@ -82,7 +89,7 @@ fn generate(store: &Store, programs: &Programs, handle: &Handle) -> Result<Spec>
         let parent = options.cgroup_parent.as_deref();
         linux.set_cgroups_path(Some(cgroup_path(&config.id, parent).into()));
     }
-    Ok(spec)
+    Ok((spec, pins))
 }
 
 /// The monitor's program, which is an init under this name. `/dev` is never the image's, and the bind is read-only:

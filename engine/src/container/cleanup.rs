@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use super::find::Handle;
 use super::live::{self, Live};
 use super::model::{Process, Sharing, State, Status};
-use super::{Programs, Result, SystemContext, bundle, monitor, overlay, remove, restart};
+use super::{Programs, Result, SystemContext, bundle, monitor, overlay, remove, restart, volumes};
 use crate::network;
 use crate::store::{Store, reserve};
 
@@ -53,7 +53,13 @@ pub(super) fn tear_down(
     if handle.config.options.ipc == Sharing::Shareable {
         keep(overlay::unmount_all(&bundle::shm(store, handle)));
     }
+    keep(volumes::release(store, handle));
     let run = store.container_run(id);
+    // Never a walk into what may be a part of a volume.
+    if let Err(error) = bundle::remove_pins(&run) {
+        keep(Err(error));
+        return first;
+    }
     match fs::remove_dir_all(&run) {
         Err(error) if error.kind() != ErrorKind::NotFound => keep(Err(error).system("remove", run)),
         _ => {}

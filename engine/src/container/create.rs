@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::find::Handle;
 use super::model::{Config, Options, State, Status, Volume, VolumeSource};
-use super::{Error, Result, SystemContext, recover};
+use super::{Error, Result, SystemContext, recover, volumes};
 use crate::image::Image;
 use crate::store::{self, Durability, Lock, Store, make_dir, reserve};
 
@@ -77,6 +77,8 @@ fn fill(
     disposable: bool,
 ) -> Result<(Handle, State)> {
     add_image_volumes(image, &mut options)?;
+    volumes::check(store, &options)?;
+    let _held = volumes::hold(store, &options)?;
     let config = Config {
         id: id.to_owned(),
         name,
@@ -108,6 +110,7 @@ fn fill(
         &handle.config,
         durability,
     )?;
+    volumes::make_anonymous(store, &handle.config.options)?;
     Ok((handle, state))
 }
 
@@ -232,6 +235,7 @@ fn add_image_volumes(image: &Image, options: &mut Options) -> Result<()> {
             destination,
             read_only: false,
             options: Vec::new(),
+            mount: None,
         });
     }
     Ok(())

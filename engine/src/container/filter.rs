@@ -10,7 +10,7 @@ use regex::Regex;
 
 use super::find::Handle;
 use super::live::Live;
-use super::model::{State, VolumeSource};
+use super::model::State;
 use super::{Error, Result};
 use crate::image;
 use crate::network::{self, Mode, Protocol};
@@ -214,12 +214,10 @@ impl Filter {
 
     fn volume_fits(&self, handle: &Handle) -> bool {
         handle.config.options.volumes.iter().any(|volume| {
-            let (VolumeSource::Path(source)
-            | VolumeSource::Named(source)
-            | VolumeSource::Anonymous(source)) = &volume.source;
+            let source = volume.source.name();
             self.volumes
                 .iter()
-                .any(|wanted| wanted == source || *wanted == volume.destination)
+                .any(|wanted| Some(wanted.as_str()) == source || *wanted == volume.destination)
         })
     }
 

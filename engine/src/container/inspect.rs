@@ -3,17 +3,16 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::bundle::{self, MADE_FILES};
+use super::bundle;
 use super::find::Handle;
 use super::live::{Live, published_exit};
-use super::model::{
-    CgroupNamespace, Options, Process, Resources, Sharing, State, Volume, VolumeSource,
-};
+use super::model::{CgroupNamespace, Options, Process, Resources, Sharing, State};
 use super::{Result, filter, stop};
 use crate::image;
 use crate::network::Mode;
 use crate::store::Store;
 
+mod mounts;
 mod network;
 
 /// Docker's zero time, for what has not happened yet.
@@ -67,7 +66,7 @@ pub fn inspect(store: &Store, handle: &Handle) -> Result<Value> {
                 "WorkDir": handle.work(),
             }
         },
-        "Mounts": mounts(store, handle),
+        "Mounts": mounts::points(store, handle),
         "Config": container_config(handle),
         "NetworkSettings": network::settings(handle, state.network.as_ref(), live),
     }))
@@ -103,7 +102,6 @@ fn state_of(store: &Store, handle: &Handle, state: &State, live: Live) -> Value 
 }
 
 fn host_config(options: &Options) -> Value {
-    let binds: Vec<String> = options.volumes.iter().filter_map(bind_text).collect();
     let mut ports = Map::new();
     for port in &options.ports {
         let entry = json!({
@@ -116,7 +114,8 @@ fn host_config(options: &Options) -> Value {
         }
     }
     let mut config = json!({
-        "Binds": binds,
+        "Binds": mounts::binds(options),
+        "Mounts": mounts::asked(options),
         "NetworkMode": network_mode(&options.network),
         "PortBindings": ports,
         "RestartPolicy": {"Name": options.restart.name(), "MaximumRetryCount": options.restart.most()},
@@ -144,7 +143,7 @@ fn host_config(options: &Options) -> Value {
         "CgroupParent": options.cgroup_parent.as_deref().unwrap_or(""),
         "Ulimits": options.ulimits,
         "Sysctls": options.sysctls,
-        "Tmpfs": options.tmpfs,
+        "Tmpfs": mounts::tmpfs(options),
         "Annotations": options.annotations,
         "CgroupnsMode": match options.cgroup_namespace {
             Some(CgroupNamespace::Host) => "host",
@@ -189,16 +188,6 @@ fn sharing(sharing: &Sharing, own: &str) -> String {
     }
 }
 
-fn bind_text(volume: &Volume) -> Option<String> {
-    let source = match &volume.source {
-        VolumeSource::Path(path) => path,
-        VolumeSource::Named(name) => name,
-        VolumeSource::Anonymous(_) => return None,
-    };
-    let mode = if volume.read_only { ":ro" } else { "" };
-    Some(format!("{source}:{}{mode}", volume.destination))
-}
-
 fn network_mode(mode: &Mode) -> String {
     match mode {
         Mode::None => "none".to_owned(),
@@ -208,48 +197,6 @@ fn network_mode(mode: &Mode) -> String {
             .first()
             .map_or_else(|| "bridge".to_owned(), |endpoint| endpoint.network.clone()),
     }
-}
-
-fn mounts(store: &Store, handle: &Handle) -> Vec<Value> {
-    let made = MADE_FILES.into_iter().map(|(file, destination)| {
-        json!({
-            "Type": "bind",
-            "Source": handle.directory().join(file),
-            "Destination": destination,
-            "Mode": "",
-            "RW": true,
-            "Propagation": "rprivate",
-        })
-    });
-    let volumes = handle.config.options.volumes.iter().map(|volume| {
-        let (kind, name, source) = match &volume.source {
-            VolumeSource::Path(path) => ("bind", None, path.clone()),
-            VolumeSource::Named(name) | VolumeSource::Anonymous(name) => (
-                "volume",
-                Some(name),
-                store
-                    .volumes()
-                    .join(name)
-                    .join("_data")
-                    .display()
-                    .to_string(),
-            ),
-        };
-        let mut entry = json!({
-            "Type": kind,
-            "Source": source,
-            "Destination": volume.destination,
-            "Mode": volume.options.join(","),
-            "RW": !volume.read_only,
-            "Propagation": "rprivate",
-        });
-        if let Some(name) = name {
-            entry["Name"] = json!(name);
-            entry["Driver"] = json!("local");
-        }
-        entry
-    });
-    made.chain(volumes).collect()
 }
 
 fn container_config(handle: &Handle) -> Value {

@@ -175,7 +175,7 @@ pub struct Resources {
     pub blkio_weight: Option<u16>,
 }
 
-/// One `-v`.
+/// One `-v` or `--mount`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
     /// Where it comes from.
@@ -184,8 +184,82 @@ pub struct Volume {
     pub destination: String,
     /// Mounted read-only.
     pub read_only: bool,
-    /// Further options, as typed (`z`, `rslave`, …).
+    /// Further options, as typed (`z`, `rslave`, …); of a tmpfs, all its own (`size=…`).
     pub options: Vec<String>,
+    /// What `--mount` says beyond that; absent for `-v`.
+    #[serde(default)]
+    pub mount: Option<MountDetails>,
+}
+
+impl Volume {
+    /// The name of the volume of the store, if it is one.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        match &self.source {
+            VolumeSource::Named(name) | VolumeSource::Anonymous(name) => Some(name),
+            VolumeSource::Path(_) | VolumeSource::Tmpfs | VolumeSource::Image(_) => None,
+        }
+    }
+
+    /// Whether an option was given.
+    #[must_use]
+    pub fn has(&self, option: &str) -> bool {
+        self.options.iter().any(|given| given == option)
+    }
+
+    /// The propagation asked for.
+    #[must_use]
+    pub fn propagation(&self) -> Option<&str> {
+        const ALL: [&str; 6] = [
+            "shared", "rshared", "slave", "rslave", "private", "rprivate",
+        ];
+        self.options
+            .iter()
+            .map(String::as_str)
+            .find(|option| ALL.contains(option))
+    }
+}
+
+/// What only `--mount` can say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MountDetails {
+    /// Whether mounts below a bound directory come along, and how.
+    pub recursion: Recursion,
+    /// A directory within the volume or image instead of all of it.
+    pub subpath: Option<String>,
+    /// Labels of the volume, if it is made for this.
+    pub labels: BTreeMap<String, String>,
+    /// Driver of the volume, if it is made for this.
+    pub driver: Option<String>,
+    /// Its options, if it is made for this.
+    pub driver_options: BTreeMap<String, String>,
+}
+
+/// `bind-recursive`: what becomes of mounts below a directory that is bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recursion {
+    /// They come along, and are read-only with it where the kernel can do that.
+    #[default]
+    Enabled,
+    /// They stay away.
+    Disabled,
+    /// They come along as they are.
+    Writable,
+    /// They come along read-only, or it fails.
+    Readonly,
+}
+
+/// An image that is mounted into a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountedImage {
+    /// As typed.
+    pub reference: String,
+    /// Its config digest.
+    pub id: Digest,
+    /// Its chain ids, lowest first.
+    pub layers: Vec<Digest>,
 }
 
 /// Where a volume comes from.
@@ -196,8 +270,32 @@ pub enum VolumeSource {
     Path(String),
     /// A named volume of the store.
     Named(String),
-    /// A volume of this container alone, removed with `rm -v`.
+    /// A volume that got its name from the engine, removed with `rm -v` of its last container.
     Anonymous(String),
+    /// A file system in memory.
+    Tmpfs,
+    /// An image's files.
+    Image(MountedImage),
+}
+
+impl VolumeSource {
+    /// The host's path, the volume's name or the image's; a tmpfs has none.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            VolumeSource::Path(name)
+            | VolumeSource::Named(name)
+            | VolumeSource::Anonymous(name) => Some(name),
+            VolumeSource::Image(image) => Some(&image.reference),
+            VolumeSource::Tmpfs => None,
+        }
+    }
+
+    /// Whether it is a volume of the store.
+    #[must_use]
+    pub fn is_volume(&self) -> bool {
+        matches!(self, VolumeSource::Named(_) | VolumeSource::Anonymous(_))
+    }
 }
 
 /// `container.json`: written once, when the container is created.
@@ -226,6 +324,15 @@ impl Config {
     #[must_use]
     pub fn short_id(&self) -> &str {
         &self.id[..12]
+    }
+
+    /// Whether the container is of this image, or has it mounted.
+    #[must_use]
+    pub fn uses_image(&self, id: &Digest) -> bool {
+        self.image_id == *id
+            || self.options.volumes.iter().any(
+                |volume| matches!(&volume.source, VolumeSource::Image(image) if image.id == *id),
+            )
     }
 }
 

@@ -5,8 +5,8 @@ use std::io::ErrorKind;
 
 use super::find::Handle;
 use super::live::Live;
-use super::model::{State, Status, VolumeSource};
-use super::{Error, Programs, Result, SystemContext, cleanup, overlay, restart, stop};
+use super::model::{State, Status};
+use super::{Error, Programs, Result, SystemContext, cleanup, overlay, restart, stop, volumes};
 use crate::store::{Store, make_dir, reserve};
 
 /// What becomes of the container's anonymous volumes.
@@ -67,17 +67,13 @@ pub(super) fn erase(
     store: &Store,
     handle: &Handle,
     state: &mut State,
-    volumes: Volumes,
+    with: Volumes,
 ) -> Result<()> {
     state.status = Status::Removing;
     handle.save(state)?;
     overlay::unmount_all(&handle.merged())?;
-    if volumes == Volumes::RemoveAnonymous {
-        for volume in &handle.config.options.volumes {
-            if let VolumeSource::Anonymous(name) = &volume.source {
-                remove_tree(&store.volumes().join(name))?;
-            }
-        }
+    if with == Volumes::RemoveAnonymous {
+        volumes::remove_anonymous(store, handle)?;
     }
     let name = handle.name();
     reserve::release(store, &store.names().join(name), handle.id())?;

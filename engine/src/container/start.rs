@@ -125,12 +125,13 @@ fn steps(
     make_dir(&store.container_run(id))?;
     overlay(store, handle)?.mount()?;
     files::write(store, handle, &setup)?;
-    bundle::write(store, programs, handle)?;
+    let pins = bundle::write(store, programs, handle)?;
 
     let process = monitor::create(store, programs, handle, |monitor| {
         state.monitor = monitor;
         handle.save(state)
     })?;
+    drop(pins);
     if let Some(namespace) = network_namespace(handle, process.pid)? {
         network::connect(store, id, &setup, &namespace)?;
         let arguments = &programs.engine_arguments;

@@ -95,12 +95,14 @@ impl<'s> Step<'s> {
         self.handle.save(&self.state)?;
         make_dir(&self.store.container_run(&id))?;
         files::write(self.store, &self.handle, &setup)?;
-        bundle::write(self.store, self.programs, &self.handle)?;
+        let _pins = bundle::write(self.store, self.programs, &self.handle)?;
 
         let _adopts = Adopts::start()?;
         let process = self.runtime_create(stdout, stderr)?;
         if let Some(namespace) = start::network_namespace(&self.handle, process.pid)? {
             network::connect(self.store, &id, &setup, &namespace)?;
+            let (engine, arguments) = (&self.programs.engine, &self.programs.engine_arguments);
+            network::names::ensure(self.store, engine, arguments, &setup)?;
         }
         start::runtime_start(self.store, self.programs, &self.handle)?;
         let ended = wait(process, cancel)?;

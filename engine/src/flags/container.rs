@@ -13,7 +13,7 @@ use qengine::store::Store;
 use super::endpoint::{self, Place};
 use super::further::FurtherFlags;
 use super::limits::{LimitFlags, bytes};
-use super::volume;
+use super::volume::VolumeFlags;
 
 /// Flags of `run` and `create`, as typed.
 #[derive(Debug, Args)]
@@ -101,9 +101,8 @@ pub(crate) struct ContainerFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Files")]
 struct FileFlags {
-    /// Mount a host path or a named volume
-    #[arg(short, long, value_name = "[SOURCE:]DEST[:ro]")]
-    volume: Vec<String>,
+    #[command(flatten)]
+    volumes: VolumeFlags,
     /// Mount an empty file system in memory
     #[arg(long, value_name = "DEST[:OPTIONS]")]
     tmpfs: Vec<String>,
@@ -260,12 +259,7 @@ impl ContainerFlags {
                 }
             }),
             labels: pairs(&self.label),
-            volumes: self
-                .files
-                .volume
-                .iter()
-                .map(|text| volume::parse(text))
-                .collect::<Result<_>>()?,
+            volumes: self.files.volumes.volumes(store)?,
             tmpfs: self.files.tmpfs,
             network,
             ports,

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use qengine::container::find::Handle;
 use qengine::container::model::{CgroupNamespace, Options, Sharing};
-use qengine::network::{Mode, PortMapping};
+use qengine::network::PortMapping;
 use qengine::store::Store;
 
 use super::container::pairs;
@@ -24,9 +24,6 @@ pub(crate) struct FurtherFlags {
     /// Mark a port as one that the container listens on
     #[arg(long, value_name = "PORT[/PROTOCOL]", help_heading = "Network")]
     expose: Vec<String>,
-    /// Hardware address on its network
-    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
-    mac_address: Option<String>,
     /// Pid namespace: private, host or container:NAME
     #[arg(long, value_name = "MODE", help_heading = "Security")]
     pid: Option<String>,
@@ -76,18 +73,6 @@ impl FurtherFlags {
         options.annotations = annotations(&self.annotation)?;
         for text in &self.expose {
             options.expose.extend(exposed(text)?);
-        }
-        if let Some(address) = &self.mac_address {
-            let Mode::Networks(endpoints) = &mut options.network else {
-                bail!("conflicting options: --mac-address needs a network of the container's own");
-            };
-            if let Some(first) = endpoints.first_mut() {
-                first.mac = Some(
-                    address
-                        .parse()
-                        .with_context(|| format!("invalid --mac-address {address:?}"))?,
-                );
-            }
         }
         options.device_rules.clone_from(&self.device_cgroup_rule);
         self.namespaces(store, options)

@@ -29,7 +29,7 @@ pub(crate) struct BuiltLayer {
 
 /// Where an archive goes whose digest is computed in passing.
 enum Out {
-    Blob(Encoder<BlobWriter>),
+    Blob(Box<Encoder<BlobWriter>>),
     Nowhere,
 }
 
@@ -109,7 +109,9 @@ fn archive(
     let failed = |error: io::Error| Error::NewLayer(error.into());
     let out = if keep {
         let encoder = Encoder::new(layout.blob_writer()?, Compression::Gzip);
-        Out::Blob(encoder.map_err(|error| Error::NewLayer(error.into()))?)
+        Out::Blob(Box::new(
+            encoder.map_err(|error| Error::NewLayer(error.into()))?,
+        ))
     } else {
         Out::Nowhere
     };

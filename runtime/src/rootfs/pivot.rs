@@ -1,5 +1,8 @@
 //! Changing the root.
 
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
@@ -15,9 +18,16 @@ pub(crate) fn change_root(root: &Root, plan: &RootPlan) -> Result<(), Fault> {
     if plan.no_pivot {
         return move_root();
     }
+    let old = match plan.cuts_off_the_tree() {
+        true => None,
+        false => Some(open_old_root()?),
+    };
     // The old root ends up on top of the new one, at "/", and "." leads to it: no directory is needed to put it.
     pivot_root(c".", c".").at(Step::Pivot, "pivot_root", "")?;
-    if !plan.cuts_off_the_tree() {
+    if let Some(old) = old {
+        // Only umount2(2) takes "." for what is on top of it. Elsewhere it is the new root, whose mounts were given
+        // their propagation already.
+        fchdir(old).at(Step::Pivot, "fchdir", "")?;
         // So that unmounting it here does not unmount anything on the host.
         mount(None, c".", None, libc::MS_SLAVE | libc::MS_REC, None).at(
             Step::Pivot,
@@ -27,6 +37,11 @@ pub(crate) fn change_root(root: &Root, plan: &RootPlan) -> Result<(), Fault> {
     }
     unmount(c".", UnmountFlags::DETACH).at(Step::Pivot, "umount2", "")?;
     chdir(c"/").at(Step::Pivot, "chdir", "")
+}
+
+fn open_old_root() -> Result<OwnedFd, Fault> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, c"/", flags, Mode::empty()).at(Step::Pivot, "open", "/")
 }
 
 /// For a root on the initial ramdisk, which cannot be pivoted: the mount is moved on top of it. Weaker, because what was

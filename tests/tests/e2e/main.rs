@@ -21,6 +21,7 @@ mod ports;
 mod pull;
 mod push;
 mod terminal;
+mod volumes;
 
 /// Says whether a test is run in the virtual machine too, which is slow: what depends on the cgroup
 /// version, or on rights that the host may withhold.
@@ -51,6 +52,7 @@ fn main() -> std::process::ExitCode {
         pull::tests(),
         push::tests(),
         terminal::tests(),
+        volumes::tests(),
         stack_tests::case::table("a", include_str!("../../cases/a.txt")),
         stack_tests::case::table("b", include_str!("../../cases/b.txt")),
         stack_tests::case::table("c", include_str!("../../cases/c.txt")),

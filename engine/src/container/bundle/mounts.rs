@@ -1,18 +1,16 @@
-//! Mounts: the made files, volumes, tmpfs, the size of `/dev/shm`.
+//! Mounts: the made files, tmpfs, the size of `/dev/shm`, and the volumes among them.
 
-use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, Spec};
 
 use super::bind;
+use super::volumes::{self, Pins};
 use crate::container::find::Handle;
-use crate::container::model::{Options, Sharing, Volume, VolumeSource};
+use crate::container::model::{Options, Sharing, Volume};
 use crate::container::{Error, Result, SystemContext};
 use crate::network::Mode;
-use crate::store::{Lock, Store, make_dir};
+use crate::store::{Store, make_dir};
 
 /// The files that [`crate::container::files`] makes, and where they go.
 pub(crate) const MADE_FILES: [(&str, &str); 3] = [
@@ -21,7 +19,7 @@ pub(crate) const MADE_FILES: [(&str, &str); 3] = [
     ("hosts", "/etc/hosts"),
 ];
 
-pub(super) fn apply(store: &Store, handle: &Handle, spec: &mut Spec) -> Result<()> {
+pub(super) fn apply(store: &Store, handle: &Handle, spec: &mut Spec) -> Result<Pins> {
     let options = &handle.config.options;
     let mut mounts = spec.mounts().clone().unwrap_or_default();
     shm_size(options, &mut mounts);
@@ -84,13 +82,14 @@ pub(super) fn apply(store: &Store, handle: &Handle, spec: &mut Spec) -> Result<(
         }
         replace(&mut mounts, mount);
     }
-    for volume in &options.volumes {
-        replace(&mut mounts, volume_mount(store, handle, volume)?);
+    let mut pins = Pins::default();
+    for mount in volumes::mounts(store, handle, spec, &mut pins)? {
+        replace(&mut mounts, mount);
     }
     // A mount below another has to come after it; the given order is kept otherwise.
     mounts.sort_by_key(|mount| mount.destination().components().count());
     spec.set_mounts(Some(mounts));
-    Ok(())
+    Ok(pins)
 }
 
 /// With another container's network come that container's files about it.
@@ -177,12 +176,26 @@ fn exists(root: &Path, path: &Path) -> bool {
     })
 }
 
+/// A tmpfs of `--mount`.
+pub(super) fn tmpfs_mount(volume: &Volume) -> Result<Mount> {
+    let mut options = volume.options.join(",");
+    if volume.read_only {
+        options.push_str(",ro");
+    }
+    tmpfs(&format!("{}:{options}", volume.destination))
+}
+
 /// `DEST[:OPTIONS]`, with docker's defaults.
 fn tmpfs(entry: &str) -> Result<Mount> {
     let (destination, extra) = entry.split_once(':').unwrap_or((entry, ""));
     if !destination.starts_with('/') {
         return Err(Error::Invalid(format!(
             "bad --tmpfs {entry:?}: {destination:?} is not an absolute path"
+        )));
+    }
+    if let Some(unknown) = extra.split(',').find(|option| !is_of_tmpfs(option)) {
+        return Err(Error::Invalid(format!(
+            "invalid tmpfs option [{unknown:?}]"
         )));
     }
     let mut list: Vec<String> = ["nosuid", "nodev", "noexec"].map(str::to_owned).to_vec();
@@ -201,113 +214,49 @@ fn tmpfs(entry: &str) -> Result<Mount> {
     Ok(mount)
 }
 
-fn volume_mount(store: &Store, handle: &Handle, volume: &Volume) -> Result<Mount> {
-    let source = match &volume.source {
-        VolumeSource::Path(path) => host_path(path)?,
-        VolumeSource::Named(name) | VolumeSource::Anonymous(name) => {
-            volume_directory(store, handle, name, volume)?
-        }
-    };
-    let mut list = vec!["rbind"];
-    if volume.read_only {
-        list.push("ro");
-    }
-    let propagation = [
-        "shared", "rshared", "slave", "rslave", "private", "rprivate",
+/// Flags of mount(8) and options of tmpfs(5).
+fn is_of_tmpfs(option: &str) -> bool {
+    const FLAGS: [&str; 26] = [
+        "",
+        "ro",
+        "rw",
+        "exec",
+        "noexec",
+        "suid",
+        "nosuid",
+        "dev",
+        "nodev",
+        "atime",
+        "noatime",
+        "diratime",
+        "nodiratime",
+        "relatime",
+        "norelatime",
+        "strictatime",
+        "nostrictatime",
+        "sync",
+        "async",
+        "dirsync",
+        "private",
+        "rprivate",
+        "shared",
+        "slave",
+        "tmpcopyup",
+        "defaults",
     ];
-    let asked = volume
-        .options
-        .iter()
-        .map(String::as_str)
-        .find(|option| propagation.contains(option));
-    list.push(asked.unwrap_or("rprivate"));
-    Ok(bind(&source, &volume.destination, &list))
-}
-
-/// A directory of the host that is not there is made, as docker's `-v` does.
-fn host_path(path: &str) -> Result<PathBuf> {
-    match fs::metadata(path) {
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o755)
-                .create(path)
-                .system("make the volume's source", path)?;
-        }
-        Err(error) => return Err(error).system("use as a volume", path),
+    const KEYS: [&str; 9] = [
+        "size",
+        "mode",
+        "uid",
+        "gid",
+        "nr_inodes",
+        "nr_blocks",
+        "mpol",
+        "huge",
+        "noswap",
+    ];
+    match option.split_once('=') {
+        Some((key, value)) => KEYS.contains(&key) && !value.is_empty(),
+        None => FLAGS.contains(&option) || option == "noswap",
     }
-    Ok(path.into())
-}
-
-/// The directory of a volume of ours; filled with what the image has at its place when it is used for the first time.
-fn volume_directory(
-    store: &Store,
-    handle: &Handle,
-    name: &str,
-    volume: &Volume,
-) -> Result<PathBuf> {
-    let home = store.volumes().join(name);
-    let data = home.join("_data");
-    if data.exists() {
-        return Ok(data);
-    }
-    make_dir(&home)?;
-    // One at a time: a second first user must not put its copy over the first one's.
-    let _lock = Lock::exclusive(&home.join("lock"))?;
-    if data.exists() {
-        return Ok(data);
-    }
-    // What a killed first user has left.
-    let fresh = home.join("_fresh");
-    drop(fs::remove_dir_all(&fresh));
-    fs::DirBuilder::new()
-        .mode(0o755)
-        .create(&fresh)
-        .system("make volume", &fresh)?;
-    if !volume.options.iter().any(|option| option == "nocopy") {
-        copy_up(&handle.merged(), &volume.destination, &fresh)?;
-    }
-    fs::rename(&fresh, &data).system("make volume", &data)?;
-    Ok(data)
-}
-
-/// Copies what the image has at `destination` into an empty volume. The path is resolved inside the image's tree, so
-/// that a symbolic link in it leads nowhere else (CVE-2022-23648).
-fn copy_up(root: &Path, destination: &str, volume: &Path) -> Result<()> {
-    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2};
-    let root = open(
-        root,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .system("open", root)?;
-    let Ok(source) = openat2(
-        &root,
-        destination.trim_start_matches('/'),
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-    ) else {
-        return Ok(()); // The image has no directory there.
-    };
-    let target = rustix::fs::openat(
-        CWD,
-        volume,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .system("open", volume)?;
-    let metadata = fs::File::from(source.try_clone().system("open", volume)?)
-        .metadata()
-        .system("stat", volume)?;
-    rustix::fs::fchmod(&target, Mode::from_raw_mode(metadata.mode() & 0o7777))
-        .system("chmod", volume)?;
-    std::os::unix::fs::fchown(&target, Some(metadata.uid()), Some(metadata.gid()))
-        .system("chown", volume)?;
-    bundle_tools::layer::copy_tree(&source, &target).map_err(|error| Error::System {
-        action: "copy the image's files into volume",
-        path: volume.to_owned(),
-        source: std::io::Error::other(error),
-    })
 }
