@@ -72,6 +72,18 @@ fn write(store: &Store, handle: &Handle, options: &Options) -> Result<Image> {
         ))
     })?;
     let upper = handle.upper();
+    let mut new = committed_config(handle, &base, options);
+    change(&mut new.config, &options.changes).map_err(|error| Error::Invalid(error.message))?;
+    if !std::fs::read_dir(&upper).is_ok_and(|mut entries| entries.next().is_some()) {
+        // It was never started: as in docker, there is no layer then that would hold nothing.
+        if let Some(step) = new.history.last_mut() {
+            step.empty_layer = true;
+        }
+        let _guard = image::WriterGuard::take(store)?;
+        let names: Vec<Reference> = options.reference.iter().cloned().collect();
+        let layers = image::built::blobs_of(store, &base)?;
+        return Ok(image::built::publish(store, new, layers, &names, &[])?);
+    }
     // The places where the made files were bound are not the container's doing.
     let exclude = MADE_FILES.map(|(_, path)| PathBuf::from(path.trim_start_matches('/')));
     let options_of_layer = diff::Options {
@@ -82,8 +94,6 @@ fn write(store: &Store, handle: &Handle, options: &Options) -> Result<Image> {
         diff::write_upper(&upper, out, &options_of_layer)?;
         Ok(())
     });
-    let mut new = committed_config(handle, &base, options);
-    change(&mut new.config, &options.changes).map_err(|error| Error::Invalid(error.message))?;
     image::add_layer_image(store, Some(&base), layer, new, options.reference.as_ref())
         .map_err(Error::from)
 }
