@@ -1,6 +1,7 @@
 //! The commands of `qbundle`.
 
 mod inspect;
+mod manual;
 mod repack;
 mod source;
 mod spec;
@@ -22,6 +23,11 @@ pub(crate) enum Command {
     Validate(validate::Flags),
     /// Show an image's manifest and configuration as JSON
     Inspect(inspect::Flags),
+    /// Write a shell's completion script to standard output
+    Completion(manual::Completion),
+    /// Write the manual's pages into a directory
+    #[command(hide = true)]
+    Man(manual::Man),
 }
 
 impl Command {
@@ -32,6 +38,8 @@ impl Command {
             Command::Repack(flags) => repack::run(flags),
             Command::Validate(flags) => validate::run(flags),
             Command::Inspect(flags) => inspect::run(flags),
+            Command::Completion(flags) => manual::completion(flags),
+            Command::Man(flags) => manual::man(flags),
         }
     }
 }

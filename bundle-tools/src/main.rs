@@ -11,7 +11,7 @@ use clap::Parser;
 /// Make, unpack and check OCI bundles.
 #[derive(Debug, Parser)]
 #[command(name = "qbundle", version, disable_help_subcommand = true)]
-struct Arguments {
+pub(crate) struct Arguments {
     #[command(subcommand)]
     command: cmd::Command,
 }

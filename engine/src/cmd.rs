@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use qengine::container::{self, Programs};
+use qengine::container::{Live, Programs, find};
 use qengine::store::Store;
 
 use crate::flags::normalise::normalise;
@@ -18,10 +18,13 @@ mod build_base;
 mod builder;
 mod cleanup;
 mod commit;
+mod completion;
+mod containers;
 mod create;
 mod events;
 mod exec;
 mod export;
+mod help;
 mod history;
 mod image;
 mod images;
@@ -31,12 +34,14 @@ mod kill;
 mod load;
 mod login;
 mod logs;
+mod man;
 mod network;
 mod outfile;
 mod pause;
 mod port;
 mod portmap;
 mod progress;
+mod prune;
 mod ps;
 mod pull;
 mod push;
@@ -49,9 +54,11 @@ mod save;
 mod start;
 mod stats;
 mod stop;
+mod system;
 mod tag;
 mod top;
 mod update;
+mod version;
 mod volume;
 mod wait;
 
@@ -93,28 +100,12 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     // Containers
-    Run(Box<run::Run>),
-    Create(Box<create::Create>),
-    Start(start::Start),
-    Stop(stop::Stop),
-    Restart(stop::Restart),
-    Kill(kill::Kill),
-    Rm(rm::Rm),
+    #[command(flatten)]
+    OfContainers(containers::ContainerCommand),
     Ps(ps::Ps),
-    Logs(logs::Logs),
-    Exec(exec::Exec),
-    Attach(attach::Attach),
+    Container(containers::ContainerArgs),
     Inspect(inspect::Inspect),
-    Wait(wait::Wait),
-    Commit(commit::Commit),
-    Export(export::Export),
-    Pause(pause::Pause),
-    Unpause(pause::Unpause),
-    Rename(rename::Rename),
-    Update(update::Update),
     Events(events::Events),
-    Stats(stats::Stats),
-    Top(top::Top),
     // Images
     Pull(pull::Pull),
     Push(push::Push),
@@ -134,10 +125,16 @@ enum Command {
     Builder(builder::Builder),
     // Networks
     Network(network::Network),
-    Port(port::Port),
     Portmap(portmap::Portmap),
     // Volumes
     Volume(volume::VolumeArgs),
+    // The whole
+    Info(system::Info),
+    System(system::System),
+    Version(version::Version),
+    Completion(completion::Completion),
+    #[command(hide = true)]
+    Man(man::Man),
     #[command(hide = true)]
     Cleanup(cleanup::Cleanup),
     #[command(hide = true)]
@@ -153,6 +150,11 @@ pub(crate) struct Context {
 
 pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
     let definition = Cli::command();
+    if help::is_asked_for(&words) {
+        // Nobody to tell when nobody reads it.
+        drop(help::print(&definition));
+        return ExitCode::SUCCESS;
+    }
     let words = normalise(&definition, words);
     let cli = match definition
         .try_get_matches_from(words)
@@ -213,8 +215,8 @@ pub(crate) struct Failure {
 impl Failure {
     fn new(error: anyhow::Error, code: u8) -> Failure {
         // The runtime's refusal decides for itself: 126 not executable, 127 not found.
-        let code = match error.downcast_ref::<container::Error>() {
-            Some(container::Error::Runtime { exit_code, .. }) => *exit_code,
+        let code = match error.downcast_ref::<qengine::container::Error>() {
+            Some(qengine::container::Error::Runtime { exit_code, .. }) => *exit_code,
             _ => code,
         };
         Failure { error, code }
@@ -265,8 +267,8 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 fn hint(error: &anyhow::Error) -> Option<String> {
-    match error.downcast_ref::<container::Error>()? {
-        container::Error::Program { program, .. } => Some(format!(
+    match error.downcast_ref::<qengine::container::Error>()? {
+        qengine::container::Error::Program { program, .. } => Some(format!(
             "{} belongs beside qengine or in PATH; `hack/build.sh` builds all four programs",
             program.display()
         )),
@@ -275,33 +277,30 @@ fn hint(error: &anyhow::Error) -> Option<String> {
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
-    let plain = |error: anyhow::Error| Failure::new(error, 1);
-    let engine = |error: anyhow::Error| Failure::new(error, ENGINE_FAILED);
-    let is_run = matches!(cli.command, Command::Run(_));
-    let context = open(&cli).map_err(if is_run { engine } else { plain })?;
+    fn plain(error: anyhow::Error) -> Failure {
+        Failure::new(error, 1)
+    }
+    fn engine(error: anyhow::Error) -> Failure {
+        Failure::new(error, ENGINE_FAILED)
+    }
+    // These two look at nothing, and need no rights.
+    match &cli.command {
+        Command::Completion(command) => return command.run().map_err(plain),
+        Command::Man(command) => return command.run().map_err(plain),
+        _ => {}
+    }
+    let on_failure: fn(anyhow::Error) -> Failure = match &cli.command {
+        Command::OfContainers(command) if command.is_run() => engine,
+        Command::Container(command) if command.is_run() => engine,
+        _ => plain,
+    };
+    let context = open(&cli).map_err(on_failure)?;
     let store = &context.store;
     match cli.command {
-        Command::Run(command) => command.run(&context).map_err(engine),
-        Command::Create(command) => command.run(&context).map_err(plain),
-        Command::Start(command) => command.run(&context).map_err(plain),
-        Command::Stop(command) => command.run(&context).map_err(plain),
-        Command::Restart(command) => command.run(&context).map_err(plain),
-        Command::Kill(command) => command.run(&context).map_err(plain),
-        Command::Rm(command) => command.run(&context).map_err(plain),
+        Command::OfContainers(command) => command.run(&context).map_err(on_failure),
         Command::Ps(command) => command.run(&context).map_err(plain),
-        Command::Logs(command) => command.run(&context).map_err(plain),
-        Command::Exec(command) => command.run(&context).map_err(plain),
-        Command::Attach(command) => command.run(&context).map_err(plain),
+        Command::Container(command) => command.run(&context).map_err(on_failure),
         Command::Inspect(command) => command.run(&context).map_err(plain),
-        Command::Wait(command) => command.run(&context).map_err(plain),
-        Command::Commit(command) => command.run(&context).map_err(plain),
-        Command::Export(command) => command.run(store).map_err(plain),
-        Command::Pause(command) => command.run(&context).map_err(plain),
-        Command::Unpause(command) => command.run(&context).map_err(plain),
-        Command::Rename(command) => command.run(&context).map_err(plain),
-        Command::Update(command) => command.run(&context).map_err(plain),
-        Command::Stats(command) => command.run(&context).map_err(plain),
-        Command::Top(command) => command.run(&context).map_err(plain),
         Command::Events(command) => command.run(&context).map_err(plain),
         Command::Pull(command) => command.run(store).map_err(plain),
         Command::Push(command) => command.run(store).map_err(plain),
@@ -318,10 +317,14 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::BuildBase(command) => command.run(store).map_err(plain),
         Command::Build(command) => command.run(&context).map_err(plain),
         Command::Builder(command) => command.run(store).map_err(plain),
+        Command::Info(command) => command.run(&context).map_err(plain),
+        Command::System(command) => command.run(&context).map_err(plain),
+        Command::Version(command) => command.run(&context).map_err(plain),
         Command::Network(command) => command.run(&context).map_err(plain),
-        Command::Port(command) => command.run(store).map_err(plain),
         Command::Portmap(command) => command.run(&context).map_err(plain),
         Command::Volume(command) => command.run(store).map_err(plain),
+        Command::Completion(command) => command.run().map_err(plain),
+        Command::Man(command) => command.run().map_err(plain),
         Command::Cleanup(command) => command.run(&context).map_err(plain),
         Command::Resolver(command) => command.run(store).map_err(plain),
     }
@@ -414,10 +417,10 @@ pub(crate) fn for_each_at_once(
 /// Short ids of all containers in a status, newest first.
 pub(crate) fn all_that_are(
     context: &Context,
-    wanted: impl Fn(container::Live) -> bool,
+    wanted: impl Fn(Live) -> bool,
 ) -> anyhow::Result<Vec<String>> {
     let mut ids = Vec::new();
-    for handle in container::find::all(&context.store)? {
+    for handle in find::all(&context.store)? {
         // One that vanishes while we look is left out.
         if handle
             .live(&context.store)

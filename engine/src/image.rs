@@ -30,6 +30,7 @@ pub mod registry;
 mod remove;
 pub mod save;
 mod unpack;
+pub mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -43,9 +44,9 @@ use crate::store::{self, Lock, Store};
 
 pub use add::{LayerSource, add_layer_image};
 pub use base::build_base;
-pub use collect::{Freed, collect};
+pub use collect::{Freed, collect, nobody_writes, sweep};
 pub use filter::Filter;
-pub use find::{Listed, find, list, require};
+pub use find::{Listed, blobs, find, list, require};
 pub use history::{Step, history};
 pub use import::{ImportOptions, import};
 pub use layers::lower_directories;

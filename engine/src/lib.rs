@@ -11,4 +11,5 @@ pub mod image;
 pub mod network;
 pub mod portmap;
 pub mod store;
+pub mod system;
 pub mod volume;

@@ -39,6 +39,7 @@ mod port;
 mod published;
 mod reservation;
 mod resolver;
+mod stale;
 mod subnet;
 mod subnet6;
 
@@ -53,6 +54,7 @@ pub(crate) use port::conflicting_holder;
 pub(crate) use published::{directories, publishers};
 pub use reservation::{release, reserve, reserve_one};
 pub use resolver::{HostResolver, host_resolver};
+pub use stale::stale;
 pub use subnet::Subnet;
 pub use subnet6::{Ipam6, Subnet6};
 

@@ -18,7 +18,6 @@ pub(crate) fn say(answer: Arguments<'_>) -> std::io::Result<()> {
 }
 
 /// Lines of cells, each column as wide as its widest cell, three blanks between.
-#[allow(dead_code, reason = "commands without fields of their own use it")]
 pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     let mut lines = vec![heading.iter().map(|&cell| cell.to_owned()).collect()];
     lines.extend_from_slice(rows);

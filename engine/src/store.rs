@@ -27,6 +27,7 @@ pub mod event;
 mod lock;
 pub mod reserve;
 pub mod size;
+pub mod time;
 
 pub use event::{Event, Kind};
 pub use lock::Lock;

@@ -8,6 +8,8 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use qengine::container::attach::{Connection, DetachKeys, Ended, Ends, resize};
+use qengine::container::model::Process;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 /// The terminal in raw mode; dropping it puts the old mode back.
@@ -99,6 +101,38 @@ fn handled(proxy: bool) -> SigSet {
     }
     set.add(Signal::SIGWINCH);
     set
+}
+
+/// Passes signals on until a process has ended: for a container that has our own streams.
+pub(crate) fn pass_signals(
+    signals: &SignalFd,
+    process: Option<Process>,
+    on_signal: &dyn Fn(Signal),
+) -> Result<()> {
+    let Some(process) = process.and_then(|process| process.open()) else {
+        return Ok(());
+    };
+    loop {
+        let mut list = [
+            PollFd::new(&process, PollFlags::IN),
+            PollFd::new(signals, PollFlags::IN),
+        ];
+        match poll(&mut list, None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            other => other.context("cannot wait for the container")?,
+        };
+        if !list[0].revents().is_empty() {
+            return Ok(());
+        }
+        while let Ok(Some(info)) = signals.read_signal() {
+            let number = i32::try_from(info.ssi_signo).ok();
+            if let Some(signal) = number.and_then(|number| Signal::try_from(number).ok())
+                && signal != Signal::SIGWINCH
+            {
+                on_signal(signal);
+            }
+        }
+    }
 }
 
 impl Relay<'_> {

@@ -49,7 +49,7 @@ impl Attach {
         stay(
             context,
             &handle,
-            (&connection, state.monitor),
+            (Some(&connection), state.monitor),
             keys,
             self.sig_proxy,
         )

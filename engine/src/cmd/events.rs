@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::Context;
 use crate::flags::time;
+use crate::template::Template;
 
 /// Show what happens to containers, images, networks and volumes
 #[derive(Debug, Args)]
@@ -30,17 +31,23 @@ pub(crate) struct Events {
     /// Only those: type, event, container, image, network, volume, label
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
-    /// `json` for one object a line
+    /// `json` for one object a line, or a template such as '{{.Type}} {{.Action}} {{.Actor.ID}}'
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
 }
 
+enum Format {
+    Line,
+    Json,
+    Template(Template),
+}
+
 impl Events {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
-        let as_json = match self.format.as_deref() {
-            None | Some("") => false,
-            Some("json" | "{{json .}}") => true,
-            Some(other) => bail!("unknown format {other:?}: json is there"),
+        let format = match self.format.as_deref() {
+            None | Some("") => Format::Line,
+            Some("json") => Format::Json,
+            Some(text) => Format::Template(Template::parse_escaped(text)?),
         };
         let span = Span {
             since: self.since.as_deref().map(time::parse).transpose()?,
@@ -49,11 +56,14 @@ impl Events {
         let filter = filter(&self.filter)?;
         let mut output = io::stdout().lock();
         follow(&context.store, span, &filter, &mut |event| {
-            if as_json {
-                writeln!(output, "{}", object(event))
-            } else {
-                writeln!(output, "{}", line(event))
-            }
+            let text = match &format {
+                Format::Line => line(event),
+                Format::Json => object(event).to_string(),
+                Format::Template(template) => template
+                    .render(&template_object(event))
+                    .map_err(io::Error::other)?,
+            };
+            writeln!(output, "{text}")
         })?;
         Ok(ExitCode::SUCCESS)
     }
@@ -122,6 +132,22 @@ fn object(event: &Event) -> serde_json::Value {
         if let Some(image) = event.actor.attributes.get("image") {
             object["from"] = json!(image);
         }
+    }
+    object
+}
+
+/// The names that docker's templates know the fields by.
+fn template_object(event: &Event) -> serde_json::Value {
+    let mut object = object(event);
+    for (name, template_name) in [
+        ("scope", "Scope"),
+        ("time", "Time"),
+        ("timeNano", "TimeNano"),
+        ("status", "Status"),
+        ("id", "ID"),
+        ("from", "From"),
+    ] {
+        object[template_name] = object.get(name).cloned().unwrap_or_else(|| json!(""));
     }
     object
 }

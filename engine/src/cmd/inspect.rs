@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use qengine::container;
 use qengine::container::find::Handle;
-use qengine::network;
+use qengine::{network, volume};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -42,6 +42,32 @@ enum Kind {
     Image,
     Network,
     Volume,
+}
+
+/// Show everything about containers, as JSON
+#[derive(Debug, Args)]
+pub(crate) struct OfContainers {
+    /// A template that each is printed through; json for JSON on one line
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Add SizeRw and SizeRootFs
+    #[arg(short, long)]
+    size: bool,
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+impl OfContainers {
+    pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
+        let all = Inspect {
+            format: self.format,
+            size: self.size,
+            kind: Some(Kind::Container),
+            names: self.containers,
+        };
+        all.run(context)
+    }
 }
 
 impl Inspect {
@@ -91,7 +117,12 @@ impl Inspect {
                 Err(network::Error::NotFound(_)) => Ok(None),
                 Err(error) => Err(error.into()),
             },
-            Kind::Volume => Ok(None),
+            Kind::Volume => match volume::find(store, name) {
+                Ok(volume) => Ok(Some(super::volume::describe(store, &volume))),
+                // What can't be a volume's name is none.
+                Err(volume::Error::NotFound(_) | volume::Error::BadName(_)) => Ok(None),
+                Err(error) => Err(error.into()),
+            },
         }
     }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use qengine::container::find::Handle;
-use qengine::container::log::{Query, Stream, read};
+use qengine::container::log::{Query, Stream, details, read};
 
 use super::Context;
 use crate::flags::time;
@@ -23,6 +23,9 @@ pub(crate) struct Logs {
     /// Put the time before each line
     #[arg(short, long)]
     timestamps: bool,
+    /// Put the labels and variables before each line that --log-opt labels=LIST, env=LIST, tag=TEXT name
+    #[arg(long)]
+    details: bool,
     /// Nothing older: a time (2026-01-31T12:00:00Z), or a span up to now (10m)
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
@@ -48,6 +51,13 @@ impl Logs {
             until: self.until.as_deref().map(time::parse).transpose()?,
             follow: self.follow,
         };
+        let details: Vec<String> = details(&handle)
+            .into_iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        let details = details.join(",");
+        // A long line of the container is several entries.
+        let mut begins = [true; 2];
         let mut output = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
         let mut error = io::stderr().lock();
         // A followed log is shown at once, line by line; one that is only read, in large pieces.
@@ -57,9 +67,14 @@ impl Logs {
                 Stream::Output => &mut output,
                 Stream::Error => &mut error,
             };
-            if self.timestamps {
+            let begins = &mut begins[usize::from(entry.stream == Stream::Error)];
+            if *begins && self.timestamps {
                 write!(sink, "{} ", entry.time)?;
             }
+            if *begins && self.details {
+                write!(sink, "{details} ")?;
+            }
+            *begins = entry.text.ends_with(b"\n");
             sink.write_all(&entry.text)?;
             if at_once { sink.flush() } else { Ok(()) }
         })?;

@@ -12,6 +12,7 @@ use qengine::store::Store;
 use serde_json::json;
 
 use super::inspect::describe_each;
+use super::prune::{Filter, confirm, networks};
 use super::{Context, for_each};
 use crate::output::{Format, Listing, Row, moment, say};
 
@@ -108,9 +109,12 @@ struct Rm {
 /// Remove every network that no container is on
 #[derive(Debug, Args)]
 struct Prune {
-    /// Accepted for docker's sake: nothing is asked
+    /// Do not ask
     #[arg(short, long)]
     force: bool,
+    /// Only those that fit: until=TIME, label=KEY[=VALUE], label!=KEY[=VALUE]
+    #[arg(long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
 }
 
 /// Put back packet filter rules and settings that something else has removed
@@ -140,7 +144,7 @@ impl Network {
             Command::Inspect(command) => command.run(store),
             Command::Rm(command) => command.run(store),
             Command::Prune(command) => command.run(store),
-            Command::Reload(command) => command.run(store),
+            Command::Reload(command) => command.run(context),
             Command::Connect(command) => command.run(context),
             Command::Disconnect(command) => command.run(context),
         }
@@ -242,27 +246,26 @@ impl Rm {
 
 impl Prune {
     fn run(self, store: &Store) -> Result<ExitCode> {
-        let _ = self.force;
-        network::collect(store)?;
-        for network in network::list(store)?
-            .iter()
-            .filter(|network| !network.is_predefined())
-        {
-            match network::remove(store, &network.name) {
-                Ok(network) => say(format_args!("{}", network.name))?,
-                // In use, or gone in this very moment.
-                Err(network::Error::InUse { .. } | network::Error::NotFound(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
+        let filter = Filter::parse(&self.filter)?;
+        let doomed = "all networks not used by at least one container";
+        if self.force || confirm(&[doomed])? {
+            networks(store, &filter)?;
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
 impl Reload {
-    fn run(self, store: &Store) -> Result<ExitCode> {
+    fn run(self, context: &Context) -> Result<ExitCode> {
+        let store = &context.store;
+        let reload = || -> Result<Vec<String>> {
+            let ids = network::reload(store)?;
+            let programs = &context.programs;
+            network::names::ensure_all(store, &programs.engine, &programs.engine_arguments)?;
+            Ok(ids)
+        };
         if self.all {
-            for id in network::reload(store)? {
+            for id in reload()? {
                 say(format_args!("{id}"))?;
             }
             return Ok(ExitCode::SUCCESS);
@@ -273,7 +276,7 @@ impl Reload {
             // Once is enough for all.
             let ids = match &connected {
                 Some(ids) => ids,
-                None => connected.insert(network::reload(store)?),
+                None => connected.insert(reload()?),
             };
             if !ids.contains(&id) {
                 anyhow::bail!("container {name} is not connected to a network now");

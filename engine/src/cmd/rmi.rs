@@ -10,7 +10,7 @@ use qengine::image::{Removal, collect, list, remove};
 use qengine::store::Store;
 
 use super::images::human_size;
-use crate::flags::images::filter;
+use super::prune::{Filter, confirm, end, headed};
 use crate::output::say;
 
 /// Remove images, or names of images.
@@ -56,51 +56,57 @@ pub(crate) struct Prune {
     /// Also remove images that have names
     #[arg(short, long)]
     all: bool,
-    /// Don't ask; nothing is ever asked
+    /// Do not ask
     #[arg(short, long)]
     force: bool,
-    /// Only those: until=TIME, label=NAME[=VALUE], label!=…, dangling=BOOL, reference=PATTERN, before=IMAGE, since=IMAGE
+    /// Only those that fit: until=TIME, label=KEY[=VALUE], label!=KEY[=VALUE]
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
 }
 
 impl Prune {
     pub(crate) fn run(self, store: &Store) -> Result<ExitCode> {
-        let _ = self.force;
-        let in_use = |image: &Digest| users(store, image);
-        let mut filter = filter(store, &self.filter)?;
-        // As in docker, "dangling" does not narrow the choice here but widens it.
-        let all = self.all || filter.dangling.take() == Some(false);
-        let before = occupied(store)?;
-        for listed in list(store)? {
-            let image = listed.image;
-            let names: Vec<&String> = image.names.iter().collect();
-            let wanted = |name: &&String| name.parse().is_ok_and(|name| filter.fits_name(&name));
-            let doomed = match names[..] {
-                [] => filter.references.is_empty(),
-                _ => all && names.iter().all(wanted),
-            };
-            if !doomed || !filter.fits(&image) || !in_use(&image.id).is_empty() {
-                continue;
-            }
-            let id = image.id.to_string();
-            let targets = if names.is_empty() { vec![&id] } else { names };
-            for target in targets {
-                // A container made of it in this very moment keeps it.
-                match remove(store, target, false, &in_use) {
-                    Ok(removals) => print(&removals)?,
-                    Err(
-                        qengine::image::Error::Conflict { .. } | qengine::image::Error::NotFound(_),
-                    ) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
+        let filter = Filter::parse(&self.filter)?;
+        let doomed = match self.all {
+            true => "all images without at least one container associated to them",
+            false => "all dangling images",
+        };
+        if !self.force && !confirm(&[doomed])? {
+            return Ok(ExitCode::SUCCESS);
         }
-        collect(store)?;
-        let freed = before.saturating_sub(occupied(store)?);
+        let freed = prune(store, self.all, &filter)?;
         say(format_args!("Total reclaimed space: {}", human_size(freed)))?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Removes images that no container uses: untagged ones, or with `named` all of them; returns the bytes they held.
+pub(super) fn prune(store: &Store, named: bool, filter: &Filter) -> Result<u64> {
+    let in_use = |image: &Digest| users(store, image);
+    let before = occupied(store)?;
+    let mut heading = Some("Deleted Images:");
+    for listed in list(store)? {
+        let image = listed.image;
+        let doomed = (named || image.names.is_empty())
+            && filter.accepts(image.created(), &image.config.config.labels);
+        if doomed && in_use(&image.id).is_empty() {
+            // A container made of it in this very moment keeps it.
+            match remove(store, &image.id.to_string(), named, &in_use) {
+                Ok(removals) => {
+                    for removal in &removals {
+                        headed(&mut heading, &line(removal))?;
+                    }
+                }
+                Err(
+                    qengine::image::Error::Conflict { .. } | qengine::image::Error::NotFound(_),
+                ) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    end(&heading)?;
+    let bytes = collect(store)?.bytes;
+    Ok(before.saturating_sub(occupied(store)?) + bytes)
 }
 
 /// Bytes of unpacked layers, each counted once.

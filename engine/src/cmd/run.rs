@@ -79,6 +79,12 @@ pub(super) struct PullFlags {
 impl PullFlags {
     /// Finds the image, or fetches it. The guard keeps it from being removed before the container mentions it.
     fn image(&self, context: &Context, text: &str) -> Result<(Image, Lock)> {
+        if !["always", "missing", "never"].contains(&self.pull.as_str()) {
+            bail!(
+                "invalid --pull {:?}: it takes always, missing or never",
+                self.pull
+            );
+        }
         let guard = image::guard(&context.store)?;
         if self.pull != "always"
             && self.registry.platform.is_none()
@@ -87,10 +93,8 @@ impl PullFlags {
             warn_of_platform(&image);
             return Ok((image, guard));
         }
-        match self.pull.as_str() {
-            "always" | "missing" => {}
-            "never" => bail!("image {text} is not here, and --pull never forbids to fetch it"),
-            other => bail!("invalid --pull {other:?}: it takes always, missing or never"),
+        if self.pull == "never" {
+            bail!("image {text} is not here, and --pull never forbids to fetch it");
         }
         // A pull may collect what was removed, for which it must be alone.
         drop(guard);
@@ -287,14 +291,14 @@ impl Run {
             }
         };
         match connection {
-            None => {
+            None if detach => {
                 say(format_args!("{}", handle.id()))?;
                 Ok(ExitCode::SUCCESS)
             }
-            Some(connection) => stay(
+            connection => stay(
                 context,
                 &handle,
-                (&connection, state.monitor),
+                (connection.as_ref(), state.monitor),
                 keys,
                 sig_proxy,
             ),
@@ -306,7 +310,7 @@ impl Run {
 pub(super) fn stay(
     context: &Context,
     handle: &Handle,
-    (connection, monitor): (&Connection, Option<Process>),
+    (connection, monitor): (Option<&Connection>, Option<Process>),
     detach_keys: DetachKeys,
     sig_proxy: bool,
 ) -> Result<ExitCode> {
@@ -334,7 +338,14 @@ pub(super) fn stay(
         control: handle.control(&context.store),
         on_signal: &pass_on,
     };
-    if relay.run(connection, &signals)? == Ended::Detached {
+    let ended = match connection {
+        Some(connection) => relay.run(connection, &signals)?,
+        None => {
+            terminal::pass_signals(&signals, handle.state()?.process, &pass_on)?;
+            Ended::Closed
+        }
+    };
+    if ended == Ended::Detached {
         std::io::stderr().write_all(b"read escape sequence\n")?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use qengine::container::attach::DetachKeys;
+use qengine::container::filter::Filter;
 use qengine::container::find::{Handle, all};
-use qengine::container::model::State;
 use qengine::container::start::{Streams, start};
 use qengine::container::{Live, recover};
 
@@ -31,7 +31,7 @@ pub(crate) struct Start {
     /// All that do not run; with --filter only some of them
     #[arg(long, conflicts_with_all = ["attach", "interactive"])]
     all: bool,
-    /// Only those: restart-policy=POLICY, should-start-on-boot=true, label=KEY[=VALUE]
+    /// Only those: restart-policy=POLICY, should-start-on-boot=true, and what `ps --filter` knows
     #[arg(short, long, value_name = "KEY=VALUE", requires = "all")]
     filter: Vec<String>,
     /// Names or ids
@@ -62,14 +62,10 @@ impl Start {
         };
         let mut handle = Handle::find(&context.store, name)?;
         let keys = DetachKeys::parse(&self.detach_keys)?;
-        match start(&context.store, &context.programs, &handle, Streams::Attach)? {
-            Some(connection) => {
-                let monitor = handle.state()?.monitor;
-                handle.config.options.interactive &= self.interactive;
-                stay(context, &handle, (&connection, monitor), keys, true)
-            }
-            None => Ok(ExitCode::SUCCESS),
-        }
+        let connection = start(&context.store, &context.programs, &handle, Streams::Attach)?;
+        let monitor = handle.state()?.monitor;
+        handle.config.options.interactive &= self.interactive;
+        stay(context, &handle, (connection.as_ref(), monitor), keys, true)
     }
 }
 
@@ -77,54 +73,16 @@ impl Start {
 fn chosen(context: &Context, filters: &[String]) -> Result<Vec<String>> {
     // What the host's end has left of a container that ran is tidied up first.
     recover::sweep(&context.store, &context.programs)?;
-    let filters: Vec<(&str, &str)> = filters
-        .iter()
-        .map(|filter| {
-            filter
-                .split_once('=')
-                .with_context(|| format!("invalid filter {filter:?}: expected KEY=VALUE"))
-        })
-        .collect::<Result<_>>()?;
+    let filter = Filter::parse(&context.store, filters)?;
     let mut ids = Vec::new();
     for handle in all(&context.store)?.into_iter().rev() {
         let Ok((state, live)) = handle.live(&context.store) else {
             continue;
         };
-        if matches!(live, Live::Created | Live::Exited) && is_chosen(&handle, &state, &filters)? {
+        let may_start = matches!(live, Live::Created | Live::Exited);
+        if may_start && filter.accepts(&handle, &state, live) {
             ids.push(handle.config.short_id().to_owned());
         }
     }
     Ok(ids)
-}
-
-fn is_chosen(handle: &Handle, state: &State, filters: &[(&str, &str)]) -> Result<bool> {
-    let options = &handle.config.options;
-    let mut policies = Vec::new();
-    for &(key, value) in filters {
-        let holds = match key {
-            "restart-policy" => {
-                policies.push(value);
-                true
-            }
-            "should-start-on-boot" => {
-                let wanted: bool = value
-                    .parse()
-                    .with_context(|| format!("invalid filter {key}={value}: true or false"))?;
-                options.restart.wants_after_boot(state) == wanted
-            }
-            "label" => match value.split_once('=') {
-                Some((label, value)) => {
-                    options.labels.get(label).map(String::as_str) == Some(value)
-                }
-                None => options.labels.contains_key(value),
-            },
-            _ => bail!(
-                "invalid filter '{key}': restart-policy, should-start-on-boot and label are there"
-            ),
-        };
-        if !holds {
-            return Ok(false);
-        }
-    }
-    Ok(policies.is_empty() || policies.contains(&options.restart.name()))
 }

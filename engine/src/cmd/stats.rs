@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use qengine::container::Live;
 use qengine::container::find::{Handle, all};
@@ -13,7 +13,7 @@ use qengine::container::stats::Sample;
 use serde_json::json;
 
 use super::Context;
-use crate::output::table;
+use crate::output::{Format, Listing, Row};
 
 /// Between two looks: also the span over which CPU time is measured.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ pub(crate) struct Stats {
     /// Whole ids
     #[arg(long)]
     no_trunc: bool,
-    /// `table` or `json`
+    /// `table`, `json`, or a template such as '{{.Name}}: {{.CPUPerc}}'
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: String,
     /// Names or ids; all that run when none is given
@@ -38,37 +38,27 @@ pub(crate) struct Stats {
     containers: Vec<String>,
 }
 
-const HEADING: [&str; 8] = [
-    "CONTAINER ID",
-    "NAME",
-    "CPU %",
-    "MEM USAGE / LIMIT",
-    "MEM %",
-    "NET I/O",
-    "BLOCK I/O",
-    "PIDS",
+const HEADINGS: [(&str, &str); 9] = [
+    ("ID", "CONTAINER ID"),
+    ("Name", "NAME"),
+    ("CPUPerc", "CPU %"),
+    ("MemUsage", "MEM USAGE / LIMIT"),
+    ("MemPerc", "MEM %"),
+    ("NetIO", "NET I/O"),
+    ("BlockIO", "BLOCK I/O"),
+    ("PIDs", "PIDS"),
+    ("Container", "CONTAINER"),
 ];
 
-/// One container's figures, as text.
-struct Row {
-    typed: String,
-    id: String,
-    name: String,
-    cpu: String,
-    memory: String,
-    memory_percent: String,
-    network: String,
-    block: String,
-    pids: String,
-}
+const COLUMNS: [&str; 8] = [
+    "ID", "Name", "CPUPerc", "MemUsage", "MemPerc", "NetIO", "BlockIO", "PIDs",
+];
 
 impl Stats {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
-        let as_json = match self.format.as_str() {
-            "table" | "" => false,
-            "json" | "{{json .}}" => true,
-            other => bail!("unknown format {other:?}: table and json are there"),
-        };
+        let format = Format::parse(&self.format)?;
+        let is_screen =
+            !self.no_stream && !matches!(format, Format::Json) && io::stdout().is_terminal();
         // A name that is not there is an error at once.
         let named = self
             .containers
@@ -77,7 +67,7 @@ impl Stats {
             .collect::<Result<Vec<_>>>()?;
         let mut earlier = BTreeMap::new();
         self.look(context, &named, &mut earlier)?;
-        if !self.no_stream && !as_json && io::stdout().is_terminal() {
+        if is_screen {
             write!(io::stdout(), "\x1b[2J")?;
         }
         loop {
@@ -86,7 +76,7 @@ impl Stats {
             if !named.is_empty() && rows.is_empty() {
                 return Ok(ExitCode::SUCCESS); // All of them were removed.
             }
-            self.show(&rows, as_json)?;
+            show(&rows, &format, is_screen)?;
             if self.no_stream {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -132,76 +122,36 @@ impl Stats {
 
     fn row(&self, typed: String, handle: &Handle, sample: &Sample, before: &Sample) -> Row {
         let pair = |one, other, size: fn(u64) -> String| format!("{} / {}", size(one), size(other));
-        Row {
-            typed,
-            id: if self.no_trunc {
-                handle.id()
-            } else {
-                handle.config.short_id()
-            }
-            .to_owned(),
-            name: handle.name().to_owned(),
-            cpu: format!("{:.2}%", sample.cpu_percent(before)),
-            memory: pair(sample.memory, sample.memory_limit, binary),
-            memory_percent: format!("{:.2}%", sample.memory_percent()),
-            network: pair(sample.received, sample.sent, decimal),
-            block: pair(sample.read, sample.written, decimal),
-            pids: sample.pids.to_string(),
-        }
-    }
-
-    fn show(&self, rows: &[Row], as_json: bool) -> Result<()> {
-        let mut text = String::new();
-        if as_json {
-            for row in rows {
-                text.push_str(&format!("{}\n", row.object()));
-            }
-        } else {
-            let rows: Vec<_> = rows.iter().map(Row::cells).collect();
-            text = table(&HEADING, &rows);
-        }
-        let mut output = io::stdout().lock();
-        if !self.no_stream && !as_json && output.is_terminal() {
-            // Each line over the old one, so that nothing flickers; then the rest of the screen is cleared.
-            let lines = text.replace('\n', "\x1b[K\n");
-            write!(output, "\x1b[H{lines}\x1b[J")?;
-        } else {
-            output.write_all(text.as_bytes())?;
-        }
-        output.flush()?;
-        Ok(())
+        Row::new(json!({
+            "Container": typed,
+            "ID": if self.no_trunc { handle.id() } else { handle.config.short_id() },
+            "Name": handle.name(),
+            "CPUPerc": format!("{:.2}%", sample.cpu_percent(before)),
+            "MemUsage": pair(sample.memory, sample.memory_limit, binary),
+            "MemPerc": format!("{:.2}%", sample.memory_percent()),
+            "NetIO": pair(sample.received, sample.sent, decimal),
+            "BlockIO": pair(sample.read, sample.written, decimal),
+            "PIDs": sample.pids.to_string(),
+        }))
     }
 }
 
-impl Row {
-    fn cells(&self) -> Vec<String> {
-        [
-            &self.id,
-            &self.name,
-            &self.cpu,
-            &self.memory,
-            &self.memory_percent,
-            &self.network,
-            &self.block,
-            &self.pids,
-        ]
-        .map(Clone::clone)
-        .to_vec()
+fn show(rows: &[Row], format: &Format, is_screen: bool) -> Result<()> {
+    let listing = Listing {
+        headings: &HEADINGS,
+        columns: &COLUMNS,
+    };
+    let text = listing.text(format, rows)?;
+    let mut output = io::stdout().lock();
+    if is_screen {
+        // Each line over the old one, so that nothing flickers; then the rest of the screen is cleared.
+        let lines = text.replace('\n', "\x1b[K\n");
+        write!(output, "\x1b[H{lines}\x1b[J")?;
+    } else {
+        output.write_all(text.as_bytes())?;
     }
-
-    fn object(&self) -> serde_json::Value {
-        json!({
-            "Container": self.typed,
-            "ID": self.id,
-            "Name": self.name,
-            "CPUPerc": self.cpu,
-            "MemUsage": self.memory,
-            "MemPerc": self.memory_percent,
-            "NetIO": self.network,
-            "BlockIO": self.block,
-            "PIDs": self.pids,
-        })
-    }
+    output.flush()?;
+    Ok(())
 }
 
 /// Powers of 1024, four digits.

@@ -12,8 +12,10 @@ use qengine::store::Store;
 use qengine::volume::{self, CreateOptions, Volume};
 use serde_json::{Value, json};
 
-use super::{for_each, report};
-use crate::output::{self, say};
+use super::for_each;
+use super::inspect::describe_each;
+use super::prune::confirm;
+use crate::output::{Format, Listing, Row, say};
 
 /// Manage volumes
 #[derive(Debug, Args)]
@@ -68,14 +70,22 @@ struct Ls {
     /// Only those that fit: dangling=true|false, name=PART, label=KEY[=VALUE], driver=NAME
     #[arg(short, long = "filter", value_name = "KEY=VALUE")]
     filters: Vec<String>,
-    /// "json" for one JSON object a line, or "table"
-    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    /// table, json, a template such as '{{.Name}}', or `table TEMPLATE`
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "table",
+        hide_default_value = true
+    )]
     format: String,
 }
 
 /// Show everything about volumes, as JSON
 #[derive(Debug, Args)]
 struct Inspect {
+    /// A template that each is printed through, such as '{{.Mountpoint}}'
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
     /// Names
     #[arg(required = true, value_name = "VOLUME")]
     volumes: Vec<String>,
@@ -98,7 +108,7 @@ struct Prune {
     /// Those with names of their own too
     #[arg(short, long)]
     all: bool,
-    /// Accepted for docker's sake: nothing is asked
+    /// Do not ask
     #[arg(short, long)]
     force: bool,
     /// Only those that fit: label=KEY[=VALUE], label!=KEY[=VALUE], all=true
@@ -159,9 +169,7 @@ fn pairs(arguments: &[String]) -> BTreeMap<String, String> {
 
 impl Ls {
     fn run(self, store: &Store) -> Result<ExitCode> {
-        if !["table", "json"].contains(&self.format.as_str()) {
-            bail!("--format {}: expected \"json\" or \"table\"", self.format);
-        }
+        let format = Format::parse(&self.format)?;
         let filters = self
             .filters
             .iter()
@@ -181,18 +189,20 @@ impl Ls {
             for volume in &volumes {
                 say(format_args!("{}", volume.name))?;
             }
-        } else if self.format == "json" {
-            for volume in &volumes {
-                say(format_args!("{}", row(store, volume)))?;
-            }
-        } else {
-            let rows: Vec<Vec<String>> = volumes
-                .into_iter()
-                .map(|volume| vec![volume::DRIVER.to_owned(), volume.name])
-                .collect();
-            let text = output::table(&["DRIVER", "VOLUME NAME"], &rows);
-            say(format_args!("{}", text.trim_end()))?;
+            return Ok(ExitCode::SUCCESS);
         }
+        let rows: Vec<Row> = volumes.iter().map(|volume| row(store, volume)).collect();
+        Listing {
+            headings: &[
+                ("Driver", "DRIVER"),
+                ("Name", "VOLUME NAME"),
+                ("Mountpoint", "MOUNTPOINT"),
+                ("Scope", "SCOPE"),
+                ("Labels", "LABELS"),
+            ],
+            columns: &["Driver", "Name"],
+        }
+        .print(&format, &rows)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -207,24 +217,19 @@ fn used_names(store: &Store) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-fn row(store: &Store, volume: &Volume) -> Value {
-    let labels: Vec<String> = volume
-        .shown_labels()
-        .iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
-    json!({
+fn row(store: &Store, volume: &Volume) -> Row {
+    Row::new(json!({
         "Availability": "N/A",
         "Driver": volume::DRIVER,
         "Group": "N/A",
-        "Labels": labels.join(","),
         "Links": "N/A",
         "Mountpoint": volume.data(store),
         "Name": volume.name,
         "Scope": "local",
         "Size": "N/A",
         "Status": "N/A",
-    })
+    }))
+    .with_labels(&volume.shown_labels())
 }
 
 /// One `--filter`.
@@ -281,19 +286,9 @@ impl Filter {
 
 impl Inspect {
     fn run(self, store: &Store) -> Result<ExitCode> {
-        let mut found = Vec::new();
-        let mut code = ExitCode::SUCCESS;
-        for name in &self.volumes {
-            match volume::find(store, name) {
-                Ok(volume) => found.push(describe(store, &volume)),
-                Err(error) => {
-                    report(&error.into());
-                    code = ExitCode::FAILURE;
-                }
-            }
-        }
-        say(format_args!("{}", serde_json::to_string_pretty(&found)?))?;
-        Ok(code)
+        describe_each(self.format.as_deref(), &self.volumes, |name| {
+            Ok(describe(store, &volume::find(store, name)?))
+        })
     }
 }
 
@@ -324,7 +319,6 @@ impl Rm {
 
 impl Prune {
     fn run(self, store: &Store) -> Result<ExitCode> {
-        let _ = self.force;
         let filters = self
             .filters
             .iter()
@@ -339,6 +333,13 @@ impl Prune {
             || filters
                 .iter()
                 .any(|filter| matches!(filter, Filter::All(true)));
+        let doomed = match all {
+            true => "all volumes not used by at least one container",
+            false => "all anonymous volumes not used by at least one container",
+        };
+        if !self.force && !confirm(&[doomed])? {
+            return Ok(ExitCode::SUCCESS);
+        }
         let none = BTreeSet::new();
         let chosen = |volume: &Volume| {
             (all || volume.anonymous) && filters.iter().all(|filter| filter.accepts(volume, &none))

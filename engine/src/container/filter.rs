@@ -11,15 +11,31 @@ use regex::Regex;
 use super::find::Handle;
 use super::live::Live;
 use super::model::State;
+use super::restart::Policy;
 use super::{Error, Result};
 use crate::image;
 use crate::network::{self, Mode, Protocol};
 use crate::store::Store;
 
 /// Keys that are understood.
-const KEYS: [&str; 13] = [
-    "ancestor", "before", "exited", "expose", "health", "id", "label", "name", "network",
-    "publish", "since", "status", "volume",
+const KEYS: [&str; 17] = [
+    "ancestor",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "label",
+    "label!",
+    "name",
+    "network",
+    "publish",
+    "restart-policy",
+    "should-start-on-boot",
+    "since",
+    "status",
+    "until",
+    "volume",
 ];
 
 /// Docker's words for what a container may be doing.
@@ -39,12 +55,16 @@ pub struct Filter {
     ids: Vec<Regex>,
     names: Vec<Regex>,
     labels: Vec<(String, Option<String>)>,
+    absent_labels: Vec<(String, Option<String>)>,
+    policies: Vec<String>,
+    on_boot: Option<bool>,
     statuses: Vec<String>,
     exits: Vec<i32>,
     health: Vec<String>,
     ancestors: Vec<Ancestor>,
     before: Option<Timestamp>,
     since: Option<Timestamp>,
+    until: Option<Timestamp>,
     networks: Vec<String>,
     volumes: Vec<String>,
     published: Vec<Ports>,
@@ -95,10 +115,24 @@ impl Filter {
         match key {
             "id" => self.ids.push(expression()?),
             "name" => self.names.push(expression()?),
-            "label" => self.labels.push(match value.split_once('=') {
-                Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
-                None => (value.to_owned(), None),
-            }),
+            "label" => self.labels.push(label(value)),
+            "label!" => self.absent_labels.push(label(value)),
+            "restart-policy" => {
+                value
+                    .parse::<Policy>()
+                    .map_err(|error| invalid(&error.to_string()))?;
+                self.policies.push(value.to_owned());
+            }
+            "should-start-on-boot" => {
+                let wanted = value
+                    .parse()
+                    .map_err(|_| invalid("it takes true or false"))?;
+                self.on_boot = Some(wanted);
+            }
+            "until" => {
+                let time = crate::store::time::parse(value).map_err(|error| invalid(&error))?;
+                self.until = Some(self.until.map_or(time, |other| other.min(time)));
+            }
             "status" if STATUSES.contains(&value) => self.statuses.push(value.to_owned()),
             "status" => return Err(invalid(&format!("it takes {}", STATUSES.join(", ")))),
             "exited" => self.exits.push(
@@ -168,6 +202,11 @@ impl Filter {
                 }))
             && self.before.is_none_or(|time| config.created < time)
             && self.since.is_none_or(|time| config.created > time)
+            && self.until.is_none_or(|time| config.created < time)
+            && (self.policies.is_empty() || self.policy_fits(handle))
+            && self
+                .on_boot
+                .is_none_or(|wanted| config.options.restart.wants_after_boot(state) == wanted)
             && (self.networks.is_empty() || self.network_fits(handle, state))
             && (self.volumes.is_empty() || self.volume_fits(handle))
             && (self.published.is_empty() || self.published_fits(handle))
@@ -175,15 +214,24 @@ impl Filter {
     }
 
     fn labels_fit(&self, handle: &Handle) -> bool {
-        if self.labels.is_empty() {
+        if self.labels.is_empty() && self.absent_labels.is_empty() {
             return true;
         }
         let labels = labels(handle);
-        self.labels.iter().all(|(key, value)| {
+        let is_there = |(key, value): &(String, Option<String>)| {
             labels
                 .get(key)
                 .is_some_and(|have| value.as_ref().is_none_or(|wanted| have == wanted))
-        })
+        };
+        self.labels.iter().all(is_there) && !self.absent_labels.iter().any(is_there)
+    }
+
+    /// `on-failure` is any count, `on-failure:3` this one.
+    fn policy_fits(&self, handle: &Handle) -> bool {
+        let policy = handle.config.options.restart;
+        self.policies
+            .iter()
+            .any(|wanted| wanted == policy.name() || wanted.parse().ok() == Some(policy))
     }
 
     fn exit_fits(&self, state: &State, live: Live) -> bool {
@@ -291,6 +339,14 @@ pub fn labels(handle: &Handle) -> BTreeMap<String, String> {
     let mut labels = handle.config.image_config.config.labels.clone();
     labels.extend(handle.config.options.labels.clone());
     labels
+}
+
+/// `KEY` or `KEY=VALUE`.
+fn label(text: &str) -> (String, Option<String>) {
+    match text.split_once('=') {
+        Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+        None => (text.to_owned(), None),
+    }
 }
 
 #[cfg(test)]

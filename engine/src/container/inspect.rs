@@ -162,6 +162,7 @@ fn host_config(options: &Options) -> Value {
 fn limits(limits: &Resources) -> Value {
     json!({
         "CpuShares": limits.cpu_shares.unwrap_or(0),
+        "NanoCpus": nano_cpus(limits),
         "CpuPeriod": limits.cpu_period.unwrap_or(0),
         "CpuQuota": limits.cpu_quota.unwrap_or(0),
         "CpusetCpus": limits.cpuset_cpus.as_deref().unwrap_or(""),
@@ -185,6 +186,17 @@ fn sharing(sharing: &Sharing, own: &str) -> String {
         Sharing::Closed => "none".to_owned(),
         Sharing::Host => "host".to_owned(),
         Sharing::Container(id) => format!("container:{id}"),
+    }
+}
+
+/// What `--cpus` has set, in billionths of a CPU.
+fn nano_cpus(limits: &super::model::Resources) -> i64 {
+    match (limits.cpu_quota, limits.cpu_period.unwrap_or(100_000)) {
+        (Some(quota), period @ 1..) if quota > 0 => {
+            let period = i64::try_from(period).unwrap_or(i64::MAX);
+            quota.saturating_mul(1_000_000_000) / period
+        }
+        _ => 0,
     }
 }
 

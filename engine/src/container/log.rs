@@ -1,4 +1,5 @@
-//! Reading what a container has written: json-file and k8s-file logs, rotated ones first, followed to the end.
+//! Reading what a container has written: json-file and k8s-file logs, rotated ones first, followed to the end. What the
+//! journal has is read in [`journal`]; which drivers there are is in [`driver`].
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -14,6 +15,11 @@ use super::find::Handle;
 use super::model::Status;
 use super::{Error, Result, SystemContext};
 use crate::store::Store;
+
+pub mod driver;
+mod journal;
+
+pub use driver::{Driver, details};
 
 /// Which of the container's two streams a line came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,14 +76,17 @@ pub fn read(
     query: &Query,
     sink: &mut dyn FnMut(&Entry) -> io::Result<()>,
 ) -> Result<()> {
-    if handle.config.options.log_driver.as_deref() == Some("none") {
-        return Err(Error::Invalid(format!(
-            "container {} was created with --log-driver none: it keeps no log",
-            handle.name()
-        )));
+    let mut emit = |entry: &Entry| sink(entry).system("write", "log output");
+    match Driver::of(handle) {
+        Driver::None | Driver::Passthrough => {
+            return Err(Error::Invalid(
+                "configured logging driver does not support reading".to_owned(),
+            ));
+        }
+        Driver::Journald => return journal::read(handle, query, &mut emit),
+        Driver::JsonFile | Driver::K8sFile => {}
     }
     let path = handle.log();
-    let mut emit = |entry: &Entry| sink(entry).system("write", "log output");
     let mut kept = VecDeque::new();
     let mut lines_kept = 0usize;
     let mut reader = None;

@@ -90,9 +90,9 @@ pub struct Options {
     pub stop_signal: Option<String>,
     /// Seconds between that signal and SIGKILL; 10 when absent, -1 waits for ever.
     pub stop_timeout: Option<i64>,
-    /// `json-file`, `k8s-file` or `none`.
+    /// See [`super::log::Driver`]; `json-file` when absent.
     pub log_driver: Option<String>,
-    /// `max-size=…`, `max-file=…`.
+    /// `max-size`, `max-file`, `labels`, `env`, `tag`.
     pub log_opts: BTreeMap<String, String>,
     /// Whose pid namespace it is in.
     pub pid: Sharing,

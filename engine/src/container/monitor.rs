@@ -14,6 +14,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use serde::Deserialize;
 
 use super::find::Handle;
+use super::log::driver::{self, Driver};
 use super::model::Process;
 use super::{Error, Programs, Result, SystemContext};
 use crate::store::Store;
@@ -56,8 +57,13 @@ pub(super) fn create(
         .arg(store.exits())
         // Under the run directory, which ends with the host's uptime: the record that lasts is the engine's own.
         .arg("--no-sync");
-    for argument in log_arguments(handle) {
-        command.arg(argument);
+    command.args(driver::arguments(handle));
+    if Driver::of(handle) == Driver::Passthrough {
+        // The container's streams are those of whoever starts it.
+        command
+            .stdin(Stdio::inherit())
+            .stdout(Stdio::inherit())
+            .stderr(Stdio::inherit());
     }
     if options.tty {
         command.arg("--terminal");
@@ -97,6 +103,9 @@ pub(super) fn common(
 ) -> Command {
     let mut command = Command::new(&programs.shim);
     command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .args(["--api-version", "1", "--no-daemon", "--full-attach"])
         .args(["--cid", handle.id(), "--cuuid", unique])
         .args(["--name", handle.name()])
@@ -113,40 +122,6 @@ fn prefixed(prefix: &str, path: PathBuf) -> std::ffi::OsString {
     let mut text = std::ffi::OsString::from(prefix);
     text.push(path);
     text
-}
-
-fn log_arguments(handle: &Handle) -> Vec<String> {
-    let options = &handle.config.options;
-    let driver = options.log_driver.as_deref().unwrap_or("json-file");
-    if driver == "none" {
-        return vec!["--log-path".into(), "none".into()];
-    }
-    let mut arguments = vec![
-        "--log-path".into(),
-        format!("{driver}:{}", handle.log().display()),
-    ];
-    if let Some(size) = options.log_opts.get("max-size") {
-        if let Some(size) = super::create::parse_bytes(size) {
-            arguments.extend(["--log-size-max".into(), size.to_string()]);
-        }
-    } else {
-        // A log that grows without bound takes the host down with it (moby#40207): 100 MB, twice.
-        arguments.extend(["--log-size-max".into(), "104857600".into()]);
-    }
-    // Docker counts the file being written, conmon only the old ones.
-    let files: u32 = options
-        .log_opts
-        .get("max-file")
-        .and_then(|count| count.parse().ok())
-        .unwrap_or(2);
-    if files > 1 {
-        arguments.extend([
-            "--log-rotate".into(),
-            "--log-max-files".into(),
-            (files - 1).to_string(),
-        ]);
-    }
-    arguments
 }
 
 /// The reading end of the sync pipe.
@@ -185,15 +160,10 @@ pub(super) fn spawn(
         inherit(descriptor)?;
         command.env(name, descriptor.as_raw_fd().to_string());
     }
-    let child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|source| Error::Program {
-            program: programs.shim.clone(),
-            source,
-        })?;
+    let child = command.spawn().map_err(|source| Error::Program {
+        program: programs.shim.clone(),
+        source,
+    })?;
     Ok((child.id(), SyncPipe(BufReader::new(File::from(read)))))
 }
 

@@ -33,15 +33,7 @@ pub fn collect(store: &Store, programs: &Programs, id: &str) -> Result<bool> {
         return collect_if_abandoned(store, id);
     };
     let (state, live) = handle.live(store)?;
-    let unfinished = match state.status {
-        Status::Creating | Status::Starting | Status::Removing => true,
-        Status::Running => live == Live::Exited,
-        Status::Created => false,
-        Status::Restarting => restart::is_orphaned(&state),
-        // Ended, was to vanish, and the one who was at it was killed.
-        Status::Exited => handle.config.options.auto_remove,
-    };
-    if !unfinished {
+    if !is_unfinished_in(&handle, &state, live) {
         return Ok(false);
     }
     let Some(lock) = handle.try_lock()? else {
@@ -95,6 +87,26 @@ fn undo(store: &Store, programs: &Programs, handle: &Handle, state: &mut State) 
         Status::Created | Status::Exited | Status::Restarting => {}
     }
     Ok(())
+}
+
+/// Whether a container is half made or half gone: somebody is at it, or was killed.
+///
+/// # Errors
+/// When its state can't be read.
+pub fn is_unfinished(store: &Store, handle: &Handle) -> Result<bool> {
+    let (state, live) = handle.live(store)?;
+    Ok(is_unfinished_in(handle, &state, live))
+}
+
+fn is_unfinished_in(handle: &Handle, state: &State, live: Live) -> bool {
+    match state.status {
+        Status::Creating | Status::Starting | Status::Removing => true,
+        Status::Running => live == Live::Exited,
+        Status::Created => false,
+        Status::Restarting => restart::is_orphaned(state),
+        // Ended, was to vanish, and the one who was at it was killed.
+        Status::Exited => handle.config.options.auto_remove,
+    }
 }
 
 /// Collects a container that was abandoned before it even had a record. Returns whether it is gone.

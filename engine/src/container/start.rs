@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::attach::Connection;
 use super::find::Handle;
 use super::live::Live;
+use super::log::Driver;
 use super::model::{State, Status};
 use super::overlay::Overlay;
 use super::{Error, Programs, Result, bundle, cleanup, files, monitor, recover, restart};
@@ -140,8 +141,11 @@ fn steps(
     }
     // Before the start: the first byte of output has somewhere to go.
     let connection = match streams {
-        Streams::Attach => Some(super::attach::connect(store, handle)?),
-        Streams::Leave => None,
+        // With `passthrough` they are ours already.
+        Streams::Attach if Driver::of(handle) != Driver::Passthrough => {
+            Some(super::attach::connect(store, handle)?)
+        }
+        Streams::Attach | Streams::Leave => None,
     };
     runtime_start(store, programs, handle)?;
 

@@ -123,10 +123,11 @@ fn await_exit(store: &Store, handle: &Handle, state: &State) -> Result<()> {
 /// When the container does not run.
 pub fn kill(store: &Store, programs: &Programs, handle: &Handle, signal: Signal) -> Result<()> {
     let (state, live) = handle.live(store)?;
-    let not_running = || Error::WrongStatus {
-        id: handle.name().to_owned(),
-        status: live.word().to_owned(),
-        action: "send it a signal",
+    let not_running = || {
+        Error::Invalid(format!(
+            "cannot kill container {}: it is not running",
+            handle.name()
+        ))
     };
     if live == Live::Restarting {
         // There is no process: what the signal is for can only be that it ends.

@@ -159,6 +159,63 @@ pub fn wait(store: &Store, handle: &Handle) -> Result<i32> {
     }
 }
 
+/// What [`wait_for`] waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// The end of the run that goes on now, or of the next one.
+    NextExit,
+    /// That it is gone.
+    Removed,
+    /// That it runs.
+    Running,
+    /// That it is frozen.
+    Paused,
+}
+
+/// Waits until the condition holds; the answer is the last exit code, or -1 when the container has not ended.
+///
+/// # Errors
+/// When the container vanishes before, or waiting fails.
+pub fn wait_for(store: &Store, handle: &Handle, condition: Condition) -> Result<i32> {
+    // Only an end tells of itself; a short look now and then does for the others.
+    const LOOK: Duration = Duration::from_millis(50);
+    let watch = ExitWatch::new(store, handle.id())?;
+    let mut last = None;
+    let mut is_first = true;
+    loop {
+        let live = match handle.live(store) {
+            Ok((state, live)) if handle.directory().exists() => {
+                last = state.exit_code.or(last);
+                if let (Condition::NextExit, true) = (condition, live.is_running()) {
+                    let code = until_exit(store, handle, &watch, state.monitor)?;
+                    return Ok(code.unwrap_or(255));
+                }
+                live
+            }
+            _ if condition == Condition::Removed => {
+                let code = watch.wait(None, Some(Duration::ZERO))?.or(last);
+                return Ok(code.unwrap_or(-1));
+            }
+            Ok(_) => return Err(super::Error::NotFound(handle.name().to_owned())),
+            Err(error) => return Err(error),
+        };
+        match (condition, live) {
+            (Condition::Running, Live::Running) | (Condition::Paused, Live::Paused) => {
+                return Ok(-1);
+            }
+            // A run that was over between two looks.
+            (Condition::NextExit, Live::Exited | Live::Restarting)
+                if !is_first && last.is_some() =>
+            {
+                return Ok(last.unwrap_or(255));
+            }
+            _ => {}
+        }
+        is_first = matches!(live, Live::Exited | Live::Restarting) && is_first;
+        std::thread::sleep(LOOK);
+    }
+}
+
 /// `poll(2)` with a point in time instead of a span, taken up again after signals.
 pub(super) fn poll_until(
     descriptors: &mut [PollFd<'_>],

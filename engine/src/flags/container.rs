@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use qengine::container::create::parse_bytes;
+use qengine::container::log::Driver;
 use qengine::container::model::{Options, Resources};
 use qengine::container::restart::Policy;
 use qengine::network::{Mode, PortMapping};
@@ -75,10 +75,10 @@ pub(crate) struct ContainerFlags {
     /// Seconds between that signal and SIGKILL (default 10; -1 waits for ever)
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     stop_timeout: Option<i64>,
-    /// Log driver: json-file, k8s-file or none
+    /// Log driver: json-file (also local), k8s-file, journald, none, passthrough
     #[arg(long, value_name = "DRIVER")]
     log_driver: Option<String>,
-    /// Log driver option: max-size=BYTES, max-file=COUNT
+    /// Log driver option: max-size=BYTES, max-file=COUNT, labels=LIST, env=LIST, tag=TEXT
     #[arg(long, value_name = "KEY=VALUE")]
     log_opt: Vec<String>,
     /// Runtime to use instead of qrun
@@ -139,9 +139,6 @@ struct NetworkFlags {
     /// IPv6 address on its first network
     #[arg(long, value_name = "ADDRESS")]
     ip6: Option<String>,
-    /// Hardware address on its first network
-    #[arg(long, value_name = "ADDRESS")]
-    mac_address: Option<String>,
     /// Publish a port: [IP:]HOST:CONTAINER[/udp], ranges too
     #[arg(short, long, value_name = "HOST:CONTAINER")]
     publish: Vec<String>,
@@ -226,10 +223,16 @@ impl ContainerFlags {
         if let Some(signal) = &self.stop_signal {
             qengine::container::stop::parse_signal(signal)?;
         }
-        if let Some(driver) = &self.log_driver
-            && !["json-file", "k8s-file", "none"].contains(&driver.as_str())
-        {
-            bail!("unknown log driver {driver:?}: json-file, k8s-file and none are there");
+        let log_opts = pairs(&self.log_opt);
+        let driver: Driver = match &self.log_driver {
+            Some(name) => name.parse()?,
+            None => Driver::default(),
+        };
+        driver.check(&log_opts)?;
+        if driver == Driver::Passthrough && self.tty {
+            bail!(
+                "--log-driver passthrough does not go with --tty: the container gets our own streams"
+            );
         }
         let restart: Policy = self.restart.parse()?;
         if self.rm && restart != Policy::No {
@@ -285,7 +288,7 @@ impl ContainerFlags {
             stop_signal: self.stop_signal,
             stop_timeout: self.stop_timeout,
             log_driver: self.log_driver,
-            log_opts: log_options(&self.log_opt)?,
+            log_opts,
             security_opt: self
                 .security
                 .security_opt
@@ -319,7 +322,8 @@ impl NetworkFlags {
                     aliases: &self.network_alias,
                     ip: self.ip.as_deref(),
                     ip6: self.ip6.as_deref(),
-                    mac: self.mac_address.as_deref(),
+                    // See the further flags.
+                    mac: None,
                 };
                 endpoint::mode(store, &self.network, &place)
             }
@@ -368,21 +372,6 @@ pub(super) fn pairs(entries: &[String]) -> BTreeMap<String, String> {
             (key.to_owned(), value.to_owned())
         })
         .collect()
-}
-
-fn log_options(entries: &[String]) -> Result<BTreeMap<String, String>> {
-    let options = pairs(entries);
-    for (key, value) in &options {
-        let good = match key.as_str() {
-            "max-size" => parse_bytes(value).is_some() || value == "-1",
-            "max-file" => value.parse::<u32>().is_ok_and(|count| count > 0),
-            _ => bail!("unknown log option {key:?}: max-size and max-file are there"),
-        };
-        if !good {
-            bail!("invalid log option {key}={value}");
-        }
-    }
-    Ok(options)
 }
 
 /// `seccomp=FILE` becomes `seccomp={…}`: the container does not depend on the file afterwards.

@@ -21,8 +21,17 @@ pub(super) fn writers_lock(store: &Store) -> PathBuf {
     store.root().join("images-writers.lock")
 }
 
+/// Whether nobody adds content at this moment.
+#[must_use]
+pub fn nobody_writes(store: &Store) -> bool {
+    matches!(Lock::try_exclusive(&writers_lock(store)), Ok(Some(_)))
+}
+
 /// Removes what killed commands left half done. Layers and blobs that they completed stay, for the next attempt.
-pub(super) fn sweep(store: &Store) -> Result<()> {
+///
+/// # Errors
+/// When something can't be removed.
+pub fn sweep(store: &Store) -> Result<()> {
     let Some(_nobody_writes) = Lock::try_exclusive(&writers_lock(store))? else {
         return Ok(());
     };

@@ -81,6 +81,17 @@ pub fn list(store: &Store) -> Result<Vec<Listed>> {
     Ok(listed)
 }
 
+/// The manifest, the configuration and the layers of an image, as the store keeps them.
+///
+/// # Errors
+/// When the manifest can't be read.
+pub fn blobs(store: &Store, image: &Image) -> Result<Vec<Descriptor>> {
+    let (own, manifest) = read_manifest(&layout(store)?, &image.manifest)?;
+    let mut blobs = vec![own, manifest.config];
+    blobs.extend(manifest.layers);
+    Ok(blobs)
+}
+
 /// The entry of `index.json` that a reference names.
 pub(super) fn entry_named<'i>(index: &'i Index, reference: &Reference) -> Option<&'i Descriptor> {
     let full = reference.to_string();

@@ -24,7 +24,7 @@ use super::{Image, Result, WriterGuard, find, sync, unpack};
 use crate::store::{self, Context, Lock, Store};
 
 /// What the names of unfinished (and of doomed) layers start with.
-const TEMPORARY: &str = "tmp-";
+pub(crate) const TEMPORARY: &str = "tmp-";
 /// The directory that overlay gets.
 pub(crate) const DIFF: &str = "diff";
 /// Bytes of file content, in decimal.

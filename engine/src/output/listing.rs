@@ -124,7 +124,11 @@ impl Listing<'_> {
         Ok(())
     }
 
-    fn text(&self, format: &Format, rows: &[Row]) -> Result<String, Error> {
+    /// What [`Listing::print`] prints.
+    ///
+    /// # Errors
+    /// When the template asks for what is not there.
+    pub(crate) fn text(&self, format: &Format, rows: &[Row]) -> Result<String, Error> {
         let mut lines = Vec::new();
         match format {
             Format::Json => {

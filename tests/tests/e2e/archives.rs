@@ -405,7 +405,7 @@ fn a_killed_load_leaves_nothing() {
         child.wait().unwrap();
         // Either it is there, whole, or it is not.
         if engine.ok("images -q").is_empty() {
-            engine.ok("image prune");
+            engine.ok("image prune -f");
         } else {
             engine.ok(&format!("run --rm --network none nest:1 sh -c '{CHECK}'"));
             engine.ok("rmi nest:1");

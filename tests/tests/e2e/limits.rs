@@ -1,5 +1,7 @@
 //! Limits that bite: memory, processors, processes. The same on cgroup v1 and v2.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 use stack_tests::bundle::Bundle;
 use stack_tests::engine::Engine;
@@ -19,12 +21,19 @@ pub(crate) fn tests() -> Vec<Test> {
             memory_limit_kills_and_inspect_says_so,
             cpuset_binds,
             limits_are_in_inspect,
+            half_a_cpu_is_half_a_cpu,
+            a_fork_bomb_is_held,
+            update_changes_a_running_container_and_its_next_start,
+            update_refuses_and_changes_nothing,
         ]
     );
     both.extend(tests!(
         "limits_v1",
         &[Need::Root, Need::Cgroup1],
-        [v1_files_have_the_values]
+        [
+            v1_files_have_the_values,
+            v1_update_that_the_kernel_refuses_changes_nothing,
+        ]
     ));
     both.extend(tests!(
         "limits_v2",
@@ -141,4 +150,121 @@ fn v2_files_have_the_values() {
     outcome.code(0).err("oom");
     assert_eq!(control(&engine, "memory.max"), (100 << 20).to_string());
     assert_eq!(control(&engine, "cpuset.cpus"), "0");
+}
+
+/// The first of these control files that there is: version 1's, version 2's.
+fn either(engine: &Engine, files: [&str; 2]) -> String {
+    let [first, second] = files.map(|file| format!("/sys/fs/cgroup/{file}"));
+    engine.ok(&format!(
+        "exec one sh -c 'cat {first} 2>/dev/null || cat {second}'"
+    ))
+}
+
+/// Seconds of CPU time that the container has had.
+fn cpu_seconds(engine: &Engine) -> f64 {
+    let text = either(engine, ["cpuacct/cpuacct.usage", "cpu.stat"]);
+    match text.strip_prefix("usage_usec ") {
+        Some(rest) => rest.lines().next().unwrap().parse::<f64>().unwrap() / 1e6,
+        None => text.parse::<f64>().unwrap() / 1e9,
+    }
+}
+
+fn half_a_cpu_is_half_a_cpu() {
+    let engine = Engine::new().with_base();
+    engine.ok("run -d --name one -cpus 0.5 base sh -c 'while :; do :; done'");
+    assert_eq!(engine.look("one", "/HostConfig/NanoCpus"), 500_000_000);
+    let (before, begin) = (cpu_seconds(&engine), Instant::now());
+    std::thread::sleep(Duration::from_secs(2));
+    let (after, passed) = (cpu_seconds(&engine), begin.elapsed());
+    let share = (after - before) / passed.as_secs_f64();
+    assert!((0.35..0.65).contains(&share), "{share:.3} of a CPU");
+}
+
+fn a_fork_bomb_is_held() {
+    let engine = Engine::new().with_base();
+    let script = "b() { b & b & wait; }; b; while :; do sleep 1; done";
+    engine.ok(&format!("run -d --name one -mpid 30 base sh -c '{script}'"));
+    assert_eq!(engine.look("one", "/HostConfig/PidsLimit"), 30);
+    engine.wait_for_log("one", "can't fork");
+    let pids = engine.ok("stats --no-stream --format '{{.PIDs}}' one");
+    assert!(pids.parse::<u32>().unwrap() <= 30, "{pids}");
+    // The host has not noticed.
+    engine.ok("run --rm base sh -c 'true | true'");
+    engine.ok("rm -f one");
+}
+
+fn update_changes_a_running_container_and_its_next_start() {
+    let engine = Engine::new().with_base();
+    engine.ok("run -d --name one -m 100m base sleep 1000");
+    engine.ok("create --name two base true");
+    let memory = || {
+        let files = ["memory/memory.limit_in_bytes", "memory.max"];
+        either(&engine, files)
+    };
+    let pids = || either(&engine, ["pids/pids.max", "pids.max"]);
+    // Up and down: memory alone and memory with swap have to be written in different orders.
+    for size in [300, 50, 200] {
+        engine.ok(&format!("update -m {size}m one"));
+        assert_eq!(memory(), (size << 20_u32).to_string());
+    }
+    let answer = engine.ok("update -mmem 150 --cpus 0.5 -mpid 40 -cpuset 1 one two");
+    assert_eq!(answer, "one\ntwo");
+    let hold = || {
+        assert_eq!(memory(), (150 << 20).to_string());
+        assert_eq!(pids(), "40");
+        let quota = either(&engine, ["cpu/cpu.cfs_quota_us", "cpu.max"]);
+        assert_eq!(quota.split(' ').next(), Some("50000"));
+        assert_eq!(either(&engine, ["cpuset/cpuset.cpus", "cpuset.cpus"]), "1");
+    };
+    hold();
+    engine.ok("restart -t 0 one");
+    hold();
+    let limits = engine.look("two", "/HostConfig");
+    assert_eq!(limits["Memory"], 150 << 20);
+    assert_eq!(limits["MemorySwap"], 300 << 20);
+    assert_eq!(limits["PidsLimit"], 40);
+    assert_eq!(limits["CpusetCpus"], "1");
+    engine.ok("update -m 0 --pids-limit -1 one");
+    assert_eq!(pids(), "max");
+    assert_eq!(engine.look("one", "/HostConfig/Memory"), 0);
+}
+
+fn update_refuses_and_changes_nothing() {
+    let engine = Engine::new().with_base();
+    engine.ok("run -d --name one -m 100m --memory-swap 150m base sleep 1000");
+    let before = engine.look("one", "/HostConfig");
+    for (flags, text) in [
+        ("-m 200m", "--memory-swap must not be below --memory"),
+        ("--cpuset-cpus 4095", "this machine has"),
+        ("-m 1k", "the smallest limit is 512k"),
+        ("--cpu-shares 1 --pids-limit 7", "shares"),
+    ] {
+        engine.run(&format!("update {flags} one")).refused(1, text);
+    }
+    assert_eq!(engine.look("one", "/HostConfig"), before);
+    let pids = either(&engine, ["pids/pids.max", "pids.max"]);
+    assert_eq!(pids, "max");
+    let both = engine.run("update --pids-limit 9 nosuch one");
+    both.code(1).out("one\n").err("nosuch");
+}
+
+fn v1_update_that_the_kernel_refuses_changes_nothing() {
+    let engine = Engine::new().with_base();
+    let script = "dd if=/dev/zero of=/dev/shm/x bs=1M count=40 2>/dev/null; echo full; sleep 1000";
+    engine.ok(&format!(
+        "run -d --name one -m 100m --cpus 1 base sh -c '{script}'"
+    ));
+    engine.wait_for_log("one", "full");
+    let before = engine.look("one", "/HostConfig");
+    let outcome = engine.run("update -m 10m --cpus 0.5 --pids-limit 7 one");
+    outcome.refused(1, "memory");
+    assert_eq!(engine.look("one", "/HostConfig"), before);
+    for (file, value) in [
+        ("memory/memory.limit_in_bytes", "104857600"),
+        ("memory/memory.memsw.limit_in_bytes", "209715200"),
+        ("cpu/cpu.cfs_quota_us", "100000"),
+        ("pids/pids.max", "max"),
+    ] {
+        assert_eq!(control(&engine, file), value, "{file}");
+    }
 }

@@ -9,8 +9,11 @@ mod archives;
 mod build;
 mod bundles;
 mod errors;
+mod events;
+mod format;
 mod journey;
 mod killed;
+mod life;
 mod lifecycle;
 mod limits;
 mod names;
@@ -20,6 +23,8 @@ mod portmap;
 mod ports;
 mod pull;
 mod push;
+mod restart;
+mod system;
 mod terminal;
 mod volumes;
 
@@ -40,8 +45,11 @@ fn main() -> std::process::ExitCode {
         build::tests(),
         bundles::tests(),
         errors::tests(),
+        events::tests(),
+        format::tests(),
         journey::tests(),
         killed::tests(),
+        life::tests(),
         lifecycle::tests(),
         limits::tests(),
         names::tests(),
@@ -50,7 +58,9 @@ fn main() -> std::process::ExitCode {
         portmap::tests(),
         ports::tests(),
         pull::tests(),
+        system::tests(),
         push::tests(),
+        restart::tests(),
         terminal::tests(),
         volumes::tests(),
         stack_tests::case::table("a", include_str!("../../cases/a.txt")),

@@ -235,7 +235,10 @@ fn all_tags_at_once() {
     let image = engine.registry().reference("busybox");
     let said = engine.ok(&format!("pull -q -a {image}"));
     for tag in ["latest", "docker", "zstd", "multi"] {
-        assert!(said.lines().any(|line| line == format!("{image}:{tag}")), "{said}");
+        assert!(
+            said.lines().any(|line| line == format!("{image}:{tag}")),
+            "{said}"
+        );
     }
     engine
         .run(&format!("pull -a {image}:latest"))

@@ -125,7 +125,7 @@ fn a_volume_in_use_is_not_removed() {
         .run("volume rm data")
         .refused(1, &format!("remove data: volume is in use - [{id}]"));
     engine.run("volume rm -f data").code(1);
-    engine.run("volume prune -a").code(0).out("0B");
+    engine.run("volume prune -a -f").code(0).out("0B");
     assert_eq!(names(&engine, "--filter dangling=false"), ["data"]);
     engine.ok("rm user");
     engine.ok("volume rm data");
@@ -156,7 +156,7 @@ fn anonymous_volumes_go_with_rm_v_and_rm_and_stay_otherwise() {
     engine.ok("rm one");
     let left = names(&engine, "--filter dangling=true");
     assert_eq!(left.len(), 2, "{left:?}");
-    engine.ok("volume prune");
+    engine.ok("volume prune -f");
     engine.ok("create --name one -v /one -v named:/n base true");
     assert_eq!(names(&engine, "").len(), 2, "made with the container");
     // Shared with another container, it stays until that one goes.
