@@ -22,8 +22,7 @@ pub fn remove(store: &Store, name: &str, users: &dyn Fn(&str) -> Vec<String>) ->
             users,
         });
     }
-    erase(store, &volume)?;
-    Ok(())
+    erase(store, &volume)
 }
 
 /// Under the volume's lock.
