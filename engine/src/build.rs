@@ -9,15 +9,17 @@
 //! came to, and everything its result depends on is in its key ([`cache`]): what was done once is not done again. What a
 //! step writes becomes a layer as it is; only the last stage's layers are packed, when they become an image.
 //!
-//! Left out so far: `RUN --mount`, other platforms than the machine's, stages side by side.
+//! Left out so far: `RUN --mount=type=ssh`, other platforms than the machine's, stages side by side.
 
 mod cache;
 mod config;
 mod copy;
 mod digest;
+mod fetch;
 mod ignore;
 pub mod instruction;
 mod lines;
+mod mount;
 pub mod parse;
 mod pattern;
 pub mod plan;
@@ -91,6 +93,8 @@ pub struct Options {
     pub labels: BTreeMap<String, String>,
     /// What `RUN` is connected to.
     pub network: network::Mode,
+    /// What `RUN --mount=type=secret` may see, by id.
+    pub secrets: BTreeMap<String, Vec<u8>>,
     /// `HOST:ADDRESS` lines for `RUN`.
     pub add_hosts: Vec<String>,
 }
@@ -184,6 +188,14 @@ pub enum Error {
     Unpack {
         /// The archive.
         path: PathBuf,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// An address can't be fetched.
+    #[error("cannot fetch {address}")]
+    Fetch {
+        /// The address.
+        address: String,
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },

@@ -2,7 +2,6 @@
 //! an error into a message and an exit code.
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -21,7 +20,9 @@ mod cleanup;
 mod commit;
 mod completion;
 mod containers;
+mod cp;
 mod create;
+mod diff;
 mod events;
 mod exec;
 mod export;
@@ -305,11 +306,11 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Tag(command) => command.run(store).map_err(plain),
         Command::Rmi(command) => command.run(store).map_err(plain),
         Command::BuildBase(command) => command.run(store).map_err(plain),
+        Command::Build(command) => command.run(&context).map_err(plain),
+        Command::Builder(command) => command.run(store).map_err(plain),
         Command::Info(command) => command.run(&context).map_err(plain),
         Command::System(command) => command.run(&context).map_err(plain),
         Command::Version(command) => command.run(&context).map_err(plain),
-        Command::Build(command) => command.run(&context).map_err(plain),
-        Command::Builder(command) => command.run(store).map_err(plain),
         Command::Network(command) => command.run(&context).map_err(plain),
         Command::Portmap(command) => command.run(&context).map_err(plain),
         Command::Volume(command) => command.run(store).map_err(plain),
@@ -402,22 +403,6 @@ pub(crate) fn for_each_at_once(
         }
     }
     Ok(code)
-}
-
-/// Asks before what can't be undone; the answer to nothing at all is no.
-pub(crate) fn confirm(warning: &str) -> anyhow::Result<bool> {
-    let mut output = std::io::stdout().lock();
-    write!(
-        output,
-        "WARNING! {warning}\nAre you sure you want to continue? [y/N] "
-    )?;
-    output.flush()?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    Ok(matches!(
-        answer.trim().to_ascii_lowercase().as_str(),
-        "y" | "yes"
-    ))
 }
 
 /// Short ids of all containers in a status, newest first.

@@ -2,7 +2,7 @@
 //!
 //! A container is a directory of the store. `container.json` ([`model::Config`]) says what was asked for and never
 //! changes afterwards; `changes.json` ([`model::Changes`]), there only when there is something to say, lays a newer name
-//! (`rename`), newer limits and a newer restart policy (`update`) over it; `state.json` ([`model::State`]) says how far
+//! (`rename`), newer limits, a newer restart policy (`update`), other networks (`network connect`) over it; `state.json` ([`model::State`]) says how far
 //! it has come. Each change happens under the `flock` of the container's own `lock` file ([`Handle`]); readers take no
 //! lock at all. The life of a container, one module a step:
 //!
@@ -18,9 +18,11 @@
 pub mod attach;
 mod bundle;
 mod cgroup;
+pub mod changes;
 pub mod cleanup;
 pub mod commit;
 pub mod connect;
+pub mod copy;
 pub mod create;
 pub mod exec;
 pub mod export;

@@ -169,6 +169,8 @@ pub enum Event<'a> {
     },
     /// All sockets are as they shall be for the first time.
     Ready,
+    /// What there shall be could not be found out; everything stays as it is until the next attempt.
+    Trouble(&'a Error),
     /// No connection can be taken for now, for want of descriptors or memory.
     Exhausted(&'a io::Error),
 }

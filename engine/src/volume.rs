@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::store::event::{Event, Kind};
 use crate::store::{self, Lock, Store};
 
 mod create;
@@ -244,6 +245,11 @@ fn home(store: &Store, name: &str) -> PathBuf {
 #[must_use]
 pub fn data(store: &Store, name: &str) -> PathBuf {
     home(store, name).join(DATA)
+}
+
+/// Notes in the journal what happened to a volume.
+fn tell(store: &Store, name: &str, action: &str) {
+    store.emit(&Event::new(Kind::Volume, action, name).with("driver", DRIVER));
 }
 
 /// Takes a volume's lock; `None` when there is no such volume (any more).

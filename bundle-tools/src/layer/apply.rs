@@ -41,6 +41,9 @@ pub enum Whiteouts {
     Overlay,
     /// As `Overlay`, with `user.overlay.opaque` for mounts with `userxattr`.
     OverlayUser,
+    /// The archive is no layer: such names are names like others, and
+    /// directories that are there keep the times that changes in them give.
+    Plain,
 }
 
 /// How to apply a layer.
@@ -51,6 +54,14 @@ pub struct Options {
     /// Set owners and make device nodes. Without it (not root) files belong to
     /// the caller and devices are skipped.
     pub ownership: bool,
+    /// Everything belongs to this user and group, whatever the archive says. Set-id bits and capabilities of a file
+    /// that thereby changes hands are dropped.
+    pub owner: Option<(u32, u32)>,
+    /// Directories that are there keep owner and mode, and nothing but a directory takes
+    /// the place of one, nor a directory that of anything else.
+    pub merge: bool,
+    /// The directory of the tree that the archive's names are relative to: a clean path without links.
+    pub below: Vec<u8>,
     /// The most bytes of file content (holes included) and trailing data accepted.
     pub max_bytes: Option<u64>,
     /// The most entries accepted.
@@ -63,6 +74,9 @@ impl Default for Options {
         Options {
             whiteouts: Whiteouts::default(),
             ownership: true,
+            owner: None,
+            merge: false,
+            below: Vec::new(),
             max_bytes: None,
             max_entries: None,
         }
@@ -161,6 +175,7 @@ pub fn apply(tar: impl Read, root: impl AsFd, options: &Options) -> Result<Summa
     let mut applier = Applier::new(root, options)?;
     while let Some(entry) = reader.next()? {
         applier.count(&entry)?;
+        let entry = applier.rewritten(entry)?;
         applier.place(&entry, &mut reader)?;
     }
     applier.finish_directories()?;
@@ -230,6 +245,30 @@ impl<'o> Applier<'o> {
         Ok(())
     }
 
+    /// The entry as the caller wants it: where it goes, whose it is.
+    fn rewritten(&self, mut entry: Entry) -> Result<Entry, Error> {
+        if let Some((uid, gid)) = self.options.owner {
+            if (entry.uid, entry.gid) != (uid, gid) && entry.kind != Kind::Directory {
+                entry.mode &= 0o1777;
+                entry
+                    .xattrs
+                    .retain(|(name, _)| name != b"security.capability");
+            }
+            (entry.uid, entry.gid) = (uid, gid);
+        }
+        if self.options.below.is_empty() {
+            return Ok(entry);
+        }
+        let below = |name: &[u8]| -> Result<Vec<u8>, &'static str> {
+            Ok([&self.options.below, &b"/"[..], &clean(name)?].concat())
+        };
+        entry.path = below(&entry.path).map_err(|why| Error::refused(&entry.path, why))?;
+        if entry.kind == Kind::HardLink {
+            entry.link = below(&entry.link).map_err(|why| Error::refused(&entry.path, why))?;
+        }
+        Ok(entry)
+    }
+
     /// Puts one entry in its place.
     fn place<R: Read>(&mut self, entry: &Entry, reader: &mut Reader<R>) -> Result<(), Error> {
         let path = clean(&entry.path).map_err(|why| Error::refused(&entry.path, why))?;
@@ -241,13 +280,18 @@ impl<'o> Applier<'o> {
                     "the root can only be a directory",
                 ));
             }
-            return self.root(entry);
+            return if self.options.merge {
+                Ok(())
+            } else {
+                self.root(entry)
+            };
         }
         let (parent_path, name) = split(&path);
-        if is_aufs_metadata(&path) {
+        let is_layer = self.options.whiteouts != Whiteouts::Plain;
+        if is_layer && is_aufs_metadata(&path) {
             return Ok(());
         }
-        if has_whiteout(parent_path) {
+        if is_layer && has_whiteout(parent_path) {
             return Err(Error::refused(&path, "a whiteout is no directory"));
         }
         let parent = self.parent(parent_path, &path)?;
@@ -256,7 +300,7 @@ impl<'o> Applier<'o> {
             name,
             path: &path,
         };
-        if let Some(hidden) = name.strip_prefix(WHITEOUT_PREFIX.as_bytes()) {
+        if is_layer && let Some(hidden) = name.strip_prefix(WHITEOUT_PREFIX.as_bytes()) {
             return self.whiteout(&place, hidden);
         }
         match entry.kind {

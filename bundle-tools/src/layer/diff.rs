@@ -17,7 +17,7 @@ mod upper;
 mod write;
 
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use read::Node;
@@ -31,6 +31,9 @@ pub struct Options {
     pub exclude: Vec<PathBuf>,
     /// Write modification times later than this (seconds since 1970) as this.
     pub clamp_mtime: Option<i64>,
+    /// The archive is a copy and no layer, of a tree that somebody may be at work in: names that would mean whiteouts
+    /// are names, what vanishes meanwhile is left out, and a file that becomes shorter is filled up with zeros.
+    pub plain: bool,
 }
 
 /// What was written.
@@ -122,6 +125,28 @@ pub fn write_tree_at(
     writer.finish()
 }
 
+/// Writes what a descriptor pins, a file of any kind or a directory with all in it, under a name of the caller's.
+///
+/// The descriptor is one of `O_PATH`; that of a symbolic link stands for the link. An empty name stands
+/// for what is in the directory, and makes `./` of the directory itself.
+///
+/// # Errors
+/// An unreadable tree or a failing write.
+pub fn write_at(
+    pinned: OwnedFd,
+    name: &[u8],
+    out: impl Write,
+    options: &Options,
+) -> Result<Summary, Error> {
+    let node = Node::pinned(pinned, name)?;
+    let mut writer = Writer::new(out, options);
+    writer.entry(&node)?;
+    if node.is_directory() {
+        tree(&node, &mut writer)?;
+    }
+    writer.finish()
+}
+
 /// Writes what it takes to get from the tree `lower` to the tree `upper` as an OCI layer.
 ///
 /// # Errors
@@ -141,7 +166,11 @@ pub fn write_changes(
 /// Writes everything below a directory.
 fn tree<W: Write>(directory: &Node, writer: &mut Writer<'_, W>) -> Result<(), Error> {
     for name in directory.names()? {
-        let node = directory.child(&name)?;
+        let node = match directory.find_child(&name)? {
+            Some(node) => node,
+            None if writer.is_plain() => continue,
+            None => directory.child(&name)?,
+        };
         if writer.excludes(&node.path) {
             continue;
         }

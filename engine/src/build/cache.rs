@@ -10,7 +10,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bundle_tools::Digest;
 use bundle_tools::digest::Hasher;
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::Result;
 use crate::image::built::BuiltLayer;
 use crate::image::layers;
-use crate::store::{self, Context, Durability, Store, make_dir};
+use crate::store::{self, Context, Durability, Lock, Store, make_dir};
 
 /// Changes when keys or records get another meaning.
 const VERSION: &[u8] = b"1";
@@ -121,6 +121,27 @@ pub(super) fn keep(store: &Store, key: &Digest, record: &Record) -> Result<()> {
     )?)
 }
 
+/// The directories of `RUN --mount=type=cache`: `<name>/data`, beside a lock that users of it hold.
+pub(super) fn mounts(store: &Store) -> PathBuf {
+    directory(store).join("mounts")
+}
+
+/// The archive that a layer was packed into after its step.
+pub(super) fn blob(store: &Store, diff_id: &Digest) -> Option<Descriptor> {
+    store::read_json(&directory(store).join("blobs").join(diff_id.hex())).ok()?
+}
+
+/// Remembers the archive that a layer was packed into.
+pub(super) fn keep_blob(store: &Store, diff_id: &Digest, blob: &Descriptor) -> Result<()> {
+    let directory = directory(store).join("blobs");
+    make_dir(&directory)?;
+    Ok(store::write_json(
+        &directory.join(diff_id.hex()),
+        blob,
+        Durability::Volatile,
+    )?)
+}
+
 /// Chain ids of all layers that remembered steps have made, as hex digits.
 ///
 /// # Errors
@@ -139,14 +160,30 @@ pub fn cached_layers(store: &Store) -> store::Result<Vec<String>> {
 /// # Errors
 /// When a file can't be removed.
 pub fn forget(store: &Store) -> store::Result<usize> {
-    let directory = directory(store);
     let count = records(store)?.len();
-    match fs::remove_dir_all(&directory) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).context("remove", &directory)
+    let directory = directory(store);
+    for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path == mounts(store) {
+            forget_mounts(&path)?;
+        } else if path.is_dir() {
+            fs::remove_dir_all(&path).context("remove", &path)?;
+        } else {
+            fs::remove_file(&path).context("remove", &path)?;
         }
-        _ => Ok(count),
     }
+    Ok(count)
+}
+
+/// Removes the caches that nobody is using.
+fn forget_mounts(mounts: &Path) -> store::Result<()> {
+    for entry in fs::read_dir(mounts).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if let Some(_lock) = Lock::try_exclusive(&path.join("lock"))? {
+            fs::remove_dir_all(&path).context("remove", &path)?;
+        }
+    }
+    Ok(())
 }
 
 fn records(store: &Store) -> store::Result<Vec<PathBuf>> {

@@ -137,18 +137,33 @@ impl Target {
         })
     }
 
-    /// Writes a file of this content, as `COPY <<NAME` does.
-    pub(super) fn write(&mut self, content: &[u8], path: &[u8], manner: &Manner) -> Result<()> {
+    /// Writes a file of this content and, unless `manner` has another, this mode.
+    pub(super) fn write(
+        &mut self,
+        content: &mut dyn Read,
+        mode: u32,
+        modified: Option<i64>,
+        path: &[u8],
+        manner: &Manner,
+    ) -> Result<()> {
         let (parent, name) = self.parent(path, manner)?;
         let shown = self.name(path);
         self.clear(&parent, &name, path)?;
         let file = create(&parent, &name).doing("create", &shown)?;
         let mut file = File::from(file);
-        file.write_all(content).doing("write", &shown)?;
+        std::io::copy(content, &mut file).doing("write", &shown)?;
         let (uid, gid) = manner.ids();
         own(&file, uid, gid).doing("set the owner of", &shown)?;
-        let mode = manner.mode.unwrap_or(0o644);
-        fchmod(&file, Mode::from_raw_mode(mode)).doing("set the mode of", &shown)
+        let mode = manner.mode.unwrap_or(mode);
+        fchmod(&file, Mode::from_raw_mode(mode)).doing("set the mode of", &shown)?;
+        if let Some(seconds) = modified {
+            let time = Timespec {
+                tv_sec: seconds,
+                tv_nsec: 0,
+            };
+            futimens(&file, &times(time)).doing("set the time of", &shown)?;
+        }
+        Ok(())
     }
 
     /// Opens (and makes) the directory that an archive is unpacked into.

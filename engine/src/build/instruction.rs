@@ -83,8 +83,68 @@ pub struct Run {
     pub command: Command,
     /// `--network`.
     pub network: Option<String>,
+    /// `--mount`s, in order.
+    pub mounts: Vec<Mount>,
     /// Heredocs of the line.
     pub heredocs: Vec<Heredoc>,
+}
+
+/// What kind of files a command sees besides its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum MountKind {
+    /// Files of the context, a stage or an image.
+    #[default]
+    Bind,
+    /// A directory that is kept between builds.
+    Cache,
+    /// An empty directory in memory.
+    Tmpfs,
+    /// A secret, in a file or in a variable.
+    Secret {
+        /// The variable.
+        env: Option<String>,
+    },
+}
+
+/// What happens when two commands use a cache at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// They use the same directory.
+    #[default]
+    Shared,
+    /// The second gets another directory.
+    Private,
+    /// The second waits.
+    Locked,
+}
+
+/// One `RUN --mount`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mount {
+    /// What it is.
+    pub kind: MountKind,
+    /// Where it goes; empty for a secret that is a variable alone.
+    pub target: String,
+    /// What is bound.
+    pub source: String,
+    /// The stage or image it comes from.
+    pub from: Option<String>,
+    /// The name of the cache or secret.
+    pub id: Option<String>,
+    /// Whether it can't be written; by its kind's own rule when absent.
+    pub read_only: Option<bool>,
+    /// A secret that has to be given.
+    pub required: bool,
+    /// Of a cache.
+    pub sharing: Sharing,
+    /// Mode of a new cache's directory, or of a secret's file.
+    pub mode: Option<u32>,
+    /// Owner of these.
+    pub uid: u32,
+    /// Group of these.
+    pub gid: u32,
+    /// Size of a tmpfs.
+    pub size: Option<String>,
 }
 
 /// `COPY` and `ADD`.

@@ -4,6 +4,8 @@
 //!
 //! Governing text: Dockerfile reference.
 
+mod mount;
+
 use bundle_tools::image::Healthcheck;
 
 use super::ParseError;
@@ -147,6 +149,7 @@ impl Parser {
     fn run(&mut self, rest: &str) -> Parsed<Run> {
         let (flags, rest) = flags(rest);
         let mut network = None;
+        let mut mounts = Vec::new();
         for (name, value) in flags {
             match name {
                 "network" => network = Some(value.unwrap_or_default().to_owned()),
@@ -154,9 +157,7 @@ impl Parser {
                 "security" => {
                     return Err("RUN --security=insecure is not supported".to_owned());
                 }
-                "mount" => {
-                    return Err("RUN --mount is not supported".to_owned());
-                }
+                "mount" => mounts.push(mount::mount(value.unwrap_or_default())?),
                 other => return Err(unknown_flag("RUN", other)),
             }
         }
@@ -166,6 +167,7 @@ impl Parser {
         Ok(Run {
             command: command(rest),
             network,
+            mounts,
             heredocs: std::mem::take(&mut self.heredocs),
         })
     }

@@ -224,11 +224,17 @@ impl Plan {
     /// Where a `COPY` in stage `current` takes its files from.
     #[must_use]
     pub fn origin(&self, copy: &Copy, current: usize) -> Origin {
-        match &copy.from {
+        self.origin_of(copy.from.as_deref(), current)
+    }
+
+    /// What `from` means in stage `current`.
+    #[must_use]
+    pub fn origin_of(&self, from: Option<&str>, current: usize) -> Origin {
+        match from {
             None => Origin::Context,
             Some(from) => match self.stage(from, current) {
                 Some(stage) => Origin::Stage(stage),
-                None => Origin::Image(from.clone()),
+                None => Origin::Image(from.to_owned()),
             },
         }
     }
@@ -243,11 +249,20 @@ impl Plan {
             needs.push(base);
         }
         for step in &self.stages[stage].steps {
-            if let Instruction::Copy(copy) = &step.instruction
-                && let Origin::Stage(from) = self.origin(copy, stage)
-            {
-                needs.push(from);
-            }
+            let origins: Vec<Origin> = match &step.instruction {
+                Instruction::Copy(copy) => vec![self.origin(copy, stage)],
+                Instruction::Run(run) => {
+                    let mounts = run.mounts.iter();
+                    mounts
+                        .map(|mount| self.origin_of(mount.from.as_deref(), stage))
+                        .collect()
+                }
+                _ => Vec::new(),
+            };
+            needs.extend(origins.into_iter().filter_map(|origin| match origin {
+                Origin::Stage(stage) => Some(stage),
+                _ => None,
+            }));
         }
         for need in needs {
             self.need(need);

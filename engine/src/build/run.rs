@@ -14,6 +14,7 @@ use super::cache::Key;
 use super::copy::{Manner, Owner, Target};
 use super::ignore::Ignore;
 use super::instruction::{Command, Run};
+use super::mount::Mounts;
 use super::stage::{Builder, PROXY_ARGS, State};
 use super::{Error, FileContext, Result, config};
 use crate::container::model::Options;
@@ -39,7 +40,13 @@ const MOUNT_POINTS: [&str; 8] = [
 struct Script(String);
 
 impl<'b> Builder<'b> {
-    pub(super) fn run(&mut self, state: &mut State, run: &Run, is_last: bool) -> Result<()> {
+    pub(super) fn run(
+        &mut self,
+        state: &mut State,
+        run: &Run,
+        stage: usize,
+        is_last: bool,
+    ) -> Result<()> {
         let (words, script) = command_line(state, run);
         let network = self.network(run)?;
         let args = visible_args(state);
@@ -56,10 +63,17 @@ impl<'b> Builder<'b> {
         if let Some(script) = &script {
             key.add(script.0.as_bytes());
         }
+        self.add_mounts(&mut key, state, &run.mounts, stage)?;
         self.layer(state, (key, text), is_last, |builder, state| {
-            builder
-                .execute(state, words, network, args, script)
-                .map(Some)
+            let mounts = builder.prepare_mounts(state, &run.mounts, stage)?;
+            let command = Prepared {
+                words,
+                network,
+                args,
+                script,
+                mounts,
+            };
+            builder.execute(state, command).map(Some)
         })
     }
 
@@ -72,14 +86,7 @@ impl<'b> Builder<'b> {
         }
     }
 
-    fn execute(
-        &self,
-        state: &State,
-        words: Vec<String>,
-        network: network::Mode,
-        args: BTreeMap<String, String>,
-        script: Option<Script>,
-    ) -> Result<Step<'b>> {
+    fn execute(&self, state: &State, command: Prepared<'b>) -> Result<Step<'b>> {
         let mut image = state.as_image();
         // Nothing of the caller's own environment (CVE-2021-3602): the image's, the arguments, and proxies that were
         // given for the build.
@@ -87,22 +94,27 @@ impl<'b> Builder<'b> {
             let value = self.options.build_args.get(name)?;
             Some((name.to_owned(), value.clone()))
         });
-        for (name, value) in proxies.chain(args) {
+        for (name, value) in proxies.chain(command.args) {
             if config::env(&image.config.config, &name).is_none() {
                 config::set_env(&mut image.config.config, &name, &value);
             }
         }
+        for (name, value) in &command.mounts.env {
+            config::set_env(&mut image.config.config, name, value);
+        }
         let options = Options {
             image: "build".to_owned(),
-            command: words,
+            command: command.words,
             entrypoint: Some(Vec::new()),
-            network,
+            network: command.network,
+            volumes: command.mounts.volumes.clone(),
+            tmpfs: command.mounts.tmpfs.clone(),
             add_hosts: self.options.add_hosts.clone(),
             ..Options::default()
         };
         let mut step = Step::mount(self.store, self.programs, &image, options)?;
-        let before = MountPoints::look(&step.root())?;
-        if let Some(script) = &script {
+        let before = MountPoints::look(&step.root(), &command.mounts.targets)?;
+        if let Some(script) = &command.script {
             script.write(&step.root())?;
         }
         let streams = self
@@ -118,6 +130,15 @@ impl<'b> Builder<'b> {
         before.remove_new(&step.upper())?;
         Ok(step)
     }
+}
+
+/// A command with all it needs.
+struct Prepared<'b> {
+    words: Vec<String>,
+    network: network::Mode,
+    args: BTreeMap<String, String>,
+    script: Option<Script>,
+    mounts: Mounts<'b>,
 }
 
 /// The words to run, and a script that has to lie in the container first.
@@ -165,69 +186,85 @@ impl Script {
     fn write(&self, root: &Path) -> Result<()> {
         let manner = Manner {
             owner: Owner::Ids(0, 0),
-            mode: Some(0o755),
+            mode: None,
             exclude: Ignore::default(),
             devices: false,
         };
         let mut target = Target::open(root)?;
-        target.write(
-            self.0.as_bytes(),
-            SCRIPT.trim_start_matches('/').as_bytes(),
-            &manner,
-        )
+        let path = SCRIPT.trim_start_matches('/').as_bytes();
+        target.write(&mut self.0.as_bytes(), 0o755, None, path, &manner)
     }
 }
 
-/// What was at the mount points before the runtime made what it needs.
+/// What was at the mount points before the runtime made what it needs; the deepest come first.
 struct MountPoints {
     /// Those where nothing was.
-    missing: Vec<&'static str>,
-    /// `/etc`, if it was there.
-    etc: Option<Stat>,
+    missing: Vec<String>,
+    /// Directories that were there.
+    directories: Vec<(String, Stat)>,
 }
 
 impl MountPoints {
-    fn look(root: &Path) -> Result<MountPoints> {
+    fn look(root: &Path, targets: &[String]) -> Result<MountPoints> {
         let directory = File::open(root).doing("open", root)?;
-        let found = |path: &str| rooted::walk(&directory, path.as_bytes());
-        let etc = match found("etc") {
-            Ok(found) => Some(fstat(&found.fd).doing("stat", &root.join("etc"))?),
-            Err(_) => None,
+        let mut before = MountPoints {
+            missing: Vec::new(),
+            directories: Vec::new(),
         };
-        Ok(MountPoints {
-            missing: MOUNT_POINTS
-                .into_iter()
-                .filter(|path| found(path).is_err())
-                .collect(),
-            etc,
-        })
+        for path in candidates(targets) {
+            let found =
+                rooted::walk(&directory, path.as_bytes()).and_then(|found| Ok(fstat(&found.fd)?));
+            match found {
+                Err(_) => before.missing.push(path),
+                Ok(stat) => before.directories.push((path, stat)),
+            }
+        }
+        Ok(before)
     }
 
     /// Takes away what was made for mounts and is still as empty as it was made. The command may have put anything in
     /// its place, a link to elsewhere too (CVE-2024-23652): no link is followed.
     fn remove_new(&self, upper: &Path) -> Result<()> {
-        let directory = File::open(upper).doing("open", upper)?;
+        let root = File::open(upper).doing("open", upper)?;
         for path in &self.missing {
-            remove_empty(&directory, path).doing("remove", &upper.join(path))?;
+            remove_empty(&root, path, |_| true).doing("remove", &upper.join(path))?;
         }
-        let touched = self.missing.iter().any(|path| path.starts_with("etc/"));
-        if let (true, Some(before)) = (touched, &self.etc) {
-            // Copied up for the files in it alone: then it is no change.
-            let now = statat(&directory, "etc", AtFlags::SYMLINK_NOFOLLOW);
-            let is_same = |now: &Stat| {
-                (now.st_mode, now.st_uid, now.st_gid)
-                    == (before.st_mode, before.st_uid, before.st_gid)
-            };
-            if now.is_ok_and(|now| is_same(&now)) {
-                // Not empty: then the command has changed something in it.
-                let _ = unlinkat(&directory, "etc", AtFlags::REMOVEDIR);
+        for (path, before) in &self.directories {
+            let prefix = format!("{path}/");
+            // Copied up for what was made in it alone: then it is no change. With something else in it, it stays.
+            if self.missing.iter().any(|made| made.starts_with(&prefix)) {
+                let is_as_before = |now: &Stat| {
+                    (now.st_mode, now.st_uid, now.st_gid)
+                        == (before.st_mode, before.st_uid, before.st_gid)
+                };
+                remove_empty(&root, path, is_as_before).doing("remove", &upper.join(path))?;
             }
         }
         Ok(())
     }
 }
 
-fn remove_empty(root: &File, path: &str) -> rustix::io::Result<()> {
+/// The usual mount points and those of `targets`, each before the directories it is in.
+fn candidates(targets: &[String]) -> Vec<String> {
+    let mut paths: Vec<String> = MOUNT_POINTS.map(str::to_owned).to_vec();
+    for target in targets {
+        let mut path = target.trim_start_matches('/');
+        while !path.is_empty() {
+            paths.push(path.to_owned());
+            path = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+        }
+    }
+    paths.sort_by_key(|path| std::cmp::Reverse(path.matches('/').count()));
+    paths.dedup();
+    paths
+}
+
+/// Removes an empty directory or file of which `condition` holds.
+fn remove_empty(
+    root: &File,
+    path: &str,
+    condition: impl Fn(&Stat) -> bool,
+) -> rustix::io::Result<()> {
     let (parent, name) = path.rsplit_once('/').unwrap_or((".", path));
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
@@ -239,6 +276,9 @@ fn remove_empty(root: &File, path: &str) -> rustix::io::Result<()> {
         Err(Errno::NOENT) => return Ok(()),
         other => other?,
     };
+    if !condition(&stat) {
+        return Ok(());
+    }
     let result = match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => unlinkat(&parent, name, AtFlags::REMOVEDIR),
         // The script has no place in the layer, empty or not.

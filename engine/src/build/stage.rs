@@ -9,7 +9,7 @@ use super::cache::{self, Key, Record};
 use super::digest::FileDigests;
 use super::ignore::Ignore;
 use super::instruction::{Instruction, Step};
-use super::plan::{Base, Plan};
+use super::plan::{Base, Origin, Plan};
 use super::tree::Tree;
 use super::word::{self, Lookup};
 use super::{Error, Options, Progress, PullPolicy, Result, config, parse};
@@ -226,10 +226,22 @@ impl<'b> Builder<'b> {
             let known = state.blobs.get(diff_id);
             blobs.push(match known {
                 Some(blob) if built::has_blob(self.store, blob)? => blob.clone(),
-                _ => built::blob_of_layer(self.store, &chain, diff_id)?,
+                _ => self.packed(&chain, diff_id)?,
             });
         }
         Ok(blobs)
+    }
+
+    /// The archive of a layer of a stage that was no image's until now.
+    fn packed(&self, chain: &Digest, diff_id: &Digest) -> Result<Descriptor> {
+        if let Some(blob) = cache::blob(self.store, diff_id)
+            && built::has_blob(self.store, &blob)?
+        {
+            return Ok(blob);
+        }
+        let blob = built::blob_of_layer(self.store, chain, diff_id)?;
+        cache::keep_blob(self.store, diff_id, &blob)?;
+        Ok(blob)
     }
 
     fn stage(&mut self, index: usize, is_last: bool) -> Result<State> {
@@ -265,7 +277,7 @@ impl<'b> Builder<'b> {
         }
     }
 
-    fn give_up_if_asked(&self) -> Result<()> {
+    pub(super) fn give_up_if_asked(&self) -> Result<()> {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let Some(cancel) = self.progress.cancel() else {
             return Ok(());
@@ -373,9 +385,22 @@ impl<'b> Builder<'b> {
         Ok(image)
     }
 
+    /// What a stage has come to, or an image is.
+    pub(super) fn state_of(&mut self, origin: &Origin) -> Result<State> {
+        match origin {
+            Origin::Stage(index) => Ok(self.done.get(index).cloned().unwrap_or_default()),
+            Origin::Image(name) => {
+                let image = self.image(name, None)?;
+                image::lower_directories(self.store, &image)?;
+                Ok(State::of(image.config))
+            }
+            Origin::Context => Ok(State::default()),
+        }
+    }
+
     fn step(&mut self, state: &mut State, step: &Step, stage: usize, is_last: bool) -> Result<()> {
         match &step.instruction {
-            Instruction::Run(run) => self.run(state, run, is_last),
+            Instruction::Run(run) => self.run(state, run, stage, is_last),
             Instruction::Copy(copy) => self.copy(state, "COPY", copy, stage, is_last),
             Instruction::Add(copy) => self.copy(state, "ADD", copy, stage, is_last),
             Instruction::Workdir(path) => {

@@ -12,6 +12,7 @@ use rustix::fs::{FileType, OFlags};
 use super::cache::Key;
 use super::copy::{Manner, Owner, Target};
 use super::digest;
+use super::fetch::{self, Fetched};
 use super::ignore::Ignore;
 use super::instruction::Copy;
 use super::lines::Heredoc;
@@ -29,6 +30,8 @@ const BLOCK: usize = 512;
 struct Transfer {
     sources: Vec<String>,
     files: Vec<(String, String)>,
+    fetched: Vec<Fetched>,
+    checksum: Option<String>,
     /// Relative to the root; empty for the root itself.
     destination: Vec<u8>,
     /// What is copied gets into the destination, not in its place.
@@ -40,6 +43,26 @@ struct Transfer {
     unpack: bool,
 }
 
+impl Transfer {
+    /// The instruction as the history has it.
+    fn text(&self, keyword: &str, copy: &Copy) -> String {
+        let mut words = vec![keyword.to_owned()];
+        if let Some(from) = &copy.from {
+            words.push(format!("--from={from}"));
+        }
+        if let Some(chown) = &self.chown {
+            words.push(format!("--chown={chown}"));
+        }
+        if let Some(mode) = self.mode {
+            words.push(format!("--chmod={mode:o}"));
+        }
+        words.extend(self.files.iter().map(|(name, _)| format!("<<{name}")));
+        words.extend(self.sources.iter().cloned());
+        words.push(copy.destination.clone());
+        words.join(" ")
+    }
+}
+
 impl<'b> Builder<'b> {
     pub(super) fn copy(
         &mut self,
@@ -49,29 +72,10 @@ impl<'b> Builder<'b> {
         stage: usize,
         is_last: bool,
     ) -> Result<()> {
-        if let Some(address) = copy.sources.iter().find(|source| is_address(source)) {
-            return Err(Error::Invalid(format!(
-                "{keyword} {address}: fetching addresses is not supported; RUN can fetch it"
-            )));
-        }
-        let transfer = self.transfer(state, keyword, copy)?;
+        let mut transfer = self.transfer(state, keyword, copy)?;
+        let text = transfer.text(keyword, copy);
+        self.fetch(keyword, &mut transfer)?;
         let origin = self.plan.origin(copy, stage);
-        let mut text = keyword.to_owned();
-        if let Some(from) = &copy.from {
-            text.push_str(&format!(" --from={from}"));
-        }
-        if let Some(chown) = &transfer.chown {
-            text.push_str(&format!(" --chown={chown}"));
-        }
-        if let Some(mode) = transfer.mode {
-            text.push_str(&format!(" --chmod={mode:o}"));
-        }
-        let names = transfer.files.iter().map(|(name, _)| format!("<<{name}"));
-        for name in names.chain(transfer.sources.iter().cloned()) {
-            text.push_str(&format!(" {name}"));
-        }
-        text.push_str(&format!(" {}", copy.destination));
-
         let mut key = Key::new(state.chain().as_ref(), &state.config);
         key.add(text.as_bytes());
         key.add(
@@ -86,6 +90,9 @@ impl<'b> Builder<'b> {
         for (_, content) in &transfer.files {
             key.add(content.as_bytes());
         }
+        for fetched in &transfer.fetched {
+            key.add(fetched.digest.as_str().as_bytes());
+        }
         match origin {
             Origin::Context => {
                 self.add_digests(&mut key, &transfer)?;
@@ -96,14 +103,8 @@ impl<'b> Builder<'b> {
                     Ok(Some(step))
                 })
             }
-            Origin::Stage(index) => {
-                let from = self.done.get(&index).cloned().unwrap_or_default();
-                self.copy_from(state, (key, text), is_last, &transfer, &from)
-            }
-            Origin::Image(name) => {
-                let image = self.image(&name, None)?;
-                crate::image::lower_directories(self.store, &image)?;
-                let from = State::of(image.config);
+            origin => {
+                let from = self.state_of(&origin)?;
                 self.copy_from(state, (key, text), is_last, &transfer, &from)
             }
         }
@@ -132,6 +133,27 @@ impl<'b> Builder<'b> {
                 .map_err(|error| name_tree(error, "the stage or image it is copied from"))?;
             Ok(Some(step))
         })
+    }
+
+    /// Fetches the sources that are addresses.
+    fn fetch(&self, keyword: &str, transfer: &mut Transfer) -> Result<()> {
+        let (addresses, sources) = std::mem::take(&mut transfer.sources)
+            .into_iter()
+            .partition(|source| fetch::is_address(source));
+        transfer.sources = sources;
+        for address in addresses {
+            if keyword != "ADD" {
+                return Err(Error::Invalid(format!(
+                    "{keyword} takes files of the context; ADD fetches {address}"
+                )));
+            }
+            let checksum = transfer.checksum.as_deref();
+            let go_on = || self.give_up_if_asked();
+            transfer
+                .fetched
+                .push(fetch::fetch(self.store, &address, checksum, &go_on)?);
+        }
+        Ok(())
     }
 
     fn add_digests(&mut self, key: &mut Key, transfer: &Transfer) -> Result<()> {
@@ -163,6 +185,8 @@ impl<'b> Builder<'b> {
         let files = copy.heredocs.iter().map(|it| self.file(state, it));
         Ok(Transfer {
             files: files.collect::<Result<_>>()?,
+            fetched: Vec::new(),
+            checksum: copy.checksum.as_ref().map(expand).transpose()?,
             destination: whole.trim_start_matches('/').as_bytes().to_vec(),
             into: into || whole == "/",
             chown,
@@ -219,10 +243,6 @@ fn name_tree(error: Error, name: &str) -> Error {
     }
 }
 
-fn is_address(source: &str) -> bool {
-    source.starts_with("http://") || source.starts_with("https://") || source.starts_with("git@")
-}
-
 fn octal(keyword: &str, text: &str) -> Result<u32> {
     u32::from_str_radix(text, 8)
         .ok()
@@ -266,7 +286,7 @@ fn carry_out(
         let tree = tree.ok_or(Error::NoContext)?;
         found.extend(tree.find(source)?);
     }
-    let several = found.len() + transfer.files.len() > 1;
+    let several = found.len() + transfer.files.len() + transfer.fetched.len() > 1;
     let destination = &transfer.destination;
     let is_there = target.is_directory(destination);
     if several && !transfer.into && !is_there && !transfer.parents {
@@ -284,7 +304,24 @@ fn carry_out(
         }
     };
     for (name, content) in &transfer.files {
-        target.write(content.as_bytes(), &within(name.as_bytes()), &manner)?;
+        let path = within(name.as_bytes());
+        target.write(&mut content.as_bytes(), 0o644, None, &path, &manner)?;
+    }
+    for fetched in &transfer.fetched {
+        let name = match fetched.name() {
+            Some(name) => name,
+            None if !into => "",
+            None => {
+                return Err(Error::Invalid(format!(
+                    "{} has no file name: give the file a name at the destination",
+                    fetched.address
+                )));
+            }
+        };
+        let path = within(name.as_bytes());
+        let mut content = &fetched.content;
+        // As docker has it: for root alone, and as old as the server says.
+        target.write(&mut content, 0o600, fetched.modified, &path, &manner)?;
     }
     if let Some(tree) = tree {
         for found in &found {

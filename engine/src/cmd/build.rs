@@ -1,9 +1,11 @@
 //! `build`: an image by a Dockerfile, with what happens as lines of text.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Seek, Write, stderr, stdin, stdout};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -70,6 +72,9 @@ pub(crate) struct Build {
     /// Line for /etc/hosts of RUN
     #[arg(long, value_name = "HOST:ADDRESS")]
     add_host: Vec<String>,
+    /// What RUN --mount=type=secret may see: id=ID[,src=FILE|,env=VARIABLE]
+    #[arg(long, value_name = "SECRET")]
+    secret: Vec<String>,
     /// Print nothing but the image's id
     #[arg(short, long)]
     quiet: bool,
@@ -168,6 +173,7 @@ impl Build {
             },
             pull_options: self.registry.options()?,
             labels: labels(&self.label)?,
+            secrets: secrets(&self.secret)?,
             network: match self.network.as_str() {
                 "default" | "bridge" => Mode::default(),
                 "none" => Mode::None,
@@ -199,6 +205,40 @@ fn labels(list: &[String]) -> Result<BTreeMap<String, String>> {
             Ok((name.to_owned(), value.to_owned()))
         })
         .collect()
+}
+
+/// `id=ID`, and where it is: a file, or a variable of our environment; without either, both by the id's name.
+fn secrets(list: &[String]) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut secrets = BTreeMap::new();
+    for entry in list {
+        let mut fields: BTreeMap<&str, &str> = entry
+            .split(',')
+            .filter_map(|field| field.split_once('='))
+            .collect();
+        let id = fields
+            .remove("id")
+            .with_context(|| format!("invalid --secret {entry:?}: expected id=ID,src=FILE"))?;
+        let kind = fields.remove("type");
+        let file = fields.remove("src").or_else(|| fields.remove("source"));
+        let variable = fields.remove("env");
+        if let Some(name) = fields.keys().next() {
+            bail!("invalid --secret {entry:?}: there is no {name:?}");
+        }
+        let from_environment = |name: &str| std::env::var_os(name).map(OsString::into_vec);
+        let secret = match (file, variable) {
+            (Some(name), None) if kind == Some("env") => from_environment(name),
+            (Some(file), None) => {
+                Some(fs::read(file).with_context(|| format!("cannot read secret {file}"))?)
+            }
+            (None, Some(name)) => from_environment(name),
+            (None, None) => from_environment(id).or_else(|| fs::read(id).ok()),
+            (Some(_), Some(_)) => bail!("invalid --secret {entry:?}: src or env, not both"),
+        };
+        let secret =
+            secret.with_context(|| format!("secret {id}: there is no such file or variable"))?;
+        secrets.insert(id.to_owned(), secret);
+    }
+    Ok(secrets)
 }
 
 /// A file's name, its text, and the ignore file that belongs to it.

@@ -6,8 +6,8 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use super::{
-    Context, attach, commit, create, exec, export, inspect, kill, logs, pause, port, prune, ps,
-    rename, rm, run, start, stats, stop, top, update, wait,
+    Context, attach, commit, cp, create, diff, exec, export, inspect, kill, logs, pause, port,
+    prune, ps, rename, rm, run, start, stats, stop, top, update, wait,
 };
 
 /// Everything that is done with a container. One definition serves `qengine X` and `qengine container X`.
@@ -25,6 +25,8 @@ pub(crate) enum ContainerCommand {
     Attach(attach::Attach),
     Wait(wait::Wait),
     Commit(commit::Commit),
+    Cp(cp::Cp),
+    Diff(diff::Diff),
     Export(export::Export),
     Pause(pause::Pause),
     Unpause(pause::Unpause),
@@ -77,6 +79,8 @@ impl ContainerCommand {
             ContainerCommand::Attach(command) => command.run(context),
             ContainerCommand::Wait(command) => command.run(context),
             ContainerCommand::Commit(command) => command.run(context),
+            ContainerCommand::Cp(command) => command.run(context),
+            ContainerCommand::Diff(command) => command.run(context),
             ContainerCommand::Export(command) => command.run(&context.store),
             ContainerCommand::Pause(command) => command.run(context),
             ContainerCommand::Unpause(command) => command.run(context),

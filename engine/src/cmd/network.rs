@@ -144,7 +144,7 @@ impl Network {
             Command::Inspect(command) => command.run(store),
             Command::Rm(command) => command.run(store),
             Command::Prune(command) => command.run(store),
-            Command::Reload(command) => command.run(store),
+            Command::Reload(command) => command.run(context),
             Command::Connect(command) => command.run(context),
             Command::Disconnect(command) => command.run(context),
         }
@@ -256,9 +256,16 @@ impl Prune {
 }
 
 impl Reload {
-    fn run(self, store: &Store) -> Result<ExitCode> {
+    fn run(self, context: &Context) -> Result<ExitCode> {
+        let store = &context.store;
+        let reload = || -> Result<Vec<String>> {
+            let ids = network::reload(store)?;
+            let programs = &context.programs;
+            network::names::ensure_all(store, &programs.engine, &programs.engine_arguments)?;
+            Ok(ids)
+        };
         if self.all {
-            for id in network::reload(store)? {
+            for id in reload()? {
                 say(format_args!("{id}"))?;
             }
             return Ok(ExitCode::SUCCESS);
@@ -269,7 +276,7 @@ impl Reload {
             // Once is enough for all.
             let ids = match &connected {
                 Some(ids) => ids,
-                None => connected.insert(network::reload(store)?),
+                None => connected.insert(reload()?),
             };
             if !ids.contains(&id) {
                 anyhow::bail!("container {name} is not connected to a network now");

@@ -181,6 +181,7 @@ fn tell(event: &Event<'_>, is_detached: bool) {
         ),
         Event::Closed(listen) => format!("{listen} closed"),
         Event::Unavailable { listen, error } => format!("cannot listen on {listen}: {error}"),
+        Event::Trouble(error) => format!("cannot find out what is published: {error}"),
         Event::Exhausted(error) => format!("cannot accept connections for now: {error}"),
         Event::Ready if is_detached => {
             // Whoever waits for it reads the other end of our standard output.
@@ -201,6 +202,9 @@ fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
 }
 
+/// A log longer than this is begun anew.
+const LOG_LIMIT: u64 = 1 << 20;
+
 /// Starts the same command in the background and waits until it serves, or says why not.
 fn detach(context: &Context, log: &str, words: &[&str]) -> Result<ExitCode> {
     let directory = context.store.run().join("portmap");
@@ -208,7 +212,11 @@ fn detach(context: &Context, log: &str, words: &[&str]) -> Result<ExitCode> {
     let path = directory.join(log);
     let open = || File::options().append(true).create(true).open(&path);
     let file = open().with_context(|| format!("cannot open {}", path.display()))?;
-    let before = file.metadata().map_or(0, |metadata| metadata.len());
+    let mut before = file.metadata().map_or(0, |metadata| metadata.len());
+    if before > LOG_LIMIT {
+        file.set_len(0)?;
+        before = 0;
+    }
     let (word, rest) = words.split_first().context("no command")?;
     let mut child = std::process::Command::new(&context.programs.engine)
         .args(&context.programs.engine_arguments)

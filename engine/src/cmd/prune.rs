@@ -1,12 +1,13 @@
 //! What the `prune` commands share: the question, the filters, and what is removed.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, Write};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
 use jiff::Timestamp;
-use qengine::container;
+use qengine::container::prune::prune;
 use qengine::container::volumes::users;
 use qengine::store::Store;
 use qengine::{network, volume};
@@ -40,13 +41,19 @@ impl Containers {
 
 /// Asks before things are removed. The answer comes from standard input, terminal or not; its end is a no.
 pub(super) fn confirm(doomed: &[&str]) -> Result<bool> {
-    if let [one] = doomed {
-        return super::confirm(&format!("This will remove {one}."));
+    let mut out = std::io::stdout();
+    writeln!(out, "WARNING! This will remove:")?;
+    for line in doomed {
+        writeln!(out, "  - {line}")?;
     }
-    super::confirm(&format!(
-        "This will remove:\n  - {}\n",
-        doomed.join("\n  - ")
-    ))
+    write!(out, "\nAre you sure you want to continue? [y/N] ")?;
+    out.flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    if !answer.ends_with('\n') {
+        writeln!(out)?;
+    }
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// Which of the unused things are meant.
@@ -102,12 +109,12 @@ impl Filter {
 }
 
 /// Removes containers that do not run; returns the bytes they held.
-pub(super) fn containers(context: &Context, filter: &[String]) -> Result<u64> {
-    let mut freed = 0;
+pub(super) fn containers(context: &Context, filters: &[String]) -> Result<u64> {
     let mut heading = Some("Deleted Containers:");
-    for pruned in container::prune::prune(&context.store, &context.programs, filter)? {
-        headed(&mut heading, &pruned.id)?;
-        freed += pruned.size;
+    let mut freed = 0;
+    for container in prune(&context.store, &context.programs, filters)? {
+        headed(&mut heading, &container.id)?;
+        freed += container.size;
     }
     end(&heading)?;
     Ok(freed)

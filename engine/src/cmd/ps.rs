@@ -242,8 +242,9 @@ fn status(state: &State, live: Live, now: Timestamp) -> String {
 fn ports(handle: &Handle, state: &State, live: Live) -> String {
     match state.network.as_ref().filter(|_| live.is_running()) {
         Some(setup) if !setup.attachments.is_empty() => {
-            let exposed = &handle.config.image_config.config.exposed_ports;
-            describe_ports(&setup.ports, exposed.keys().map(String::as_str))
+            let of_image = handle.config.image_config.config.exposed_ports.keys();
+            let exposed = of_image.chain(&handle.config.options.expose);
+            describe_ports(&setup.ports, exposed.map(String::as_str))
         }
         _ => String::new(),
     }

@@ -8,8 +8,12 @@ use clap::Args;
 use qengine::network::names;
 use qengine::store::Store;
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::output::say;
+
+/// More than the questions and connections that are allowed at once need.
+const FILES: u64 = 4096;
 
 /// Resolve the names of a network for as long as containers are on it
 #[derive(Debug, Args)]
@@ -54,7 +58,12 @@ fn detach() -> Result<()> {
         // The one that listed them is among them, and is closed already.
         let _ = nix::unistd::close(number);
     }
-    Ok(())
+    // Each question that is passed on has sockets of its own.
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit
+        .maximum
+        .map_or(Some(FILES), |most| Some(most.min(FILES)));
+    setrlimit(Resource::Nofile, limit).context("cannot raise the number of open files")
 }
 
 /// Says one word to whoever started us, and lets go of the pipe: the end of it is the end of the message.

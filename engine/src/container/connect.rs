@@ -57,9 +57,12 @@ pub fn connect(
 /// # Errors
 /// When it is not on that network, or something of it can't be removed.
 pub fn disconnect(store: &Store, handle: &Handle, network: &str) -> Result<()> {
-    let network = network::find(store, network)?;
     let _lock = handle.lock()?;
     let mut handle = handle.latest()?;
+    let network = match network::find(store, network) {
+        Err(network::Error::NotFound(name)) if forget(&mut handle, &name)? => return Ok(()),
+        network => network?,
+    };
     let mut endpoints = endpoints(&handle, &network)?;
     let running = Running::of(store, &handle)?;
     let has = running
@@ -82,6 +85,20 @@ pub fn disconnect(store: &Store, handle: &Handle, network: &str) -> Result<()> {
     }
     tell(store, &handle, &network, "disconnect");
     Ok(())
+}
+
+/// Takes a network that was removed out of the record of a container; returns whether it was in it.
+fn forget(handle: &mut Handle, name: &str) -> Result<bool> {
+    let Mode::Networks(mut endpoints) = handle.config.options.network.clone() else {
+        return Ok(false);
+    };
+    let before = endpoints.len();
+    endpoints.retain(|endpoint| endpoint.network != name);
+    if endpoints.len() == before {
+        return Ok(false);
+    }
+    handle.change(|changes| changes.network = Some(Mode::Networks(endpoints)))?;
+    Ok(true)
 }
 
 /// The networks that a container shall be on, where that can be changed.

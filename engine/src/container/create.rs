@@ -41,7 +41,9 @@ pub fn create(store: &Store, image: &Image, options: Options, disposable: bool) 
             drop(reserve::release(store, &store.names().join(&name), &id));
             recover::discard(store, &id);
         })?;
-    store.emit(&handle.event("create"));
+    if !handle.config.options.build_step {
+        store.emit(&handle.event("create"));
+    }
     Ok(Created {
         handle,
         lock,

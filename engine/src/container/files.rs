@@ -22,11 +22,35 @@ pub(super) fn write(store: &Store, handle: &Handle, setup: &Setup) -> Result<()>
     let hostname = hostname(handle);
     let directory = handle.directory();
     write_readable(&directory.join("hostname"), &format!("{hostname}\n"))?;
+    if let Mode::Container(other) = &options.network
+        && copy_from(&store.container(other), directory, options)?
+    {
+        return Ok(());
+    }
     write_readable(&directory.join("hosts"), &hosts(options, &hostname, setup)?)?;
     write_readable(
         &directory.join("resolv.conf"),
         &resolv_conf(store, options, setup)?,
     )
+}
+
+/// Gives a container the names that the one has whose network it joins: with that network come its resolvers. Not if it
+/// says itself which it wants.
+fn copy_from(other: &Path, directory: &Path, options: &Options) -> Result<bool> {
+    let says_itself = options.resolv_file.is_some()
+        || !options.dns.is_empty()
+        || !options.dns_search.is_empty()
+        || !options.add_hosts.is_empty();
+    let files = ["hosts", "resolv.conf"];
+    if says_itself || !files.iter().all(|file| other.join(file).is_file()) {
+        return Ok(false);
+    }
+    for file in files {
+        let path = other.join(file);
+        let text = fs::read_to_string(&path).system("read", path)?;
+        write_readable(&directory.join(file), &text)?;
+    }
+    Ok(true)
 }
 
 /// Makes the files fit a container that was put on one more network, or taken off one, while it runs. What it has

@@ -78,7 +78,9 @@ pub(super) fn erase(
     let name = handle.name();
     reserve::release(store, &store.names().join(name), handle.id())?;
     erase_directory(store, handle.id())?;
-    store.emit(&handle.event("destroy"));
+    if !handle.config.options.build_step {
+        store.emit(&handle.event("destroy"));
+    }
     Ok(())
 }
 

@@ -82,6 +82,13 @@ impl<'s> Step<'s> {
         self.handle.upper()
     }
 
+    /// A directory of `<run>` that goes with the container.
+    pub(crate) fn private_directory(&self) -> Result<PathBuf> {
+        let directory = self.store.container_run(self.handle.id());
+        make_dir(&directory)?;
+        Ok(directory)
+    }
+
     /// Runs the container's command to its end, on the caller's streams. When `cancel` becomes readable the process
     /// is killed.
     pub(crate) fn run(

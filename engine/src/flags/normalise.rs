@@ -191,6 +191,11 @@ mod tests {
     }
 
     #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
     fn each_rule() {
         for (typed, meant) in [
             (

@@ -16,7 +16,7 @@ use bundle_tools::layer::diff;
 use bundle_tools::layout::{BlobWriter, Layout};
 
 use super::{Error, Image, Reference, Result, add, find, layers, layout, name, sync};
-use crate::store::{Context, Store};
+use crate::store::{Context, Event, Kind, Store};
 
 /// A layer that a step has made.
 #[derive(Debug, Clone)]
@@ -174,5 +174,10 @@ pub(crate) fn publish(
             Ok(())
         })?;
     }
-    find::load(&layout, &layout.index()?, &manifest)
+    let image = find::load(&layout, &layout.index()?, &manifest)?;
+    for name in names {
+        let event = Event::new(Kind::Image, "tag", image.id.to_string());
+        store.emit(&event.with("name", name.to_string()));
+    }
+    Ok(image)
 }

@@ -8,7 +8,6 @@
 //! is being connected is taken for dead.
 
 use std::fs;
-use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -20,11 +19,12 @@ use super::link::{self, Link, WaysOut};
 use super::member::{self, Member, lock_path};
 use super::netlink::Socket;
 use super::{
-    Attachment, Error, KernelContext, PacketFilter, PublishedPort, Result, Setup, Subnet, address,
+    Attachment, Error, PacketFilter, PublishedPort, Result, Setup, Subnet, Subnet6, address,
     definition, names, port,
 };
-use crate::store::{self, Context, Durability, Lock, Store, make_dir};
+use crate::store::{Context, Lock, Store, make_dir};
 
+mod forwarding;
 mod reload;
 
 pub use reload::{packet_filter, reload};
@@ -185,7 +185,7 @@ fn plug_in(store: &Store, id: &str, part: Part<'_>, netns: BorrowedFd<'_>) -> Re
                 work.plug(id, part, &bridges, netns)?;
                 work.rewrite_rules()?;
                 work.settle(part)?;
-                work.switch_forwarding_on()
+                work.switch_forwarding_on(part.attachments)
             })
         }
     }
@@ -322,12 +322,14 @@ impl<'a> Work<'a> {
 
     /// Lets the kernel pass packets on between interfaces; not without a packet filter, which would have to keep
     /// networks apart.
-    fn switch_forwarding_on(&self) -> Result<()> {
-        if self.is_filtered() {
-            switch_forwarding_on(self.store)
-        } else {
-            Ok(())
+    fn switch_forwarding_on(&self, attachments: &[Attachment]) -> Result<()> {
+        if !self.is_filtered() {
+            return Ok(());
         }
+        if attachments.iter().any(|one| one.ipv6.is_some()) {
+            forwarding::switch_ipv6_on()?;
+        }
+        forwarding::switch_on(self.store)
     }
 
     /// Makes the container's interfaces and configures them.
@@ -340,6 +342,10 @@ impl<'a> Work<'a> {
     ) -> Result<()> {
         for (attachment, bridge) in part.attachments.iter().zip(bridges) {
             member::write(self.store, id, &part.member(attachment))?;
+            if !self.is_filtered() {
+                // The bridge may be of a time when there was a filter that made it harmless.
+                link::route_loopback(&attachment.bridge, false)?;
+            }
             let made = link::create_pair(&mut self.socket, attachment, *bridge, netns);
             if is_exists(&made) {
                 // Left by a start of this very container that was killed; the name is nobody else's.
@@ -531,48 +537,33 @@ fn network_rule(attachment: &Attachment) -> NetworkRule {
     NetworkRule {
         bridge: attachment.bridge.clone(),
         subnet: Subnet::containing(address, attachment.prefix_length),
+        subnet6: attachment
+            .ipv6
+            .map(|side| Subnet6::containing(side.address, side.prefix_length)),
         internal: attachment.internal,
     }
 }
 
 fn port_rules(attachment: Option<&Attachment>, ports: &[PublishedPort]) -> Vec<PortRule> {
-    let Some(IpAddr::V4(target)) = attachment.map(|attachment| attachment.address) else {
+    let Some(attachment) = attachment else {
         return Vec::new();
+    };
+    let target = |host: IpAddr| match host {
+        IpAddr::V4(_) => Some(attachment.address),
+        IpAddr::V6(_) => Some(IpAddr::V6(attachment.ipv6?.address)),
     };
     ports
         .iter()
-        .filter_map(|port| match port.host_ip {
-            IpAddr::V4(host) => Some(PortRule {
-                host: (!host.is_unspecified()).then_some(host),
+        .filter_map(|port| {
+            Some(PortRule {
+                host: (!port.host_ip.is_unspecified()).then_some(port.host_ip),
                 protocol: port.protocol,
                 host_port: port.host_port,
-                target,
+                target: target(port.host_ip)?,
                 target_port: port.container_port,
-            }),
-            IpAddr::V6(_) => None,
+            })
         })
         .collect()
-}
-
-/// Lets the kernel pass packets on between interfaces. It stays on, as others may rely on it by the time we could
-/// switch it off; `<run>/network/.forwarding` tells that it was us.
-fn switch_forwarding_on(store: &Store) -> Result<()> {
-    let path = Path::new("/proc/sys/net/ipv4/ip_forward");
-    let value = fs::read(path).context("read", path)?;
-    if !value.starts_with(b"0") {
-        return Ok(());
-    }
-    fs::OpenOptions::new()
-        .write(true)
-        .open(path)
-        .and_then(|mut file| file.write_all(b"1"))
-        .kernel("switch on", "IP forwarding")?;
-    let record = member::directory(store).join(".forwarding");
-    Ok(store::write_atomic(
-        &record,
-        b"switched on\n",
-        Durability::Volatile,
-    )?)
 }
 
 fn is_exists(outcome: &Result<()>) -> bool {

@@ -4,9 +4,9 @@
 //! has it, else the iptables commands. A change is one transaction in either. Where neither is usable there are no
 //! rules: containers are reached by address from the host, and published ports are the userland forwarder's.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use super::{Error, Protocol, Result, Subnet, definition};
+use super::{Error, Protocol, Result, Subnet, Subnet6, definition};
 use crate::store::Store;
 
 mod command;
@@ -24,6 +24,8 @@ pub(super) struct NetworkRule {
     pub(super) bridge: String,
     /// Its addresses.
     pub(super) subnet: Subnet,
+    /// Its IPv6 addresses, if it has any.
+    pub(super) subnet6: Option<Subnet6>,
     /// No way to the outside, and none in.
     pub(super) internal: bool,
 }
@@ -32,13 +34,13 @@ pub(super) struct NetworkRule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PortRule {
     /// The address of the host it is published on; each when absent.
-    pub(super) host: Option<Ipv4Addr>,
+    pub(super) host: Option<IpAddr>,
     /// Which kind of port.
     pub(super) protocol: Protocol,
     /// The host's port.
     pub(super) host_port: u16,
-    /// The container's address.
-    pub(super) target: Ipv4Addr,
+    /// The container's address, of the same family.
+    pub(super) target: IpAddr,
     /// The container's port.
     pub(super) target_port: u16,
 }
@@ -51,6 +53,12 @@ pub(super) struct Rules {
 }
 
 impl Rules {
+    fn with_ipv6(&self) -> Option<&NetworkRule> {
+        self.networks
+            .iter()
+            .find(|network| network.subnet6.is_some())
+    }
+
     /// Adds a network that may be there already.
     pub(super) fn add_network(&mut self, network: NetworkRule) {
         if !self.networks.contains(&network) {
@@ -146,6 +154,12 @@ impl Firewall {
 
     /// Makes the rules be exactly these, whatever was there.
     pub(super) fn replace(&self, rules: &Rules) -> Result<()> {
+        if let (Backend::Iptables(_), Some(network)) = (&self.backend, rules.with_ipv6()) {
+            return Err(Error::Invalid(format!(
+                "bridge {} has IPv6, which needs nftables to keep it apart from others; this store uses iptables",
+                network.bridge
+            )));
+        }
         match &self.backend {
             Backend::Nftables { table, acceptance } => table
                 .replace(rules)

@@ -113,6 +113,21 @@ pub fn ensure(store: &Store, program: &Path, arguments: &[OsString], setup: &Set
     Ok(())
 }
 
+/// Sees to it that every network in use has its resolver.
+///
+/// # Errors
+/// When one can't be started.
+pub fn ensure_all(store: &Store, program: &Path, arguments: &[OsString]) -> Result<()> {
+    let mut setup = Setup::default();
+    for bridge in member::bridges(store)? {
+        let member = member::read_all(&bridge)?.into_iter().next();
+        setup
+            .attachments
+            .extend(member.map(|(_, member)| member.attachment));
+    }
+    ensure(store, program, arguments, &setup)
+}
+
 /// Starts a resolver and waits until it serves. It leaves this process's session by itself.
 fn start(program: &Path, arguments: &[OsString], attachment: &Attachment) -> Result<()> {
     let object = || format!("the resolver of network {}", attachment.network);
@@ -168,10 +183,10 @@ pub(super) fn redirects(directory: &Path) -> Vec<PortRule> {
     };
     [Protocol::Udp, Protocol::Tcp]
         .map(|protocol| PortRule {
-            host: Some(record.address),
+            host: Some(record.address.into()),
             protocol,
             host_port: PORT,
-            target: record.address,
+            target: record.address.into(),
             target_port: record.port,
         })
         .to_vec()

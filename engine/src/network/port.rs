@@ -5,8 +5,11 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
+
+use rustix::net::sockopt::{set_ipv6_v6only, set_socket_reuseaddr};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
 use super::{Error, PortHolder, PortMapping, Protocol, PublishedPort, Result};
 use crate::store::reserve::{self, Outcome};
@@ -41,6 +44,32 @@ pub(super) fn take_all(
     Ok(taken)
 }
 
+/// Takes what was taken on every IPv4 address, because no address was named, on every IPv6 address too.
+pub(super) fn take_ipv6_too(
+    store: &Store,
+    id: &str,
+    mappings: &[PortMapping],
+    taken: &mut Vec<PublishedPort>,
+) -> Result<()> {
+    let of_no_address = |port: &PublishedPort| {
+        let key = (port.container_port, port.protocol);
+        let mut mappings = mappings.iter();
+        port.host_ip.is_unspecified()
+            && mappings
+                .any(|one| one.host_ip.is_none() && (one.container_port, one.protocol) == key)
+    };
+    let wanted: Vec<_> = taken.iter().copied().filter(of_no_address).collect();
+    for port in wanted {
+        let port = PublishedPort {
+            host_ip: Ipv6Addr::UNSPECIFIED.into(),
+            ..port
+        };
+        take_one(store, id, &port)?;
+        taken.push(port);
+    }
+    Ok(())
+}
+
 /// Gives one port back.
 pub(super) fn give_back(store: &Store, port: &PublishedPort, id: &str) -> Result<()> {
     Ok(reserve::release(store, &link(store, port), id)?)
@@ -53,11 +82,6 @@ fn take(
     before: &[PublishedPort],
 ) -> Result<PublishedPort> {
     let host_ip = mapping.host_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    if let IpAddr::V6(address) = host_ip {
-        return Err(Error::Invalid(format!(
-            "can't publish on [{address}]: containers have no IPv6 addresses here"
-        )));
-    }
     let published = |host_port| PublishedPort {
         host_ip,
         host_port,
@@ -139,8 +163,9 @@ pub(crate) fn conflicting_holder(store: &Store, port: &PublishedPort) -> Result<
             continue;
         };
         let same = protocol == port.protocol.name() && number == port.host_port;
-        let overlap =
-            address == port.host_ip || address.is_unspecified() || port.host_ip.is_unspecified();
+        let of_one_family = address.is_ipv4() == port.host_ip.is_ipv4();
+        let overlap = address == port.host_ip
+            || of_one_family && (address.is_unspecified() || port.host_ip.is_unspecified());
         if !same || !overlap {
             continue;
         }
@@ -156,12 +181,33 @@ pub(crate) fn conflicting_holder(store: &Store, port: &PublishedPort) -> Result<
 /// on Linux ignores connections in TIME_WAIT but no listener.)
 fn try_bind(port: &PublishedPort) -> io::Result<()> {
     let address = (port.host_ip, port.host_port);
+    if let IpAddr::V6(address) = port.host_ip {
+        return try_bind6(
+            SocketAddrV6::new(address, port.host_port, 0, 0),
+            port.protocol,
+        );
+    }
     match port.protocol {
         Protocol::Tcp => TcpListener::bind(address).map(drop),
         Protocol::Udp => UdpSocket::bind(address).map(drop),
         // Not a port of the same space, and no host without the module has it.
         Protocol::Sctp => Ok(()),
     }
+}
+
+/// The same for IPv6 alone: `::` would stand for IPv4's `0.0.0.0` too, which is a port of its own here.
+fn try_bind6(address: SocketAddrV6, protocol: Protocol) -> io::Result<()> {
+    let kind = match protocol {
+        Protocol::Tcp => SocketType::STREAM,
+        Protocol::Udp => SocketType::DGRAM,
+        Protocol::Sctp => return Ok(()),
+    };
+    let socket = socket_with(AddressFamily::INET6, kind, SocketFlags::CLOEXEC, None)?;
+    set_ipv6_v6only(&socket, true)?;
+    if protocol == Protocol::Tcp {
+        set_socket_reuseaddr(&socket, true)?;
+    }
+    Ok(bind(&socket, &address)?)
 }
 
 fn random_from(first: u16, last: u16) -> Result<u16> {

@@ -24,8 +24,20 @@ pub fn reserve(store: &Store, id: &str, mode: &Mode, ports: &[PortMapping]) -> R
     };
     let reserved = reserve_addresses(store, id, endpoints, &mut setup).and_then(|()| {
         // Without an address there is nowhere for a port to lead; docker ignores them too.
-        if !setup.attachments.is_empty() {
-            setup.ports = port::take_all(store, id, ports)?;
+        let Some(first) = setup.attachments.first() else {
+            return Ok(());
+        };
+        let has_ipv6 = first.ipv6.is_some();
+        let on_ipv6 = |mapping: &&PortMapping| mapping.host_ip.is_some_and(|ip| ip.is_ipv6());
+        if let (false, Some(mapping)) = (has_ipv6, ports.iter().find(on_ipv6)) {
+            return Err(Error::Invalid(format!(
+                "can't publish port {} on an IPv6 address: network {} has no IPv6; make one with `network create --ipv6`",
+                mapping.container_port, first.network
+            )));
+        }
+        setup.ports = port::take_all(store, id, ports)?;
+        if has_ipv6 {
+            port::take_ipv6_too(store, id, ports, &mut setup.ports)?;
         }
         Ok(())
     });

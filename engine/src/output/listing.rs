@@ -52,11 +52,6 @@ impl Format {
         })
     }
 
-    /// Whether it is a table, the usual one or the user's.
-    pub(crate) fn is_table(&self) -> bool {
-        matches!(self, Format::Table | Format::Template { table: true, .. })
-    }
-
     /// Whether the template asks for this field: for what is costly to find out.
     pub(crate) fn mentions(&self, field: &str) -> bool {
         match self {

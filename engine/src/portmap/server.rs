@@ -68,7 +68,18 @@ async fn run(store: &Store, source: &Source, kind: Kind, report: Report) -> Resu
     let mut pause = RETRY.0;
     let mut is_first = true;
     loop {
-        server.become_what(&source.wanted(store, &watch)?).await;
+        let is_known = match source.wanted(store, &watch) {
+            Ok(wanted) => {
+                server.become_what(&wanted).await;
+                true
+            }
+            Err(error @ Error::Removed(_)) => return Err(error),
+            Err(error) if is_first => return Err(error),
+            Err(error) => {
+                (server.report)(Event::Trouble(&error));
+                false
+            }
+        };
         if is_first && kind == Kind::Forward {
             server.refuse_what_is_taken()?;
         }
@@ -85,7 +96,7 @@ async fn run(store: &Store, source: &Source, kind: Kind, report: Report) -> Resu
                 })?;
                 pause = RETRY.0;
             }
-            () = sleep(pause), if server.misses_any() => pause = (pause * 2).min(RETRY.1),
+            () = sleep(pause), if !is_known || server.misses_any() => pause = (pause * 2).min(RETRY.1),
         }
     }
 }

@@ -79,8 +79,8 @@ pub(super) async fn accept(
                 told = true;
                 sleep(PAUSE).await;
             }
-            // The client's business: it went away before we came.
-            Err(_) => tokio::task::yield_now().await,
+            // Mostly the client's business, which went away before we came; should it be ours, it does not cost much.
+            Err(_) => sleep(Duration::from_millis(1)).await,
         }
     }
 }

@@ -15,8 +15,9 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
     sockopt,
 };
-use rustix::net::sockopt::set_ipv6_v6only;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
+use rustix::io::Errno;
+use rustix::net::sockopt::{set_ipv6_v6only, set_socket_recv_buffer_size_force};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, bind, connect, socket_with};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -35,6 +36,9 @@ const UNANSWERED: Duration = Duration::from_secs(30);
 /// Sessions of one port at the same time.
 const SESSIONS: usize = 4096;
 
+/// Bytes of datagrams that may wait for us, with the kernel's own overhead.
+const WAITING: usize = 4 << 20;
+
 /// The longest datagram there is.
 const DATAGRAM: usize = 65536;
 
@@ -48,6 +52,8 @@ pub(super) fn open(address: SocketAddr) -> io::Result<UdpSocket> {
     } else {
         setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
     }
+    // All clients of the port share it. Refused, it has its usual size.
+    let _ = set_socket_recv_buffer_size_force(&socket, WAITING);
     bind(&socket, &address)?;
     UdpSocket::from_std(socket.into())
 }
@@ -129,11 +135,11 @@ impl Port {
             },
         };
         session.last.store(self.now(), Ordering::Relaxed);
+        // Straight to the kernel: the event loop does not know yet that a new socket can be written to.
+        let send = || rustix::net::send(&session.socket, datagram, SendFlags::DONTWAIT);
         // A refusal is of an earlier one; this one may be welcome.
-        if let Err(error) = session.socket.try_send(datagram)
-            && error.kind() == io::ErrorKind::ConnectionRefused
-        {
-            drop(session.socket.try_send(datagram));
+        if send() == Err(Errno::CONNREFUSED) {
+            let _ = send();
         }
     }
 

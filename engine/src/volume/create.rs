@@ -7,7 +7,9 @@ use std::os::unix::fs::DirBuilderExt;
 
 use jiff::Timestamp;
 
-use super::{DATA, DRIVER, Error, LOCK, RECORD, Result, Volume, check_name, device, home, load};
+use super::{
+    DATA, DRIVER, Error, LOCK, RECORD, Result, Volume, check_name, device, home, load, tell,
+};
 use crate::store::{self, Context, Durability, Lock, Store, make_dir};
 
 /// How the directories of volumes in the making begin; no volume's name does.
@@ -55,6 +57,7 @@ pub fn make(store: &Store, options: &CreateOptions) -> Result<(Volume, bool)> {
             return Ok((there, false));
         }
         if let Some(made) = publish(store, options)? {
+            tell(store, &made.name, "create");
             return Ok((made, true));
         }
         discard_remains(store, &options.name)?;

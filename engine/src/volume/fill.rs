@@ -83,7 +83,7 @@ fn fill(store: &Store, volume: &Volume, content: Content<'_>) -> Result<()> {
             .mode(0o700)
             .create(&fresh)
             .context("make", &fresh)?;
-        copy(volume, &source, &fresh)?;
+        copy(volume, &source, &fresh).inspect_err(|_| drop(remove(&fresh)))?;
         fs::rename(&fresh, &ready).context("rename", &ready)?;
     }
     move_over(&ready, &data)?;

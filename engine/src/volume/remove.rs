@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::ErrorKind;
 
-use super::{DATA, Error, Result, Volume, device, find, home, list, load};
+use super::{DATA, Error, Result, Volume, device, find, home, list, load, tell};
 use crate::store::{Context, Lock, Store, make_dir};
 
 /// Removes a volume that no container mentions; `users` tells which do.
@@ -45,6 +45,7 @@ fn erase(store: &Store, volume: &Volume) -> Result<()> {
     // Of an earlier life of the same name and pid.
     drop(fs::remove_dir_all(&target));
     fs::rename(&home, &target).context("remove", &home)?;
+    tell(store, &volume.name, "destroy");
     // It is gone from here on; what resists now is taken by the next removal of a container.
     drop(fs::remove_dir_all(&target));
     Ok(())

@@ -108,7 +108,9 @@ fn ps_prints_what_is_asked_for() {
     // But for the ages, which go on.
     let ids = |text: &str| -> Vec<Value> {
         let objects = text.lines().map(serde_json::from_str::<Value>);
-        objects.map(|object| object.unwrap()["ID"].clone()).collect()
+        objects
+            .map(|object| object.unwrap()["ID"].clone())
+            .collect()
     };
     assert_eq!(ids(&objects), ids(&ps("-a --format '{{json .}}'")));
     assert_eq!(ps("-lq"), ps("-n 1 -q"));

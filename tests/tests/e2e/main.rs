@@ -8,6 +8,7 @@
 mod archives;
 mod build;
 mod bundles;
+mod copy;
 mod errors;
 mod events;
 mod format;
@@ -44,6 +45,7 @@ fn main() -> std::process::ExitCode {
         archives::tests(),
         build::tests(),
         bundles::tests(),
+        copy::tests(),
         errors::tests(),
         events::tests(),
         format::tests(),

@@ -4,6 +4,7 @@ use std::net::UdpSocket;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use stack_tests::command::shell;
 use stack_tests::engine::Engine;
 use stack_tests::host;
 use stack_tests::http;
@@ -24,6 +25,10 @@ pub(crate) fn tests() -> Vec<Test> {
             a_running_container_is_connected_and_disconnected,
             a_stopped_container_is_connected_and_disconnected,
             published_ports_move_to_the_next_network,
+            ipv6_on_demand,
+            ipv4_networks_have_no_ipv6,
+            the_resolver_survives_what_clients_send,
+            name_servers_of_others_are_in_nobodys_way,
         ]
     )
 }
@@ -137,6 +142,10 @@ fn a_killed_resolver_is_replaced() {
         .code(0);
     let after = resolvers(&engine);
     assert!(after.len() == 1 && after != before, "{after:?}");
+    // Who joins a container's network has its names.
+    engine
+        .run("run --rm -net container:one base ping -c 1 -W 5 one")
+        .code(0);
     // The default network has none.
     engine.ok("rm -f one");
     engine.ok("run -d --name one base sleep 1000");
@@ -173,6 +182,18 @@ fn names_stay_on_their_network_and_others_are_passed_on() {
     assert!(!server.was_asked_for("stopped"));
     look("inside", "evil.example").code(1).out("NXDOMAIN");
     assert!(!server.was_asked_for("evil"));
+    // Not reachable, neither by name nor by address.
+    engine
+        .run(&format!("run --rm -n other base {PING} one"))
+        .code(1);
+    let address = engine.look("one", "/NetworkSettings/IPAddress");
+    let address = address.as_str().unwrap();
+    engine
+        .run(&format!("run --rm -n mine base {PING} {address}"))
+        .code(0);
+    engine
+        .run(&format!("run --rm -n other base {PING} {address}"))
+        .code(1);
     engine.ok("rm -f one");
     drop(neighbour);
 }
@@ -288,6 +309,9 @@ fn a_stopped_container_is_connected_and_disconnected() {
         .out("10.73.0.7/24")
         .no_out("10.72.0");
     engine.ok("stop -t 0 one");
+    // Gone while only a stopped container was on it.
+    engine.ok("network remove b");
+    engine.run("start one").code(1).err("network b not found");
     engine.ok("network disconnect b one");
     engine.ok("start one");
     engine.run("exec one ip -o link").out("lo").no_out("eth0");
@@ -318,3 +342,128 @@ fn published_ports_move_to_the_next_network() {
     engine.ok("network connect a one");
     until("it answers on a again", serves);
 }
+
+fn ipv6_on_demand() {
+    let engine = Engine::new().with_base();
+    let neighbour = Neighbour::new();
+    let links = host::links();
+    let link = links.iter().find(|link| *link != "lo").unwrap();
+    shell(&format!("ip -6 addr add fd99::1/64 dev {link} nodad"));
+    neighbour.visit(|| shell("ip -6 addr add fd99::2/64 dev far nodad"));
+    engine.ok("network create --ipv6 --subnet 10.72.0.0/24 --subnet fd00:72::1/64 six");
+    engine.ok("network create --ipv6 other");
+    engine
+        .run("network create --ipv6 --subnet fd00:72::/80 overlapping")
+        .code(1)
+        .err("overlaps with network six (fd00:72::/64)");
+    engine.ok(&format!(
+        "run -d --name one --ip6 fd00:72::9 -p 8080:80 -n six base {SERVER}"
+    ));
+    engine.ok("run -d --name two -n other base sleep 1000");
+    assert_eq!(
+        engine.look("one", "/NetworkSettings/Networks/six/GlobalIPv6Address"),
+        "fd00:72::9"
+    );
+    let run = |network: &str, what: &str| {
+        engine.run(&format!(
+            "run --rm -n {network} base ping -6 -c 1 -W 2 {what}"
+        ))
+    };
+    run("six", "one").code(0);
+    run("six", "fd00:72::9").code(0);
+    // Out, although the neighbour knows no way back; and not to another network.
+    run("six", "fd99::2").code(0);
+    run("other", "fd99::2").code(0);
+    run("other", "fd00:72::9").code(1);
+    let serves = |address: &str| {
+        let address = address.parse().unwrap();
+        http::request(address, "GET", "/", None)
+            .is_ok_and(|answer| answer.body == "served\n")
+            .then_some(())
+    };
+    until("the port answers the neighbour by IPv6", || {
+        neighbour.visit(|| serves("[fd99::1]:8080"))
+    });
+    until("the port answers the host by IPv6", || {
+        serves("[fd99::1]:8080")
+    });
+    until("the port answers by IPv4", || serves("127.0.0.1:8080"));
+    // From outside nothing but what is published.
+    neighbour.visit(|| {
+        shell("ip -6 route add fd00:72::/64 via fd99::1");
+        let direct = std::net::SocketAddr::from(([0xfd00, 0x72, 0, 0, 0, 0, 0, 9], 80));
+        assert!(std::net::TcpStream::connect_timeout(&direct, Duration::from_millis(700)).is_err());
+    });
+    engine
+        .run("exec one cat /proc/sys/net/ipv6/conf/eth0/accept_ra")
+        .out("0");
+    drop(neighbour);
+}
+
+fn ipv4_networks_have_no_ipv6() {
+    let engine = Engine::new().with_base();
+    engine.ok("network create four");
+    engine.ok("run -d --name one -n four base sleep 1000");
+    engine
+        .run("exec one ip -6 -o addr show dev eth0")
+        .code(0)
+        .no_out("inet6");
+    let bridges = shell("ip -6 -o addr show scope link");
+    assert!(!bridges.contains("qbr"), "{bridges}");
+    engine
+        .run("run --rm --ip6 fd00::5 -n four base true")
+        .code(125)
+        .err("has no IPv6");
+    engine
+        .run("run --rm -p [::]:8080:80 -n four base true")
+        .code(125)
+        .err("has no IPv6");
+    engine
+        .run("run --rm --ip 10.1.2.3 -n four base true")
+        .code(125)
+        .err("10.1.2.3");
+}
+
+fn the_resolver_survives_what_clients_send() {
+    let engine = Engine::new().with_base();
+    engine.ok("network create --subnet 10.72.0.0/24 mine");
+    engine.ok("run -d --name one -n mine base sleep 1000");
+    engine.ok("run -d --name bad -n mine base sleep 1000");
+    // Connections that say nothing, or say it slowly; and rubbish.
+    let script = "for n in $(seq 40); do (echo -n x; sleep 30) | nc 10.72.0.1 53 >/dev/null 2>&1 & done; \
+                  for n in $(seq 200); do head -c $((n * 3)) /dev/urandom | nc -u -w 0 10.72.0.1 53; done \
+                  >/dev/null 2>&1; true";
+    engine.ok(&format!("exec -d bad sh -c '{script}'"));
+    for _ in 0..5 {
+        engine.run(&format!("exec one {PING} bad")).code(0);
+    }
+    let resolver = resolvers(&engine);
+    assert_eq!(resolver.len(), 1);
+    engine.ok("rm -f bad");
+    engine.run(&format!("exec one {PING} one")).code(0);
+    assert_eq!(resolvers(&engine), resolver);
+}
+
+fn name_servers_of_others_are_in_nobodys_way() {
+    let engine = Engine::new().with_base();
+    let server = UdpSocket::bind("0.0.0.0:53").unwrap();
+    engine.ok("network create mine");
+    engine.ok("run -d --name one -n mine base sleep 1000");
+    engine
+        .run(&format!("run --rm -n mine base {PING} one"))
+        .code(0);
+    drop(server);
+    // Neither is ours in the way of another, nor does another's published port take ours over.
+    drop(UdpSocket::bind("0.0.0.0:53").unwrap());
+    engine.ok("run -d --name dns -p 53:53/udp -p 53:53 base sleep 1000");
+    engine
+        .run(&format!("run --rm -n mine base {PING} one"))
+        .code(0);
+    shell("nft flush ruleset");
+    engine.run(&format!("exec one {PING} one")).code(1);
+    engine.ok("network reload --all");
+    engine.run(&format!("exec one {PING} one")).code(0);
+}
+
+const SERVER: &str =
+    "sh -c 'mkdir /www; echo served > /www/index.html; exec httpd -f -p 80 -h /www'";

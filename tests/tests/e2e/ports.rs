@@ -45,22 +45,17 @@ fn sleeper(engine: &Engine, name: &str, flags: &str) {
 fn engine_with(firewall: &'static str) -> Engine {
     netns::isolate();
     if firewall == "iptables" {
-        for table in ["raw", "nat", "filter"] {
-            shell(&format!(
-                "iptables -t {table} -N used && iptables -t {table} -X used"
-            ));
-        }
-        for (table, chain) in [("raw", "PREROUTING"), ("filter", "FORWARD")] {
-            let rule = format!("{chain} -p 254 -j ACCEPT");
-            shell(&format!(
-                "iptables -t {table} -A {rule} && iptables -t {table} -D {rule}"
-            ));
-        }
-        for chain in ["PREROUTING", "OUTPUT", "POSTROUTING"] {
-            let rule = format!("{chain} -p 254 -j ACCEPT");
-            shell(&format!(
-                "iptables -t nat -A {rule} && iptables -t nat -D {rule}"
-            ));
+        let used = [
+            ("raw", "PREROUTING"),
+            ("filter", "FORWARD"),
+            ("nat", "PREROUTING"),
+            ("nat", "OUTPUT"),
+            ("nat", "POSTROUTING"),
+        ];
+        for (table, chain) in used {
+            for action in ["-A", "-D"] {
+                shell(&format!("iptables -t {table} {action} {chain} -p 254"));
+            }
         }
     }
     Engine::on_host().with_base().with_firewall(firewall)
@@ -295,13 +290,13 @@ fn rules_come_back_by_reload() {
     shell(&format!("ip link del {bridge}"));
     assert_eq!(reached(), None);
     engine.ok("network reload --all");
-    until("the bridge carries packets again", || reached());
+    until("the bridge carries packets again", reached);
     // The next start does it by itself.
     shell("nft flush ruleset");
     engine.ok("run --rm base true");
     until(
         "the start of another container has put the rules back",
-        || reached(),
+        reached,
     );
     engine.run("network reload nosuch").code(1).err("nosuch");
     engine.ok("create --name idle base true");

@@ -33,6 +33,9 @@ pub(crate) fn tests() -> Vec<Test> {
             read_only_root_with_writable_volumes,
             volumes_mounted_on_use,
             inspect_shows_mounts_as_docker_does,
+            an_images_volume_is_made_filled_and_removed,
+            killed_commands_leave_whole_volumes,
+            many_at_once_get_one_volume,
         ]
     )
 }
@@ -619,4 +622,92 @@ fn inspect_shows_mounts_as_docker_does() {
         binds,
         json!([format!("{}:/h:ro,rslave", host.display()), "data:/d:z"])
     );
+}
+
+fn an_images_volume_is_made_filled_and_removed() {
+    let engine = Engine::new().with_base();
+    fs::create_dir(engine.directory().join("context")).unwrap();
+    fs::write(
+        engine.directory().join("context/Dockerfile"),
+        "FROM base\nRUN mkdir -p /srv/a && echo one > /srv/a/x\nVOLUME /srv /empty\n",
+    )
+    .unwrap();
+    engine.ok("build -q -t app ~/context");
+    engine.ok("run --name first app sh -c 'cat /srv/a/x; echo two >> /srv/a/x'");
+    let volumes = names(&engine, "--filter dangling=false");
+    assert_eq!(volumes.len(), 2);
+    let name = mount_at(&engine, "first", "/srv")["Name"].clone();
+    let file = data(&engine, name.as_str().unwrap()).join("a/x");
+    assert_eq!(fs::read_to_string(file).unwrap(), "one\ntwo\n");
+    // Each container has its own, unless it says what goes there.
+    assert_eq!(engine.ok("run --rm app cat /srv/a/x"), "one");
+    assert_eq!(engine.ok("run --rm -v mine:/srv app cat /srv/a/x"), "one");
+    assert_eq!(engine.ok("run --rm --tmpfs /srv app ls /srv"), "");
+    assert_eq!(names(&engine, "").len(), 3);
+    engine.ok("rm -v first");
+    assert_eq!(names(&engine, ""), ["mine"]);
+}
+
+fn killed_commands_leave_whole_volumes() {
+    let engine = Engine::new().with_base();
+    with_app(&engine);
+    for step in 0..40u64 {
+        let name = format!("v{}", step % 4);
+        let lines = [
+            format!("run --rm --network none -v {name}:/srv app true"),
+            format!("volume rm {name}"),
+            format!("run --rm --network none -v {name}:/srv -v /anonymous app true"),
+            format!("volume create {name}"),
+        ];
+        let index = usize::try_from(step / 4).unwrap() % lines.len();
+        let mut child = engine.command(&lines[index]).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(step * step * 97 % 60_000));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        engine.ok("ps -aq");
+        let seen = engine.ok(&format!(
+            "run --rm --network none -v {name}:/srv app sh -c 'cat /srv/one /srv/sub/two; stat -c %u:%g:%a /srv; ls -A /srv | wc -l'"
+        ));
+        assert_eq!(
+            seen, "one\ntwo\n1000:1001:2750\n3",
+            "after `{}` was killed",
+            lines[index]
+        );
+        if step % 3 == 0 {
+            engine.ok(&format!("volume rm {name}"));
+        }
+    }
+    engine.ok("volume ls");
+    engine.ok("volume prune");
+    let left: Vec<String> = fs::read_dir(engine.root().join("volumes"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert!(left.iter().all(|name| name.starts_with('v')), "{left:?}");
+}
+
+fn many_at_once_get_one_volume() {
+    let engine = Engine::new().with_base();
+    with_app(&engine);
+    for _ in 0..3 {
+        let children: Vec<_> = (0..8)
+            .map(|number| {
+                let line = format!(
+                    "run --rm --network none -v many:/srv app sh -c 'cat /srv/sub/two > /dev/null && touch /srv/by-{number}'"
+                );
+                engine.command(&line).spawn().unwrap()
+            })
+            .collect();
+        let remover = engine
+            .command("volume rm many")
+            .stderr(std::process::Stdio::null())
+            .spawn();
+        for mut child in children {
+            assert!(child.wait().unwrap().success());
+        }
+        remover.unwrap().wait().unwrap();
+        let there = fs::read_dir(data(&engine, "many")).unwrap().count();
+        assert_eq!(there, 3 + 8);
+        engine.ok("volume rm many");
+    }
 }

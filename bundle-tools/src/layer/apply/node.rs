@@ -44,7 +44,7 @@ impl Applier<'_> {
     /// Opens a directory, and remembers its time if the layer says nothing about it.
     fn open(&mut self, path: &[u8]) -> io::Result<Rc<Directory>> {
         let opened = self.tree.open(path)?;
-        if opened.mtime.is_some() {
+        if opened.mtime.is_some() && self.options.whiteouts != Whiteouts::Plain {
             self.late
                 .entry(opened.directory.path.clone())
                 .or_insert(Late {
@@ -130,6 +130,10 @@ impl Applier<'_> {
                     if self.kind_of(place)? == Some(FileType::Directory) {
                         break false;
                     }
+                    if self.options.merge {
+                        let why = "cannot overwrite non-directory with directory";
+                        return Err(Error::refused(place.path, why));
+                    }
                     cleared = self.clear(place)?;
                 }
                 Err(error) => return Err(Error::entry("make directory", place.path)(error)),
@@ -155,7 +159,9 @@ impl Applier<'_> {
                 && !sets_default_acl
                 && self.process.gives_group(entry.gid),
         });
-        self.finish_directory(&directory, entry, fresh.then_some(&*place.parent))?;
+        if fresh || !self.options.merge {
+            self.finish_directory(&directory, entry, fresh.then_some(&*place.parent))?;
+        }
         if cleared == Cleared::Whiteout {
             self.set_opaque(&directory, place.path)?;
         }
@@ -178,6 +184,10 @@ impl Applier<'_> {
         })?;
         let mut end = 0;
         reader.copy(entry, |offset, bytes| -> Result<(), Error> {
+            // What is a hole in the end is one from the start: a whole read of zeros is not written.
+            if self.options.whiteouts == Whiteouts::Plain && bytes.iter().all(|&byte| byte == 0) {
+                return Ok(());
+            }
             end = offset + bytes.len() as u64;
             write_at(&fd, offset, bytes).map_err(Error::entry("write", place.path))
         })?;
@@ -275,6 +285,10 @@ impl Applier<'_> {
         }
         match self.kind_of(place)? {
             None => return Ok(Cleared::Nothing),
+            Some(FileType::Directory) if self.options.merge => {
+                let why = "cannot overwrite directory with non-directory";
+                return Err(Error::refused(place.path, why));
+            }
             Some(FileType::Directory | FileType::Symlink) => self.tree.forget(),
             Some(_) => {}
         }

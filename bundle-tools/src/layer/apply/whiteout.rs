@@ -20,7 +20,7 @@ impl Applier<'_> {
     pub(super) fn whiteout(&mut self, place: &Place<'_>, hidden: &[u8]) -> Result<(), Error> {
         if hidden == OPAQUE {
             return match self.options.whiteouts {
-                Whiteouts::Apply => self.remove_lower_children(place),
+                Whiteouts::Apply | Whiteouts::Plain => self.remove_lower_children(place),
                 _ => self.set_opaque(&place.parent, place.path),
             };
         }
@@ -29,7 +29,7 @@ impl Applier<'_> {
             return Err(Error::refused(place.path, "a whiteout without a name"));
         }
         match self.options.whiteouts {
-            Whiteouts::Apply => self.remove_lower(place, hidden),
+            Whiteouts::Apply | Whiteouts::Plain => self.remove_lower(place, hidden),
             _ => self.hide(place, hidden),
         }
     }
@@ -37,7 +37,7 @@ impl Applier<'_> {
     /// Marks a directory so that overlayfs shows nothing of the lower layers' in it.
     pub(super) fn set_opaque(&self, directory: &Directory, path: &[u8]) -> Result<(), Error> {
         let name = match self.options.whiteouts {
-            Whiteouts::Apply => return Ok(()),
+            Whiteouts::Apply | Whiteouts::Plain => return Ok(()),
             Whiteouts::Overlay => c"trusted.overlay.opaque",
             Whiteouts::OverlayUser => c"user.overlay.opaque",
         };
@@ -47,7 +47,7 @@ impl Applier<'_> {
 
     /// Whether the node at a place is a whiteout in overlayfs's form, and means one here.
     pub(super) fn is_whiteout(&self, place: &Place<'_>) -> bool {
-        self.options.whiteouts != Whiteouts::Apply
+        !matches!(self.options.whiteouts, Whiteouts::Apply | Whiteouts::Plain)
             && statat(&place.parent.fd, place.name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| {
                 FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
                     && stat.st_rdev == 0

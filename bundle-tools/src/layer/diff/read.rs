@@ -55,6 +55,17 @@ fn root(at: BorrowedFd<'_>, path: &Path) -> Result<Node, Error> {
 }
 
 impl Node {
+    /// What a descriptor pins, under a path of the caller's.
+    pub(super) fn pinned(fd: OwnedFd, path: &[u8]) -> Result<Node, Error> {
+        let stat = fstat(&fd).map_err(Error::read("stat", path))?;
+        Ok(Node {
+            fd,
+            stat,
+            path: path.to_vec(),
+            xattrs: OnceCell::new(),
+        })
+    }
+
     /// Opens what a directory has under a name.
     pub(super) fn child(&self, name: &[u8]) -> Result<Node, Error> {
         let path = self.join(name);

@@ -56,6 +56,11 @@ impl<'o, W: Write> Writer<'o, W> {
         self.exclude.iter().any(|excluded| excluded == path)
     }
 
+    /// Whether the archive is a copy and no layer.
+    pub(super) fn is_plain(&self) -> bool {
+        self.options.plain
+    }
+
     /// Writes a node, without what is in it.
     pub(super) fn entry(&mut self, node: &Node) -> Result<(), Error> {
         let name = node
@@ -63,7 +68,7 @@ impl<'o, W: Write> Writer<'o, W> {
             .rsplit(|&byte| byte == b'/')
             .next()
             .unwrap_or_default();
-        if name.starts_with(WHITEOUT_PREFIX.as_bytes()) {
+        if name.starts_with(WHITEOUT_PREFIX.as_bytes()) && !self.options.plain {
             return Err(Error::Whiteout(printable(&node.path)));
         }
         let kind = node.kind();
@@ -130,6 +135,10 @@ impl<'o, W: Write> Writer<'o, W> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other.map_err(Error::read("read", &node.path))?,
             };
+            if length == 0 && self.options.plain {
+                self.zeros(left)?;
+                break;
+            }
             if length == 0 {
                 let error = io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter");
                 return Err(Error::read("read", &node.path)(error));
@@ -141,6 +150,16 @@ impl<'o, W: Write> Writer<'o, W> {
         self.summary.bytes += size;
         let padding = usize::try_from(size.next_multiple_of(BLOCK as u64) - size).unwrap_or(0);
         self.write(&[0; BLOCK][..padding])
+    }
+
+    /// Writes zeros in place of what a file has no more.
+    fn zeros(&mut self, mut left: u64) -> Result<(), Error> {
+        while left > 0 {
+            let length = left.min(BLOCK as u64);
+            self.write(&[0; BLOCK][..usize::try_from(length).unwrap_or(BLOCK)])?;
+            left -= length;
+        }
+        Ok(())
     }
 
     /// Writes a node's header.

@@ -32,6 +32,7 @@ fn instructions_are_understood() {
             Instruction::Run(Run {
                 command: Command::Shell("echo  hi".into()),
                 network: Some("none".into()),
+                mounts: Vec::new(),
                 heredocs: Vec::new(),
             }),
         ),

@@ -19,7 +19,7 @@ pub fn packet_filter(store: &Store) -> Result<PacketFilter> {
 /// # Errors
 /// When something can't be set.
 pub fn reload(store: &Store) -> Result<Vec<String>> {
-    let mut ids = Vec::new();
+    let (mut ids, mut attachments) = (Vec::new(), Vec::new());
     if !member::directory(store).exists() {
         return Ok(ids);
     }
@@ -34,6 +34,7 @@ pub fn reload(store: &Store) -> Result<Vec<String>> {
                 }
                 link::route_loopback(&member.attachment.bridge, work.is_filtered())?;
                 ids.push(id);
+                attachments.push(member.attachment);
             }
         }
         work.rewrite_rules()?;
@@ -46,7 +47,7 @@ pub fn reload(store: &Store) -> Result<Vec<String>> {
         if ids.is_empty() {
             return Ok(());
         }
-        work.switch_forwarding_on()
+        work.switch_forwarding_on(&attachments)
     })?;
     ids.sort_unstable();
     ids.dedup();

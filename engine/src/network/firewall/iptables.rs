@@ -13,6 +13,7 @@ pub(super) struct Chains {
     dnat: String,
     masquerade: String,
     forward: String,
+    input: String,
     raw: String,
 }
 
@@ -26,6 +27,7 @@ impl Chains {
             dnat: name("DNAT"),
             masquerade: name("SNAT"),
             forward: name("FWD"),
+            input: name("IN"),
             raw: name("RAW"),
         }
     }
@@ -80,16 +82,17 @@ impl Chains {
         [
             ("raw", vec![&self.raw]),
             ("nat", vec![&self.dnat, &self.masquerade]),
-            ("filter", vec![&self.forward]),
+            ("filter", vec![&self.forward, &self.input]),
         ]
     }
 
     /// The jumps to our chains, as `iptables-save` prints them after `-A`.
-    fn jumps(&self) -> [(&'static str, String); 5] {
+    fn jumps(&self) -> [(&'static str, String); 6] {
         let Chains {
             dnat,
             masquerade,
             forward,
+            input,
             raw,
         } = self;
         [
@@ -104,6 +107,7 @@ impl Chains {
             ),
             ("nat", format!("POSTROUTING -j {masquerade}")),
             ("filter", format!("FORWARD -j {forward}")),
+            ("filter", format!("INPUT -j {input}")),
         ]
     }
 
@@ -126,7 +130,10 @@ impl Chains {
             match table {
                 "raw" => self.raw_rules(&mut text, rules),
                 "nat" => self.nat_rules(&mut text, rules),
-                _ => self.forward_rules(&mut text, rules),
+                _ => {
+                    self.forward_rules(&mut text, rules);
+                    self.input_rules(&mut text, rules);
+                }
             }
             text.push_str("COMMIT\n");
         }
@@ -170,6 +177,17 @@ impl Chains {
         }
         for port in &rules.ports {
             let _ = writeln!(text, "-A {}", self.port_rule(port));
+        }
+    }
+
+    /// Questions to the network's resolver: nothing else is led from a bridge to the host itself.
+    fn input_rules(&self, text: &mut String, rules: &Rules) {
+        for network in &rules.networks {
+            let _ = writeln!(
+                text,
+                "-A {} -i {} -m conntrack --ctstate DNAT -j ACCEPT",
+                self.input, network.bridge
+            );
         }
     }
 

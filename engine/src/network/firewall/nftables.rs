@@ -14,6 +14,9 @@
 //!               container that reaches another through a published port, or the answer would take a shorter way
 //! ```
 //!
+//! All of it for IPv6 too, on networks that have it; but ports are not reached through `::1`, which the kernel lets
+//! nobody translate.
+//!
 //! Whatever is `accept`ed here may still be dropped by tables of others; what is dropped here stays dropped.
 
 use super::{Failure, PortRule, Rules};
@@ -22,9 +25,7 @@ pub(super) mod batch;
 mod expression;
 mod layout;
 
-use batch::{
-    Attributes, Batch, Channel, FAMILY_INET, FAMILY_IPV4, NLM_F_CREATE, Operation, attribute,
-};
+use batch::{Attributes, Batch, Channel, FAMILY_INET, NLM_F_CREATE, Operation, attribute};
 
 /// Elements that fit one message's list, whose length is a 16-bit number, many times over.
 const ELEMENTS_A_MESSAGE: usize = 256;
@@ -106,12 +107,12 @@ impl Table {
     }
 
     /// What a chain in iptables' own table `filter` is like, if iptables works through nftables and has one.
-    pub(super) fn iptables_chain(&self, chain: &str) -> Option<ForeignChain> {
+    pub(super) fn iptables_chain(&self, family: u8, chain: &str) -> Option<ForeignChain> {
         // NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME
         let attributes = Attributes::new().text(1, "filter").text(3, chain);
         let found = self
             .channel
-            .query(Operation::GetChain, FAMILY_IPV4, &attributes)
+            .query(Operation::GetChain, family, &attributes)
             .ok()??;
         let number = |kind| {
             let bytes = attribute(&found, kind)?.try_into().ok()?;

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 
-use super::super::{KernelContext, Network, Result, Subnet, Subnet6, member};
+use super::super::{KernelContext, Network, PacketFilter, Result, Subnet, Subnet6, member};
 use super::forward::{self, HostServers, Transport};
 use super::message::{self, Kind, Query, Refusal};
 use super::table::{Asker, Finding, Table};
@@ -33,6 +33,8 @@ const CONNECTIONS_OF_ONE: usize = 16;
 const SILENCE: Duration = Duration::from_secs(5);
 /// How often it is made sure that there still is a network.
 const LOOK: Duration = Duration::from_secs(3);
+/// The pause after something that should not fail has failed.
+const BREATH: Duration = Duration::from_millis(100);
 /// More than any query needs.
 const DATAGRAM: usize = 4096;
 
@@ -81,8 +83,12 @@ impl Resolver {
     async fn serve(self, ready: impl FnOnce()) -> Result<()> {
         let gateway = self.network.bridge()?.gateway;
         let object = format!("port of {gateway} for the resolver");
-        let before = Record::read(&self.directory).map(|record| record.port);
-        let (udp, tcp) = bind(gateway, before).await.kernel("listen on a", &object)?;
+        let wanted = match super::super::packet_filter(&self.store)? {
+            // Nobody there to lead clients elsewhere.
+            PacketFilter::None => Ports::Only(super::PORT),
+            _ => Ports::Any(Record::read(&self.directory).map(|record| record.port)),
+        };
+        let (udp, tcp) = bind(gateway, wanted).await.kernel("listen on a", &object)?;
         let port = udp.local_addr().kernel("listen on a", &object)?.port();
         if let Some(process) = Process::remember(std::process::id().cast_signed()) {
             let record = Record {
@@ -121,9 +127,20 @@ impl Resolver {
     }
 }
 
-/// One port number for both protocols: that of the resolver before us, whose rules may still be there, or any.
-async fn bind(address: Ipv4Addr, before: Option<u16>) -> io::Result<(UdpSocket, TcpListener)> {
+/// Where to listen.
+enum Ports {
+    Only(u16),
+    /// Anywhere; best where the resolver before us did, whose rules may still be there.
+    Any(Option<u16>),
+}
+
+/// Binds one port number for both protocols.
+async fn bind(address: Ipv4Addr, wanted: Ports) -> io::Result<(UdpSocket, TcpListener)> {
     const ATTEMPTS: usize = 32;
+    let before = match wanted {
+        Ports::Only(port) => return bind_both(address, port).await,
+        Ports::Any(before) => before,
+    };
     let mut outcome = Err(io::ErrorKind::AddrInUse.into());
     for port in before.into_iter().chain(std::iter::repeat_n(0, ATTEMPTS)) {
         outcome = bind_both(address, port).await;
@@ -165,9 +182,9 @@ impl Server {
     async fn listen_udp(self: Rc<Server>, socket: Rc<UdpSocket>) {
         let mut buffer = vec![0; DATAGRAM];
         loop {
-            // What fails here is an earlier answer that nobody wanted any more.
             let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
-                tokio::task::yield_now().await;
+                // Should it fail again and again, at least not in a hurry.
+                tokio::time::sleep(BREATH).await;
                 continue;
             };
             let query = &buffer[..length];
@@ -194,7 +211,7 @@ impl Server {
         loop {
             let Ok((stream, peer)) = listener.accept().await else {
                 // Out of descriptors, most likely: better when some connection has ended.
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(BREATH).await;
                 continue;
             };
             if let Some(ticket) = Ticket::take(&self.connections, peer.ip()) {

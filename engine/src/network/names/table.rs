@@ -298,3 +298,141 @@ fn network_names(directory: &Path) -> Vec<String> {
         .filter_map(|name| name.strip_suffix(".json").map(str::to_owned))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::{Attachment, Ipv6Side};
+    use super::super::Identity;
+    use super::*;
+    use crate::store::make_dir;
+
+    const ONE: &str = "aaaaaaaaaaaa1111";
+    const TWO: &str = "bbbbbbbbbbbb2222";
+    const BOTH: &str = "cccccccccccc3333";
+
+    fn attachment(network: &str, address: &str, aliases: &[&str]) -> Attachment {
+        Attachment {
+            network: network.into(),
+            network_id: network.into(),
+            interface: "eth0".into(),
+            host_interface: "veth".into(),
+            bridge: format!("qbr-{network}"),
+            address: address.parse().unwrap(),
+            prefix_length: 24,
+            gateway: None,
+            mac: "02:42:00:00:00:01".parse().unwrap(),
+            internal: network == "inside",
+            aliases: aliases.iter().map(|&alias| alias.into()).collect(),
+            ipv6: (network == "a").then(|| Ipv6Side {
+                address: "fd00::2".parse().unwrap(),
+                prefix_length: 64,
+                gateway: "fd00::1".parse().unwrap(),
+            }),
+        }
+    }
+
+    /// `One` is on `a`, `two` on `inside`, `both` on both; `idle` is on none now.
+    fn table() -> (tempfile::TempDir, Table) {
+        let directory = tempfile::tempdir().unwrap();
+        let store =
+            Store::open(directory.path().join("root"), directory.path().join("run")).unwrap();
+        for (name, id) in [("One", ONE), ("two", TWO), ("both", BOTH), ("idle", "dd")] {
+            std::os::unix::fs::symlink(id, store.names().join(name)).unwrap();
+        }
+        for network in ["a", "inside"] {
+            fs::write(store.networks().join(format!("{network}.json")), "{}").unwrap();
+        }
+        for (id, attachment) in [
+            (ONE, attachment("a", "10.0.0.2", &["db"])),
+            (BOTH, attachment("a", "10.0.0.3", &["db"])),
+            (BOTH, attachment("inside", "10.0.1.3", &[])),
+            (TWO, attachment("inside", "10.0.1.2", &["Secret"])),
+        ] {
+            make_dir(&member::of_bridge(&store, &attachment.bridge)).unwrap();
+            let member = Member {
+                attachment,
+                ports: Vec::new(),
+                identity: Identity {
+                    names: vec![format!("host-{}", &id[..1])],
+                    servers: Vec::new(),
+                },
+            };
+            member::write(&store, id, &member).unwrap();
+        }
+        let mut table = Table::new(&store);
+        table.refresh();
+        (directory, table)
+    }
+
+    fn asker(table: &Table, network: &str, address: &str) -> Asker {
+        let bridge = member::of_bridge(&table.store, &format!("qbr-{network}"));
+        table.asker(&bridge, address.parse().unwrap(), network == "inside")
+    }
+
+    fn found(addresses: &[&str]) -> Finding {
+        Finding::Found(addresses.iter().map(|text| text.parse().unwrap()).collect())
+    }
+
+    #[test]
+    fn each_name_of_a_neighbour_leads_to_it() {
+        let (_directory, table) = table();
+        let one = asker(&table, "a", "10.0.0.2");
+        for name in ["one", "aaaaaaaaaaaa", "host-a", "one.a", "host-a.a"] {
+            let finding = table.find(&one, name);
+            assert_eq!(finding, found(&["10.0.0.2", "fd00::2"]), "{name}");
+        }
+        let Finding::Found(all) = table.find(&one, "db") else {
+            panic!("an alias of two");
+        };
+        assert!(all.contains(&"10.0.0.2".parse().unwrap()));
+        assert!(all.contains(&"10.0.0.3".parse().unwrap()));
+    }
+
+    #[test]
+    fn names_of_others_are_hidden_and_not_passed_on() {
+        let (_directory, table) = table();
+        let one = asker(&table, "a", "10.0.0.2");
+        for name in ["two", "secret", "host-b", "two.inside", "idle", "idle.a"] {
+            assert_eq!(table.find(&one, name), Finding::Hidden, "{name}");
+        }
+        for name in ["example.org", "nosuch", "two.example", "", "..", "../x"] {
+            assert_eq!(table.find(&one, name), Finding::Unknown, "{name}");
+        }
+    }
+
+    #[test]
+    fn who_is_on_two_networks_hears_of_both() {
+        let (_directory, table) = table();
+        let both = asker(&table, "a", "10.0.0.3");
+        assert_eq!(table.find(&both, "two"), found(&["10.0.1.2"]));
+        assert!(both.may_ask_outside);
+        // The same container, asking on the network that leads nowhere.
+        assert!(asker(&table, "inside", "10.0.1.3").may_ask_outside);
+        assert!(!asker(&table, "inside", "10.0.1.2").may_ask_outside);
+        assert!(!asker(&table, "inside", "10.0.1.77").may_ask_outside);
+    }
+
+    #[test]
+    fn addresses_have_names_too() {
+        let (_directory, table) = table();
+        let one = asker(&table, "a", "10.0.0.2");
+        let find = |text: &str| table.find_address(&one, text.parse().unwrap());
+        assert_eq!(find("10.0.0.3"), Ok("both.a".into()));
+        assert_eq!(find("10.0.0.77"), Err(Finding::Hidden));
+        assert_eq!(find("10.0.1.2"), Err(Finding::Unknown));
+        assert_eq!(find("192.0.2.1"), Err(Finding::Unknown));
+    }
+
+    #[test]
+    fn what_changes_is_seen_at_once() {
+        let (_directory, mut table) = table();
+        let one = asker(&table, "a", "10.0.0.2");
+        let names = table.store.names();
+        fs::rename(names.join("One"), names.join("uno")).unwrap();
+        fs::remove_file(member::of_bridge(&table.store, "qbr-a").join(BOTH)).unwrap();
+        table.refresh();
+        assert!(matches!(table.find(&one, "uno"), Finding::Found(_)));
+        assert_eq!(table.find(&one, "one"), Finding::Unknown);
+        assert_eq!(table.find(&one, "both"), Finding::Hidden);
+    }
+}

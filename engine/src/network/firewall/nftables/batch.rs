@@ -27,6 +27,8 @@ const NFNL_SUBSYS_NFTABLES: u16 = 10;
 pub(super) const FAMILY_INET: u8 = 1;
 /// `NFPROTO_IPV4`, the family of what iptables-nft makes.
 pub(in super::super) const FAMILY_IPV4: u8 = 2;
+/// `NFPROTO_IPV6`
+pub(in super::super) const FAMILY_IPV6: u8 = 10;
 
 /// What a message does (`enum nf_tables_msg_types`).
 #[derive(Debug, Clone, Copy)]

@@ -14,6 +14,11 @@ pub(super) const THIRD_WORD: u32 = 10;
 /// Behind a first part of sixteen bytes.
 pub(super) const SECOND_NAME: u32 = 2;
 
+/// The same place, as the number of its first four bytes.
+pub(super) const SECOND_NAME_WORD: u32 = 12;
+/// Behind a first part of sixteen bytes and one of four.
+pub(super) const AFTER_NAME: u32 = 13;
+
 /// What `meta` loads (`enum nft_meta_keys`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -34,6 +39,10 @@ impl Field {
     pub(super) const DESTINATION: Field = Field(1, 16, 4);
     pub(super) const SOURCE_FIRST: Field = Field(1, 12, 1);
     pub(super) const DESTINATION_FIRST: Field = Field(1, 16, 1);
+    /// Source and destination of IPv6, and the first byte of the latter.
+    pub(super) const SOURCE6: Field = Field(1, 8, 16);
+    pub(super) const DESTINATION6: Field = Field(1, 24, 16);
+    pub(super) const DESTINATION6_FIRST: Field = Field(1, 24, 1);
     /// Of TCP, UDP and SCTP alike.
     pub(super) const DESTINATION_PORT: Field = Field(2, 2, 2);
 }
@@ -78,6 +87,8 @@ pub(super) enum Expression {
     ToThisHost,
     /// Translates the destination to the address in the first register, the port in the second word.
     TranslateDestination,
+    /// The same for IPv6, whose addresses take sixteen bytes: the port in the word behind.
+    TranslateDestination6,
     /// Translates the source to the address of the outgoing interface.
     Masquerade,
     /// Decides.
@@ -126,6 +137,11 @@ impl Expression {
                 // NFT_NAT_DNAT, NFPROTO_IPV4
                 let data = list().number(1, 1).number(2, 2);
                 ("nat", data.number(3, FIRST).number(5, SECOND_WORD))
+            }
+            Expression::TranslateDestination6 => {
+                // NFT_NAT_DNAT, NFPROTO_IPV6
+                let data = list().number(1, 1).number(2, 10);
+                ("nat", data.number(3, FIRST).number(5, SECOND_NAME_WORD))
             }
             Expression::Masquerade => ("masq", list()),
             Expression::Verdict(verdict) => {

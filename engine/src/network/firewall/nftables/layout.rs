@@ -1,18 +1,19 @@
 //! What the table holds: sets, chains with their rules, and the elements that a container or a network stands for.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::super::{NetworkRule, PortRule, Rules};
 use super::batch::{Attributes, Batch, NLM_F_APPEND, NLM_F_CREATE, Operation};
 use super::expression::{
-    Connection, Expression, FIRST, Field, KNOWN, Meta, SECOND_NAME, SECOND_WORD, THIRD_WORD,
-    TRANSLATED, Verdict, value,
+    AFTER_NAME, Connection, Expression, FIRST, Field, KNOWN, Meta, SECOND_NAME, SECOND_NAME_WORD,
+    SECOND_WORD, THIRD_WORD, TRANSLATED, Verdict, value,
 };
 
 /// Types of keys and data as `nft` numbers them, to know how to print them; and their lengths in registers.
 #[derive(Clone, Copy)]
 enum Kind {
     Address,
+    Address6,
     Protocol,
     Port,
     Interface,
@@ -22,6 +23,7 @@ impl Kind {
     fn number(self) -> u32 {
         match self {
             Kind::Address => 7,
+            Kind::Address6 => 8,
             Kind::Protocol => 12,
             Kind::Port => 13,
             Kind::Interface => 41,
@@ -30,7 +32,7 @@ impl Kind {
 
     fn length(self) -> u32 {
         match self {
-            Kind::Interface => 16,
+            Kind::Address6 | Kind::Interface => 16,
             _ => 4,
         }
     }
@@ -53,8 +55,8 @@ const fn set(name: &'static str, key: &'static [Kind]) -> Set {
 }
 
 /// All sets and maps, before the chains, whose rules refer to them.
-const SETS: [Set; 7] = {
-    use Kind::{Address, Interface, Port, Protocol};
+const SETS: [Set; 11] = {
+    use Kind::{Address, Address6, Interface, Port, Protocol};
     [
         set("bridges", &[Interface]),
         set("same", &[Interface, Interface]),
@@ -74,6 +76,22 @@ const SETS: [Set; 7] = {
         Set {
             data: &[Address, Port],
             ..set("ports_of_address", &[Address, Protocol, Port])
+        },
+        Set {
+            interval: true,
+            ..set("subnets6", &[Address6])
+        },
+        Set {
+            interval: true,
+            ..set("outward6", &[Address6])
+        },
+        Set {
+            data: &[Address6, Port],
+            ..set("ports6", &[Protocol, Port])
+        },
+        Set {
+            data: &[Address6, Port],
+            ..set("ports6_of_address", &[Address6, Protocol, Port])
         },
     ]
 };
@@ -150,6 +168,12 @@ fn chains() -> [(&'static str, Option<Hook>, Vec<Rule>); 6] {
     let verdict = Expression::Verdict;
     // meta nfproto ipv4
     let is_ipv4 = [Expression::Meta(Meta::Family, FIRST), byte(2, true)];
+    let is_ipv6 = [Expression::Meta(Meta::Family, FIRST), byte(10, true)];
+    // Not ::1, which can't be translated: no interface but its own takes it.
+    let not_loopback6 = [
+        Expression::Payload(Field::DESTINATION6_FIRST, FIRST),
+        byte(0, false),
+    ];
     let loopback = |field, is| [Expression::Payload(field, FIRST), byte(127, is)];
     let interface = |meta, set, is| [Expression::Meta(meta, FIRST), Expression::InSet { set, is }];
     let from = |set, is| interface(Meta::InputName, set, is);
@@ -158,6 +182,12 @@ fn chains() -> [(&'static str, Option<Hook>, Vec<Rule>); 6] {
     let in_subnets = |set| {
         vec![
             Expression::Payload(Field::SOURCE, FIRST),
+            Expression::InSet { set, is: true },
+        ]
+    };
+    let in_subnets6 = |set| {
+        vec![
+            Expression::Payload(Field::SOURCE6, FIRST),
             Expression::InSet { set, is: true },
         ]
     };
@@ -188,6 +218,27 @@ fn chains() -> [(&'static str, Option<Hook>, Vec<Rule>); 6] {
                         Expression::TranslateDestination,
                     ],
                 ]),
+                // dnat ip6 to ip6 daddr . meta l4proto . th dport map @ports6_of_address
+                rule(&[
+                    &is_ipv6,
+                    &[
+                        Expression::Payload(Field::DESTINATION6, FIRST),
+                        Expression::Meta(Meta::Protocol, SECOND_NAME_WORD),
+                        Expression::Payload(Field::DESTINATION_PORT, AFTER_NAME),
+                        Expression::Map("ports6_of_address"),
+                        Expression::TranslateDestination6,
+                    ],
+                ]),
+                // dnat ip6 to meta l4proto . th dport map @ports6
+                rule(&[
+                    &is_ipv6,
+                    &[
+                        Expression::Meta(Meta::Protocol, FIRST),
+                        Expression::Payload(Field::DESTINATION_PORT, SECOND_WORD),
+                        Expression::Map("ports6"),
+                        Expression::TranslateDestination6,
+                    ],
+                ]),
             ],
         ),
         (
@@ -213,20 +264,35 @@ fn chains() -> [(&'static str, Option<Hook>, Vec<Rule>); 6] {
             "prerouting",
             Some(("nat", 0, -100)),
             // ip daddr != 127.0.0.0/8 fib daddr type local jump published
-            vec![rule(&[
-                &is_ipv4,
-                &loopback(Field::DESTINATION_FIRST, false),
-                &[Expression::ToThisHost, verdict(Jump("published"))],
-            ])],
+            vec![
+                rule(&[
+                    &is_ipv4,
+                    &loopback(Field::DESTINATION_FIRST, false),
+                    &[Expression::ToThisHost, verdict(Jump("published"))],
+                ]),
+                // meta nfproto ipv6 fib daddr type local jump published
+                rule(&[
+                    &is_ipv6,
+                    &not_loopback6,
+                    &[Expression::ToThisHost, verdict(Jump("published"))],
+                ]),
+            ],
         ),
         (
             "output",
             Some(("nat", 3, -100)),
             // fib daddr type local jump published
-            vec![rule(&[&[
-                Expression::ToThisHost,
-                verdict(Jump("published")),
-            ]])],
+            vec![
+                rule(&[
+                    &is_ipv4,
+                    &[Expression::ToThisHost, verdict(Jump("published"))],
+                ]),
+                rule(&[
+                    &is_ipv6,
+                    &not_loopback6,
+                    &[Expression::ToThisHost, verdict(Jump("published"))],
+                ]),
+            ],
         ),
         ("forward", Some(("filter", 2, 0)), {
             let known = [Expression::Connection(Connection::State, KNOWN)];
@@ -284,6 +350,20 @@ fn chains() -> [(&'static str, Option<Hook>, Vec<Rule>); 6] {
                     &in_subnets("outward"),
                     &[Expression::Masquerade],
                 ]),
+                // The same two of IPv6.
+                rule(&[
+                    &to("bridges", true),
+                    &is_ipv6,
+                    &in_subnets6("subnets6"),
+                    &translated(),
+                    &[Expression::Masquerade],
+                ]),
+                rule(&[
+                    &to("bridges", false),
+                    &is_ipv6,
+                    &in_subnets6("outward6"),
+                    &[Expression::Masquerade],
+                ]),
             ],
         ),
     ]
@@ -331,8 +411,12 @@ pub(super) fn elements(rules: &Rules) -> Vec<(&'static str, Vec<Attributes>)> {
         ("internal", of(|network| network.internal, name)),
         ("subnets", of(|_| true, subnet)),
         ("outward", of(|network| !network.internal, subnet)),
+        ("subnets6", of(|_| true, interval6)),
+        ("outward6", of(|network| !network.internal, interval6)),
         ("ports", ports("ports")),
         ("ports_of_address", ports("ports_of_address")),
+        ("ports6", ports("ports6")),
+        ("ports6_of_address", ports("ports6_of_address")),
     ];
     sets.retain(|(_, elements)| !elements.is_empty());
     sets
@@ -345,14 +429,21 @@ pub(super) fn port(port: &PortRule) -> (&'static str, Vec<u8>, Vec<u8>) {
         [high, low, 0, 0]
     };
     let key = [[port.protocol.number(), 0, 0, 0], word(port.host_port)].concat();
-    let value = [port.target.octets(), word(port.target_port)].concat();
-    match port.host {
-        Some(host) => (
-            "ports_of_address",
-            [&host.octets()[..], &key].concat(),
-            value,
-        ),
-        None => ("ports", key, value),
+    let value = [octets(port.target), word(port.target_port).to_vec()].concat();
+    let map = match (port.target, port.host) {
+        (IpAddr::V4(_), None) => "ports",
+        (IpAddr::V4(_), Some(_)) => "ports_of_address",
+        (IpAddr::V6(_), None) => "ports6",
+        (IpAddr::V6(_), Some(_)) => "ports6_of_address",
+    };
+    let host = port.host.map(octets).unwrap_or_default();
+    (map, [host, key].concat(), value)
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
     }
 }
 
@@ -368,12 +459,25 @@ pub(super) fn mapping(key: &[u8], data: &[u8]) -> Attributes {
 
 /// The two elements that an interval is made of: its first address, and the first one behind it.
 fn interval(network: &NetworkRule) -> Vec<Attributes> {
-    const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
     let behind = Ipv4Addr::from_bits(network.subnet.last().to_bits().wrapping_add(1));
+    ends(&network.subnet.address().octets(), &behind.octets())
+}
+
+/// The same of its IPv6 addresses, if it has any.
+fn interval6(network: &NetworkRule) -> Vec<Attributes> {
+    let Some(subnet) = network.subnet6 else {
+        return Vec::new();
+    };
+    let behind = Ipv6Addr::from_bits(subnet.last().to_bits().wrapping_add(1));
+    ends(&subnet.address().octets(), &behind.octets())
+}
+
+fn ends(first: &[u8], behind: &[u8]) -> Vec<Attributes> {
+    const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
     vec![
-        member(&network.subnet.address().octets()),
+        member(first),
         // NFTA_SET_ELEM_FLAGS
-        member(&behind.octets()).number(3, NFT_SET_ELEM_INTERVAL_END),
+        member(behind).number(3, NFT_SET_ELEM_INTERVAL_END),
     ]
 }
 
@@ -395,17 +499,20 @@ mod tests {
             host: None,
             protocol: Protocol::Udp,
             host_port: 0x1234,
-            target: Ipv4Addr::new(172, 17, 0, 2),
+            target: Ipv4Addr::new(172, 17, 0, 2).into(),
             target_port: 80,
         };
         let (map, key, value) = port(&rule);
         assert_eq!(map, "ports");
         assert_eq!(key, [17, 0, 0, 0, 0x12, 0x34, 0, 0]);
         assert_eq!(value, [172, 17, 0, 2, 0, 80, 0, 0]);
-        let host = Some(Ipv4Addr::LOCALHOST);
+        let host = Some(Ipv4Addr::LOCALHOST.into());
         let (map, key, _) = port(&PortRule { host, ..rule });
         assert_eq!(map, "ports_of_address");
         assert_eq!(key, [127, 0, 0, 1, 17, 0, 0, 0, 0x12, 0x34, 0, 0]);
+        let target = Ipv6Addr::LOCALHOST.into();
+        let (map, key, value) = port(&PortRule { target, ..rule });
+        assert_eq!((map, key.len(), value.len()), ("ports6", 8, 20));
     }
 
     #[test]
