@@ -39,7 +39,7 @@ use bundle_tools::image::Platform;
 use crate::container::{self, Programs};
 use crate::image::{self, Image, PullOptions, Reference, WriterGuard, pull};
 use crate::network;
-use crate::store::{self, Durability, Store, write_atomic};
+use crate::store::{self, Durability, Event, Kind, Store, write_atomic};
 
 pub use cache::{cached_layers, forget};
 pub use ignore::Ignore;
@@ -294,7 +294,9 @@ pub fn build(
     container::recover::sweep(store, programs)?;
     // Until the image is written down, nobody collects what it is made of.
     let _guard = WriterGuard::take(store)?;
-    stage::Builder::new(store, programs, options, &plan, progress)?.build()
+    let image = stage::Builder::new(store, programs, options, &plan, progress)?.build()?;
+    store.emit(&Event::new(Kind::Image, "build", image.id.to_string()));
+    Ok(image)
 }
 
 /// Reads a text file of a context, which may be a stranger's: no link in it leads elsewhere.

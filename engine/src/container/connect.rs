@@ -189,7 +189,13 @@ impl Running {
                 network::attach(store, id, &self.setup, &self.namespace)?;
                 let arguments = &programs.engine_arguments;
                 network::names::ensure(store, &programs.engine, arguments, &self.setup)?;
-                files::rewrite(store, handle, &before, &self.setup)
+                files::rewrite(store, handle, &before, &self.setup)?;
+                let joined = Setup {
+                    attachments: self.setup.attachments.last().cloned().into_iter().collect(),
+                    ..Setup::default()
+                };
+                start::tell_networks(store, handle, &joined, "connect");
+                Ok(())
             });
         if outcome.is_err()
             && let Some(position) = self.position(&network)
@@ -227,6 +233,7 @@ impl Running {
             ..Setup::default()
         };
         network::release(store, id, &gone)?;
+        start::tell_networks(store, handle, &gone, "disconnect");
         files::rewrite(store, handle, &before, &self.setup)?;
         self.state.network = Some(self.setup.clone());
         handle.save(&self.state)

@@ -19,7 +19,7 @@ use bundle_tools::layout::Layout;
 use super::collect::sweep;
 use super::layers::{self, Claim};
 use super::{Image, Reference, WriterGuard, collect, find, layout, name, sync};
-use crate::store::Store;
+use crate::store::{Event, Kind, Store};
 
 /// An image that was loaded.
 #[derive(Debug, Clone)]
@@ -109,6 +109,11 @@ pub fn load(store: &Store, archive: impl Read + Send) -> Result<Vec<Loaded>, Err
     // What a failed attempt has put into the store, and of a successful one what no image needs.
     let collected = collect(store);
     let loaded = result?;
+    for image in &loaded {
+        let names: Vec<String> = image.names.iter().map(ToString::to_string).collect();
+        let event = Event::new(Kind::Image, "load", image.image.id.to_string());
+        store.emit(&event.with("name", names.join(",")));
+    }
     collected?;
     Ok(loaded)
 }

@@ -21,7 +21,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use super::progress::{LayerState, Progress};
 use super::registry::{self, Access, Content, Fault, Oci, Use, connect, with_retries};
 use super::{Image, Reference, SOURCE_DIGEST, find, guard, layout, require};
-use crate::store::Store;
+use crate::store::{Event, Kind, Store};
 
 /// How many layers are sent at once, as docker does.
 const PARALLEL: usize = 5;
@@ -134,6 +134,8 @@ pub fn push(
     runtime.block_on(parcel.send(destination, &endpoints, progress))?;
     runtime.shutdown_background();
     record(store, destination, &parcel.digest)?;
+    let name = destination.to_string();
+    store.emit(&Event::new(Kind::Image, "push", &name).with("name", &name));
     Ok(Pushed {
         size: parcel.manifest.len() as u64,
         digest: parcel.digest,

@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Image, Reference, WriterGuard, find, layout, list, require};
-use crate::store::Store;
+use crate::store::{Event, Kind, Store};
 
 /// The annotation that containerd and docker keep an image's full name in.
 pub(super) const CONTAINERD_NAME: &str = "io.containerd.image.name";
@@ -98,6 +98,11 @@ pub fn save(
             })?;
     }
     packer.finish().map_err(Error::Write)?;
+    for Chosen { image, names } in &chosen {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let event = Event::new(Kind::Image, "save", image.id.to_string());
+        store.emit(&event.with("name", names.join(",")));
+    }
     Ok(())
 }
 

@@ -22,7 +22,10 @@ pub fn remove(store: &Store, name: &str, users: &dyn Fn(&str) -> Vec<String>) ->
             users,
         });
     }
-    erase(store, &volume)
+    erase(store, &volume)?;
+    let event = Event::new(Kind::Volume, "destroy", name);
+    store.emit(&event.with("driver", super::DRIVER));
+    Ok(())
 }
 
 /// Under the volume's lock.

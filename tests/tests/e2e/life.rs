@@ -16,6 +16,7 @@ pub(crate) fn tests() -> Vec<Test> {
         &[Need::Root],
         [
             rename_moves_the_name_and_frees_the_old_one,
+            neighbours_find_a_container_by_its_new_name,
             top_shows_the_containers_processes_and_runs_nothing_of_the_image,
             stats_have_dockers_columns,
             pause_takes_several_and_all,
@@ -49,6 +50,22 @@ fn rename_moves_the_name_and_frees_the_old_one() {
     assert_eq!(engine.look("heron", "/Id"), *id);
     engine.ok("rm -f heron");
     engine.ok("rename bird heron");
+}
+
+fn neighbours_find_a_container_by_its_new_name() {
+    let engine = Engine::new().with_base();
+    engine.ok("network create --subnet 10.219.3.0/24 nest");
+    for name in ["bird", "robin"] {
+        engine.ok(&format!(
+            "run -d --name {name} --network nest base sleep 1000"
+        ));
+    }
+    engine.ok("exec robin ping -c 1 -W 5 bird");
+    engine.ok("rename bird heron");
+    engine.ok("exec robin ping -c 1 -W 5 heron");
+    engine
+        .run("exec robin ping -c 1 -W 5 bird")
+        .err("bad address");
 }
 
 fn top_shows_the_containers_processes_and_runs_nothing_of_the_image() {
