@@ -23,8 +23,6 @@ pub fn remove(store: &Store, name: &str, users: &dyn Fn(&str) -> Vec<String>) ->
         });
     }
     erase(store, &volume)?;
-    let event = Event::new(Kind::Volume, "destroy", name);
-    store.emit(&event.with("driver", super::DRIVER));
     Ok(())
 }
 
