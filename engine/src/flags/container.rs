@@ -139,6 +139,9 @@ struct NetworkFlags {
     /// IPv6 address on its first network
     #[arg(long, value_name = "ADDRESS")]
     ip6: Option<String>,
+    /// Hardware address on its network
+    #[arg(long, value_name = "ADDRESS")]
+    mac_address: Option<String>,
     /// Publish a port: [IP:]HOST:CONTAINER[/udp], ranges too
     #[arg(short, long, value_name = "HOST:CONTAINER")]
     publish: Vec<String>,
@@ -322,8 +325,7 @@ impl NetworkFlags {
                     aliases: &self.network_alias,
                     ip: self.ip.as_deref(),
                     ip6: self.ip6.as_deref(),
-                    // See the further flags.
-                    mac: None,
+                    mac: self.mac_address.as_deref(),
                 };
                 endpoint::mode(store, &self.network, &place)
             }
