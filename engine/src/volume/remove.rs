@@ -22,10 +22,7 @@ pub fn remove(store: &Store, name: &str, users: &dyn Fn(&str) -> Vec<String>) ->
             users,
         });
     }
-    erase(store, &volume)?;
-    let event = Event::new(Kind::Volume, "destroy", name);
-    store.emit(&event.with("driver", super::DRIVER));
-    Ok(())
+    erase(store, &volume)
 }
 
 /// Under the volume's lock.
