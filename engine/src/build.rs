@@ -12,6 +12,7 @@
 //! Left out so far: `RUN --mount=type=ssh`, other platforms than the machine's, stages side by side.
 
 mod cache;
+pub mod change;
 mod config;
 mod copy;
 mod digest;

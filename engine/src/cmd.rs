@@ -27,11 +27,14 @@ mod events;
 mod exec;
 mod export;
 mod help;
+mod history;
 mod image;
 mod images;
+mod import;
 mod inspect;
 mod kill;
 mod load;
+mod login;
 mod logs;
 mod man;
 mod network;
@@ -110,8 +113,12 @@ enum Command {
     Push(push::Push),
     Save(save::Save),
     Load(load::Load),
+    Import(import::Import),
+    Login(login::Login),
+    Logout(login::Logout),
     Images(images::Images),
     Image(image::ImageArgs),
+    History(history::History),
     Tag(tag::Tag),
     Rmi(rmi::Rmi),
     #[command(name = "buildBase", alias = "build-base")]
@@ -300,9 +307,13 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Pull(command) => command.run(store).map_err(plain),
         Command::Push(command) => command.run(store).map_err(plain),
         Command::Save(command) => command.run(store).map_err(plain),
+        Command::Import(command) => command.run(store).map_err(plain),
         Command::Load(command) => command.run(store).map_err(plain),
+        Command::Login(command) => command.run().map_err(plain),
+        Command::Logout(command) => command.run().map_err(plain),
         Command::Images(command) => command.run(store).map_err(plain),
         Command::Image(command) => command.run(&context).map_err(plain),
+        Command::History(command) => command.run(store).map_err(plain),
         Command::Tag(command) => command.run(store).map_err(plain),
         Command::Rmi(command) => command.run(store).map_err(plain),
         Command::BuildBase(command) => command.run(store).map_err(plain),

@@ -3,6 +3,7 @@
 pub(crate) mod container;
 pub(crate) mod endpoint;
 mod further;
+pub(crate) mod images;
 pub(crate) mod limits;
 mod mount;
 pub(crate) mod normalise;

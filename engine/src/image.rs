@@ -15,7 +15,10 @@ mod add;
 mod base;
 pub(crate) mod built;
 mod collect;
+mod filter;
 mod find;
+mod history;
+mod import;
 pub mod layers;
 pub mod load;
 mod name;
@@ -42,7 +45,10 @@ use crate::store::{self, Lock, Store};
 pub use add::{LayerSource, add_layer_image};
 pub use base::build_base;
 pub use collect::{Freed, collect, nobody_writes, sweep};
+pub use filter::Filter;
 pub use find::{Listed, blobs, find, list, require};
+pub use history::{Step, history};
+pub use import::{ImportOptions, import};
 pub use layers::lower_directories;
 pub use load::{Loaded, load};
 pub use name::tag;
@@ -145,6 +151,9 @@ pub enum Error {
     /// A new layer could not be made.
     #[error("cannot make the new layer")]
     NewLayer(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// An instruction of `--change` can't be used.
+    #[error("{0}")]
+    Change(String),
     /// The basic image can't be made.
     #[error("cannot make the basic image: {0}")]
     Base(String),

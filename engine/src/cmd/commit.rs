@@ -19,6 +19,9 @@ pub(crate) struct Commit {
     /// Why
     #[arg(short, long)]
     message: Option<String>,
+    /// Apply this instruction of a Dockerfile to the image, such as 'CMD sh' or 'ENV A=b'; may be given several times
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    change: Vec<String>,
     /// Freeze the container meanwhile
     #[arg(short, long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true,
           default_missing_value = "true", action = clap::ArgAction::Set)]
@@ -37,6 +40,7 @@ impl Commit {
             reference: self.image.as_deref().map(str::parse).transpose()?,
             author: self.author,
             message: self.message,
+            changes: self.change,
             pause: self.pause,
         };
         let image = commit(&context.store, &context.programs, &handle, &options)?;

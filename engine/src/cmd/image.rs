@@ -4,14 +4,16 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use qengine::image::{Image, Reference, layers, require};
+use qengine::image::{Image, Reference, find, layers, require};
 use qengine::store::Store;
 use serde_json::{Value, json};
 
 use super::Context;
 use super::build::Build;
 use super::build_base::BuildBase;
+use super::history::History;
 use super::images::Images;
+use super::import::Import;
 use super::inspect::describe_each;
 use super::load::Load;
 use super::pull::Pull;
@@ -35,6 +37,7 @@ enum ImageCommand {
     Push(Push),
     Save(Save),
     Load(Load),
+    Import(Import),
     #[command(name = "rm", visible_alias = "remove")]
     Remove(Rmi),
     Prune(Prune),
@@ -43,6 +46,8 @@ enum ImageCommand {
     BuildBase(BuildBase),
     Build(Box<Build>),
     Inspect(Inspect),
+    History(History),
+    Exists(Exists),
 }
 
 impl ImageArgs {
@@ -53,6 +58,7 @@ impl ImageArgs {
             ImageCommand::Pull(command) => command.run(store),
             ImageCommand::Push(command) => command.run(store),
             ImageCommand::Save(command) => command.run(store),
+            ImageCommand::Import(command) => command.run(store),
             ImageCommand::Load(command) => command.run(store),
             ImageCommand::Remove(command) => command.run(store),
             ImageCommand::Prune(command) => command.run(store),
@@ -60,7 +66,25 @@ impl ImageArgs {
             ImageCommand::BuildBase(command) => command.run(store),
             ImageCommand::Build(command) => command.run(context),
             ImageCommand::Inspect(command) => command.run(store),
+            ImageCommand::History(command) => command.run(store),
+            ImageCommand::Exists(command) => command.run(store),
         }
+    }
+}
+
+/// Tell by the exit code whether an image is there: 0 or 1
+#[derive(Debug, Args)]
+pub(crate) struct Exists {
+    /// Name, id or id prefix
+    image: String,
+}
+
+impl Exists {
+    pub(crate) fn run(self, store: &Store) -> Result<ExitCode> {
+        Ok(match find(store, &self.image)? {
+            Some(_) => ExitCode::SUCCESS,
+            None => ExitCode::FAILURE,
+        })
     }
 }
 

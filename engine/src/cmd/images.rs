@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use jiff::Timestamp;
-use qengine::image::{Listed, Reference, list};
+use qengine::image::{Filter, Listed, Reference, list};
 use qengine::store::Store;
 use serde_json::json;
 
+use crate::flags::images::filter;
 use crate::output::{self, Format, Listing, Row, moment, say};
 
 /// List images.
@@ -16,7 +17,10 @@ use crate::output::{self, Format, Listing, Row, moment, say};
 pub(crate) struct Images {
     /// Only images of this repository, or of this name
     #[arg(value_name = "REPOSITORY[:TAG]")]
-    filter: Option<String>,
+    name: Option<String>,
+    /// Only those: dangling=BOOL, reference=PATTERN, label=NAME[=VALUE], label!=…, before=IMAGE, since=IMAGE, until=TIME
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
     /// Accepted for docker's sake: there are no intermediate images to show
     #[arg(short, long)]
     all: bool,
@@ -64,9 +68,12 @@ impl Images {
         // Only changes what docker shows of images that we don't have.
         let _ = self.all;
         let format = Format::parse(&self.format)?;
+        let filter = filter(store, &self.filter)?;
         let mut rows = Vec::new();
         for listed in list(store)? {
-            rows.extend(self.rows(&listed));
+            if filter.fits(&listed.image) {
+                rows.extend(self.rows(&listed, &filter));
+            }
         }
         if self.quiet {
             let mut before = Vec::new();
@@ -92,7 +99,7 @@ impl Images {
     }
 
     /// One row a name; an untagged image has one too.
-    fn rows(&self, listed: &Listed) -> Vec<Found> {
+    fn rows(&self, listed: &Listed, filter: &Filter) -> Vec<Found> {
         let image = &listed.image;
         let row = |name: Option<&Reference>| Found {
             repository: name.map_or_else(none, Reference::familiar_name),
@@ -114,22 +121,29 @@ impl Images {
             .iter()
             .filter_map(|name| name.parse().ok())
             .collect();
-        if names.is_empty() && self.filter.is_none() {
+        if names.is_empty() && self.name.is_none() && filter.references.is_empty() {
             return vec![row(None)];
         }
         names
             .iter()
-            .filter(|name| self.wants(name))
+            .filter(|name| self.wants(name) && filter.fits_name(name))
             .map(|name| row(Some(name)))
             .collect()
     }
 
     fn wants(&self, name: &Reference) -> bool {
-        let Some(filter) = &self.filter else {
+        let Some(text) = &self.name else {
             return true;
         };
-        match filter.parse::<Reference>() {
-            Ok(wanted) if filter.ends_with(&format!(":{}", wanted.tag().unwrap_or_default())) => {
+        if text.contains(['*', '?', '[']) {
+            let pattern = Filter {
+                references: vec![text.clone()],
+                ..Filter::default()
+            };
+            return pattern.fits_name(name);
+        }
+        match text.parse::<Reference>() {
+            Ok(wanted) if text.ends_with(&format!(":{}", wanted.tag().unwrap_or_default())) => {
                 wanted == *name
             }
             Ok(wanted) => wanted.name() == name.name(),

@@ -42,11 +42,16 @@ impl Containers {
 /// Asks before things are removed. The answer comes from standard input, terminal or not; its end is a no.
 pub(super) fn confirm(doomed: &[&str]) -> Result<bool> {
     let mut out = std::io::stdout();
-    writeln!(out, "WARNING! This will remove:")?;
-    for line in doomed {
-        writeln!(out, "  - {line}")?;
+    if let [one] = doomed {
+        writeln!(out, "WARNING! This will remove {one}.")?;
+    } else {
+        writeln!(out, "WARNING! This will remove:")?;
+        for line in doomed {
+            writeln!(out, "  - {line}")?;
+        }
+        writeln!(out)?;
     }
-    write!(out, "\nAre you sure you want to continue? [y/N] ")?;
+    write!(out, "Are you sure you want to continue? [y/N] ")?;
     out.flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;

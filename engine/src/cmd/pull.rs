@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use bundle_tools::image::Platform;
 use clap::Args;
+use qengine::image::pull::tags;
 use qengine::image::{Access, Image, PullOptions, Reference, pull};
 use qengine::store::Store;
 
@@ -21,6 +22,9 @@ pub(crate) struct Pull {
     /// The same, as a flag
     #[arg(long, value_name = "IMAGE", conflicts_with = "image")]
     img: Option<String>,
+    /// Fetch all tags of the repository
+    #[arg(short, long)]
+    all_tags: bool,
     /// Print only the image's name
     #[arg(short, long)]
     quiet: bool,
@@ -94,6 +98,18 @@ impl Pull {
         let text = self.image.or(self.img).context("no image given")?;
         let reference: Reference = text.parse()?;
         let options = self.registry.options()?;
+        if self.all_tags {
+            let named = reference.digest().is_some()
+                || text.ends_with(&format!(":{}", reference.tag().unwrap_or_default()));
+            if named {
+                bail!("tag can't be used with --all-tags/-a");
+            }
+            for tag in tags(&reference, &options.access)? {
+                pull(store, &tag, &options, &Shown::new(Way::Pull, self.quiet))?;
+                say(format_args!("{tag}"))?;
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
         let shown = Shown::new(Way::Pull, self.quiet);
         if !self.quiet {
             announce(&text, &reference);

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
+use bundle_tools::image::Platform;
 use clap::Args;
 use nix::sys::signal::Signal;
 use qengine::container::attach::{Connection, DetachKeys, Ended};
@@ -89,6 +90,7 @@ impl PullFlags {
             && self.registry.platform.is_none()
             && let Some(image) = image::find(&context.store, text)?
         {
+            warn_of_platform(&image);
             return Ok((image, guard));
         }
         if self.pull == "never" {
@@ -98,6 +100,18 @@ impl PullFlags {
         drop(guard);
         let image = pull_missing(&context.store, text, &self.registry, self.quiet)?;
         Ok((image, image::guard(&context.store)?))
+    }
+}
+
+/// An image of another platform may run, by emulation, or may not.
+fn warn_of_platform(image: &Image) {
+    let config = &image.config;
+    let actual = Platform::new(&config.os, &config.architecture, config.variant.as_deref());
+    if actual.matches(&Platform::host()).is_none() {
+        crate::flags::warn(&format!(
+            "the image's platform ({actual}) does not match this machine's ({})",
+            Platform::host()
+        ));
     }
 }
 

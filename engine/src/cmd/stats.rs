@@ -57,8 +57,7 @@ const COLUMNS: [&str; 8] = [
 impl Stats {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
         let format = Format::parse(&self.format)?;
-        let is_screen =
-            !self.no_stream && !matches!(format, Format::Json) && io::stdout().is_terminal();
+        let is_screen = !self.no_stream && format.is_table() && io::stdout().is_terminal();
         // A name that is not there is an error at once.
         let named = self
             .containers

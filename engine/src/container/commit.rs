@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use bundle_tools::image::{History, ImageConfig};
+use bundle_tools::image::{ContainerConfig, History, ImageConfig};
 use bundle_tools::layer::diff;
 use jiff::Timestamp;
 
@@ -10,6 +10,7 @@ use super::bundle::MADE_FILES;
 use super::find::Handle;
 use super::live::Live;
 use super::{Error, Programs, Result, stop};
+use crate::build::change::change;
 use crate::image::{self, Image, Reference};
 use crate::store::Store;
 
@@ -22,6 +23,8 @@ pub struct Options {
     pub author: Option<String>,
     /// Why.
     pub message: Option<String>,
+    /// Instructions that change its configuration, such as `CMD sh`.
+    pub changes: Vec<String>,
     /// Freeze the container meanwhile, so that no file is caught half written.
     pub pause: bool,
 }
@@ -36,6 +39,9 @@ pub fn commit(
     handle: &Handle,
     options: &Options,
 ) -> Result<Image> {
+    // Before anything is done: a mistyped instruction must not cost a layer.
+    change(&mut ContainerConfig::default(), &options.changes)
+        .map_err(|error| Error::Invalid(error.message))?;
     let _lock = handle.lock()?;
     let (_, live) = handle.live(store)?;
     let pause = options.pause && live == Live::Running;
@@ -66,6 +72,18 @@ fn write(store: &Store, handle: &Handle, options: &Options) -> Result<Image> {
         ))
     })?;
     let upper = handle.upper();
+    let mut new = committed_config(handle, &base, options);
+    change(&mut new.config, &options.changes).map_err(|error| Error::Invalid(error.message))?;
+    if !std::fs::read_dir(&upper).is_ok_and(|mut entries| entries.next().is_some()) {
+        // It was never started: as in docker, there is no layer then that would hold nothing.
+        if let Some(step) = new.history.last_mut() {
+            step.empty_layer = true;
+        }
+        let _guard = image::WriterGuard::take(store)?;
+        let names: Vec<Reference> = options.reference.iter().cloned().collect();
+        let layers = image::built::blobs_of(store, &base)?;
+        return Ok(image::built::publish(store, new, layers, &names, &[])?);
+    }
     // The places where the made files were bound are not the container's doing.
     let exclude = MADE_FILES.map(|(_, path)| PathBuf::from(path.trim_start_matches('/')));
     let options_of_layer = diff::Options {
@@ -76,7 +94,6 @@ fn write(store: &Store, handle: &Handle, options: &Options) -> Result<Image> {
         diff::write_upper(&upper, out, &options_of_layer)?;
         Ok(())
     });
-    let new = committed_config(handle, &base, options);
     image::add_layer_image(store, Some(&base), layer, new, options.reference.as_ref())
         .map_err(Error::from)
 }

@@ -141,8 +141,6 @@ fn host_config(options: &Options) -> Value {
         "ShmSize": options.shm_size.unwrap_or(64 << 20),
         "Runtime": options.runtime.as_deref().unwrap_or("qrun"),
         "CgroupParent": options.cgroup_parent.as_deref().unwrap_or(""),
-        "Ulimits": options.ulimits,
-        "Sysctls": options.sysctls,
         "Tmpfs": mounts::tmpfs(options),
         "Annotations": options.annotations,
         "CgroupnsMode": match options.cgroup_namespace {
@@ -151,12 +149,86 @@ fn host_config(options: &Options) -> Value {
         },
         "DeviceCgroupRules": options.device_rules,
     });
-    if let (Some(config), Value::Object(limits)) =
-        (config.as_object_mut(), limits(&options.resources))
-    {
-        config.extend(limits);
+    if let Some(config) = config.as_object_mut() {
+        for part in [limits(&options.resources), rights(options), constant()] {
+            config.extend(part.as_object().cloned().unwrap_or_default());
+        }
     }
     config
+}
+
+/// Devices, resource limits and kernel parameters, in docker's forms.
+fn rights(options: &Options) -> Value {
+    let devices: Vec<Value> = options
+        .devices
+        .iter()
+        .map(|entry| {
+            let parts: Vec<&str> = entry.split(':').collect();
+            let (source, destination, access) = match parts[..] {
+                [source, access] if !access.starts_with('/') => (source, source, access),
+                [source, destination] => (source, destination, "rwm"),
+                [source, destination, access] => (source, destination, access),
+                _ => (entry.as_str(), entry.as_str(), "rwm"),
+            };
+            json!({
+                "PathOnHost": source,
+                "PathInContainer": destination,
+                "CgroupPermissions": access,
+            })
+        })
+        .collect();
+    let ulimits: Vec<Value> = options
+        .ulimits
+        .iter()
+        .filter_map(|entry| {
+            let (name, values) = entry.split_once('=')?;
+            let (soft, hard) = values.split_once(':').unwrap_or((values, values));
+            let number = |text: &str| text.parse::<i64>().unwrap_or(-1);
+            Some(json!({"Name": name, "Soft": number(soft), "Hard": number(hard)}))
+        })
+        .collect();
+    let sysctls: Map<String, Value> = options
+        .sysctls
+        .iter()
+        .filter_map(|entry| entry.split_once('='))
+        .map(|(key, value)| (key.to_owned(), value.into()))
+        .collect();
+    let is_open = |option: &str| options.security_opt.iter().any(|it| it == option);
+    let unmasked = options.privileged || is_open("systempaths=unconfined");
+    let paths = |paths: Vec<String>| if unmasked { Vec::new() } else { paths };
+    json!({
+        "Devices": devices,
+        "Ulimits": ulimits,
+        "Sysctls": sysctls,
+        "MaskedPaths": paths(bundle_tools::generate::masked_paths()),
+        "ReadonlyPaths": paths(bundle_tools::generate::readonly_paths()),
+    })
+}
+
+/// Docker's keys for what there is only one way of, so that readers that insist on them find them.
+fn constant() -> Value {
+    json!({
+        "Cgroup": "",
+        "ConsoleSize": [0, 0],
+        "ContainerIDFile": "",
+        "DeviceRequests": null,
+        "Isolation": "",
+        "Links": null,
+        "PublishAllPorts": false,
+        "UsernsMode": "",
+        "VolumeDriver": "",
+        "BlkioWeightDevice": [],
+        "BlkioDeviceReadBps": [],
+        "BlkioDeviceWriteBps": [],
+        "BlkioDeviceReadIOps": [],
+        "BlkioDeviceWriteIOps": [],
+        "CpuCount": 0,
+        "CpuPercent": 0,
+        "CpuRealtimePeriod": 0,
+        "CpuRealtimeRuntime": 0,
+        "IOMaximumBandwidth": 0,
+        "IOMaximumIOps": 0,
+    })
 }
 
 fn limits(limits: &Resources) -> Value {
@@ -235,7 +307,11 @@ fn container_config(handle: &Handle) -> Value {
         "Hostname": options.hostname.as_deref().unwrap_or_else(|| config.short_id()),
         "Domainname": options.domainname.as_deref().unwrap_or(""),
         "User": options.user.as_deref().unwrap_or(&image.user),
-        "AttachStdin": options.interactive,
+        "AttachStdin": options.interactive && options.stdin_once,
+        "AttachStdout": options.stdin_once,
+        "AttachStderr": options.stdin_once,
+        "StdinOnce": options.interactive && options.stdin_once,
+        "OnBuild": null,
         "OpenStdin": options.interactive,
         "Tty": options.tty,
         "Env": env,

@@ -64,6 +64,7 @@ fn write_and_publish(
     complete(&mut config, diff_ids);
     let config = layout.put_json(&config, media_type::CONFIG)?;
     let manifest = layout.put_json(&Manifest::new(config.clone(), layers), media_type::MANIFEST)?;
+    layers::inherit(store, &chain)?;
     sync(store)?;
     layers::settle(store, &chain)?;
     layout.update_index(|index| -> Result<()> {
@@ -141,12 +142,15 @@ fn write_layer(store: &Store, layout: &Layout, layer: Box<LayerSource<'_>>) -> R
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         match (blob, unpacked) {
-            (Ok((blob, diff_id)), Ok((bytes, _))) => Ok(Written {
-                blob,
-                diff_id,
-                bytes,
-                slot,
-            }),
+            (Ok((blob, diff_id)), Ok(unpacked)) => {
+                slot.note_implied(&unpacked.implied)?;
+                Ok(Written {
+                    blob,
+                    diff_id,
+                    bytes: unpacked.bytes,
+                    slot,
+                })
+            }
             // Nobody could write because the unpacker had given up: it knows the reason.
             (Err(error), Err(reason)) if is_broken_pipe(&error) => Err(reason.into()),
             (Err(error), _) => Err(error),

@@ -9,12 +9,15 @@
 //! id: a second pull of the same layer waits and then finds the work done; and a temporary directory whose lock is
 //! free was left by somebody who was killed.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use bundle_tools::Digest;
+use bundle_tools::layer::apply;
 use bundle_tools::layout::Layout;
 
 use super::{Image, Result, WriterGuard, find, sync, unpack};
@@ -28,6 +31,8 @@ pub(crate) const DIFF: &str = "diff";
 const SIZE: &str = "size";
 /// There until the layer has reached the disk.
 const FRESH: &str = "fresh";
+/// Directories that the layer has no entry for, a NUL behind each; there until they are as the layers below have them.
+const IMPLIED: &str = "implied";
 /// Held by whoever works in a temporary directory.
 const LOCK: &str = "lock";
 
@@ -67,6 +72,7 @@ fn restore(store: &Store, image: &Image) -> Result<()> {
             from_blob(&layout, &layer.digest, slot, diff_id)?;
         }
     }
+    inherit(store, &image.layers)?;
     sync(store)?;
     settle(store, &image.layers)
 }
@@ -80,8 +86,38 @@ pub(super) fn from_blob(
 ) -> Result<()> {
     let file = layout.open_blob(blob)?;
     let reader = std::io::BufReader::with_capacity(1 << 17, file);
-    let bytes = unpack::unpack(reader, &slot.diff(), diff_id)?;
-    slot.finish(bytes)
+    let unpacked = unpack::unpack(reader, &slot.diff(), diff_id)?;
+    slot.note_implied(&unpacked.implied)?;
+    slot.finish(unpacked.bytes)
+}
+
+/// Gives directories that a layer only implies (it has something in them, but no entry for them) the owner, mode and
+/// time they have in the layers below. To be called when all layers of an image are there, before the sync.
+///
+/// Layers are unpacked side by side and know nothing of each other until then. Doing it twice, or by two processes at
+/// once, comes to the same.
+pub(super) fn inherit(store: &Store, chains: &[Digest]) -> Result<()> {
+    for (position, chain) in chains.iter().enumerate() {
+        let list = directory(store, chain).join(IMPLIED);
+        let names = match fs::read(&list) {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            other => other.context("read", &list)?,
+        };
+        let names = names
+            .split(|&byte| byte == 0)
+            .filter(|name| !name.is_empty());
+        let implied: Vec<PathBuf> = names
+            .map(|name| PathBuf::from(OsStr::from_bytes(name)))
+            .collect();
+        let diff = |chain| directory(store, chain).join(DIFF);
+        let lowers: Vec<PathBuf> = chains[..position].iter().rev().map(diff).collect();
+        let path = diff(chain);
+        let root = fs::File::open(&path).context("open", &path)?;
+        apply::inherit(&root, &lowers, &implied)
+            .map_err(|source| unpack::Error::Apply { path, source })?;
+        remove_file(&list)?;
+    }
+    Ok(())
 }
 
 /// Bytes of file content in all unpacked layers.
@@ -122,15 +158,18 @@ pub(crate) fn is_ready(store: &Store, chain: &Digest) -> Result<bool> {
 /// Marks layers as having reached the disk. To be called after the sync and before `index.json` mentions them.
 pub(super) fn settle(store: &Store, chains: &[Digest]) -> Result<()> {
     for chain in chains {
-        let marker = directory(store, chain).join(FRESH);
-        match fs::remove_file(&marker) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(error).context("remove", &marker)?
-            }
-            _ => {}
-        }
+        remove_file(&directory(store, chain).join(FRESH))?;
     }
     Ok(())
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Ok(Err(error).context("remove", path)?)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What came of wanting to unpack a layer.
@@ -214,6 +253,20 @@ impl Slot {
     /// Where to unpack.
     pub(super) fn diff(&self) -> PathBuf {
         self.temporary.join(DIFF)
+    }
+
+    /// Writes down which directories are to be completed by [`inherit`].
+    pub(super) fn note_implied(&self, implied: &[PathBuf]) -> Result<()> {
+        if implied.is_empty() {
+            return Ok(());
+        }
+        let mut names = Vec::new();
+        for path in implied {
+            names.extend_from_slice(path.as_os_str().as_bytes());
+            names.push(0);
+        }
+        let list = self.temporary.join(IMPLIED);
+        Ok(fs::write(&list, names).context("write", &list)?)
     }
 
     /// Makes the directory the layer of its chain id.

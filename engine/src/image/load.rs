@@ -126,6 +126,7 @@ fn read_and_publish(store: &Store, archive: impl Read + Send) -> Result<Vec<Load
     let planned = contents::read(&layout, &spooled)?;
     for image in &planned {
         unpack(store, &layout, image)?;
+        layers::inherit(store, &image.chain())?;
     }
     sync(store)?;
     for image in &planned {

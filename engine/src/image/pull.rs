@@ -206,6 +206,30 @@ pub fn pull(
     Ok(pulled)
 }
 
+/// All tags that an image's repository has in its registry, as references, sorted.
+///
+/// # Errors
+/// No such repository, or the registry can't be asked.
+pub fn tags(reference: &Reference, access: &Access) -> Result<Vec<Reference>> {
+    let endpoints = registry::endpoints(reference, access, registry::Use::Pull)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)?;
+    let connecting = registry::connect(&endpoints, registry::Use::Pull, async |it| it.tags().await);
+    let (_, tags) = runtime
+        .block_on(connecting)
+        .map_err(|fault| resolve::explain(reference, "manifest", fault))?;
+    let parse = |tag: String| {
+        format!("{}:{tag}", reference.name())
+            .parse::<Reference>()
+            .ok()
+    };
+    let mut tags: Vec<Reference> = tags.into_iter().filter_map(parse).collect();
+    tags.sort();
+    Ok(tags)
+}
+
 fn fetch_and_publish(
     store: &Store,
     reference: &Reference,
@@ -298,6 +322,7 @@ fn publish(
     }
     let size = resolved.manifest_bytes.len() as u64;
     let mut manifest = Descriptor::new(&resolved.media_type, resolved.digest.clone(), size);
+    layers::inherit(store, &resolved.chain)?;
     sync(store)?;
     layers::settle(store, &resolved.chain)?;
     let source = resolved.source.to_string();

@@ -1,7 +1,7 @@
 //! Registries: where a reference's registry is, how to talk to it, who we are there, and the requests themselves.
 //!
-//! What pulls and pushes have in common. The order of the parts: [`endpoint`] lists the ways to a repository (mirrors,
-//! schemes, certificates), [`auth`] finds the credentials for each, [`connect`] tries them until one works, [`client`]
+//! What pulls and pushes have in common. The order of the parts: [`places`] finds out where an image may be (mirrors),
+//! [`endpoint`] lists the ways there (schemes, certificates), [`auth`] finds the credentials for each, [`connect`] tries them until one works, [`client`]
 //! and [`upload`] make the requests, [`fault`] says what is wrong with an answer.
 //!
 //! Governing text: distribution-spec.
@@ -10,6 +10,8 @@ pub(super) mod auth;
 mod client;
 mod endpoint;
 mod fault;
+pub mod login;
+mod places;
 mod upload;
 
 use std::path::PathBuf;
@@ -55,6 +57,9 @@ pub enum Error {
     /// Certificates can't be read.
     #[error(transparent)]
     Certificates(#[from] endpoint::Error),
+    /// The configuration of registries can't be read, or forbids it.
+    #[error(transparent)]
+    Places(#[from] places::Error),
 }
 
 /// What a registry is wanted for.
@@ -79,9 +84,20 @@ pub(super) fn endpoints(
     access: &Access,
     purpose: Use,
 ) -> Result<Vec<Endpoint>, Error> {
-    let _ = purpose;
-    let auth = auth::credentials(reference, access)?;
-    Ok(endpoint::candidates(reference, access, &auth)?)
+    let mut endpoints = Vec::new();
+    for place in places::places(reference, purpose)? {
+        let mut access = access.clone();
+        if place.mirror || place.reference.registry() != reference.registry() {
+            // They are for the registry that was named.
+            access.credentials = None;
+        }
+        if place.insecure {
+            access.tls_verify.get_or_insert(false);
+        }
+        let auth = auth::credentials(&place.reference, &access)?;
+        endpoints.extend(endpoint::candidates(&place, &access, &auth)?);
+    }
+    Ok(endpoints)
 }
 
 /// Tries the ways to talk to the registry until one works, with a first request that tells.
@@ -89,6 +105,31 @@ pub(super) async fn connect<T>(
     endpoints: &[Endpoint],
     purpose: Use,
     first: impl AsyncFn(&Oci) -> Result<T, Fault>,
+) -> Result<(Oci, T), Fault> {
+    let mut mirrors = String::new();
+    let mut rest = endpoints;
+    while let Some(first_way) = rest.first() {
+        let place = &first_way.place;
+        let count = rest.iter().take_while(|way| way.place == *place).count();
+        let (ways, others) = rest.split_at(count);
+        rest = others;
+        match connect_to(ways, purpose, &first).await {
+            Err(fault) if first_way.mirror && !rest.is_empty() => {
+                mirrors += &format!(" (and mirror {}: {fault})", place.name());
+            }
+            // Why there was no way round it belongs to it.
+            Err(Fault::Unreachable(reason)) => return Err(Fault::Unreachable(reason + &mirrors)),
+            other => return other,
+        }
+    }
+    Err(Fault::Protocol("there is no way to talk to it".to_owned()))
+}
+
+/// Tries the ways to one place.
+async fn connect_to<T>(
+    endpoints: &[Endpoint],
+    purpose: Use,
+    first: &impl AsyncFn(&Oci) -> Result<T, Fault>,
 ) -> Result<(Oci, T), Fault> {
     let mut first_fault = None;
     for (number, endpoint) in endpoints.iter().enumerate() {

@@ -53,15 +53,25 @@ pub enum Error {
     },
 }
 
-/// Unpacks `compressed` into the directory `into`, for use as one layer of an overlay. Returns the bytes of file
-/// content in it.
+/// What was unpacked.
+#[derive(Debug)]
+pub(super) struct Unpacked {
+    /// Bytes of file content.
+    pub(super) bytes: u64,
+    /// The archive's digest.
+    pub(super) digest: Digest,
+    /// Directories that the archive only implies.
+    pub(super) implied: Vec<PathBuf>,
+}
+
+/// Unpacks `compressed` into the directory `into`, for use as one layer of an overlay.
 ///
 /// The compressed stream is read to its end unless something fails.
 pub(super) fn unpack(
     compressed: impl BufRead + Send,
     into: &Path,
     diff_id: &Digest,
-) -> Result<u64, Error> {
+) -> Result<Unpacked, Error> {
     let (sender, archive) = pipe();
     std::thread::scope(|scope| {
         let inflate = scope.spawn(move || inflate(compressed, &sender));
@@ -73,23 +83,23 @@ pub(super) fn unpack(
             Ok(Err(Stopped::ReaderGone)) => {}
             Err(panic) => std::panic::resume_unwind(panic),
         }
-        let (bytes, actual) = applied?;
-        if actual != *diff_id {
+        let unpacked = applied?;
+        if unpacked.digest != *diff_id {
             return Err(Error::DiffId {
                 expected: diff_id.clone(),
-                actual,
+                actual: unpacked.digest,
             });
         }
-        Ok(bytes)
+        Ok(unpacked)
     })
 }
 
-/// Applies an uncompressed archive; returns the bytes of file content and the archive's digest.
+/// Applies an uncompressed archive.
 pub(super) fn apply_archive(
     archive: impl Read,
     into: &Path,
     hasher: Hasher,
-) -> Result<(u64, Digest), Error> {
+) -> Result<Unpacked, Error> {
     let root = std::fs::File::open(into).map_err(|source| Error::Open {
         path: into.to_owned(),
         source,
@@ -106,7 +116,11 @@ pub(super) fn apply_archive(
     };
     let summary = apply(&mut archive, &root, &options).map_err(failed)?;
     archive.drain().map_err(Error::Inflate)?;
-    Ok((summary.bytes, archive.finish().0))
+    Ok(Unpacked {
+        bytes: summary.bytes,
+        digest: archive.finish().0,
+        implied: summary.implied,
+    })
 }
 
 enum Stopped {

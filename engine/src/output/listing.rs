@@ -59,6 +59,11 @@ impl Format {
             Format::Table | Format::Json => false,
         }
     }
+
+    /// Whether it is a table, the usual one or the user's.
+    pub(crate) fn is_table(&self) -> bool {
+        matches!(self, Format::Table | Format::Template { table: true, .. })
+    }
 }
 
 /// One row: texts by field name.

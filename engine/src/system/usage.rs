@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bundle_tools::Digest;
 
+use crate::build;
 use crate::container::{self, find};
 use crate::image::{self, Image, layers};
 use crate::store::{Store, size};
@@ -53,10 +54,15 @@ pub struct Usage {
     pub containers: Vec<ContainerUsage>,
     /// The volumes, by name.
     pub volumes: Vec<VolumeUsage>,
-    /// Bytes of all blobs and unpacked layers, each counted once, whether an image needs them or not.
+    /// Bytes of all blobs and unpacked layers but those of the build cache, each counted once, whether an image needs
+    /// them or not.
     pub image_bytes: u64,
     /// Of these, what images with containers need.
     pub image_bytes_in_use: u64,
+    /// Layers that only the build cache needs.
+    pub cached: usize,
+    /// Bytes of these.
+    pub cached_bytes: u64,
 }
 
 /// Adds everything up. What vanishes meanwhile is not counted.
@@ -142,7 +148,21 @@ fn images(
             containers,
         });
     }
-    usage.image_bytes = layers::total_size(store)? + size::of_tree(&store.root().join("blobs"));
+    let cached: HashSet<String> = build::cached_layers(store)?.into_iter().collect();
+    for hex in cached {
+        let chain = format!("sha256:{hex}").parse::<Digest>();
+        if owners.contains_key(&Part::Layer(hex)) {
+            continue;
+        }
+        if let Ok(chain) = chain
+            && layers::directory(store, &chain).is_dir()
+        {
+            usage.cached += 1;
+            usage.cached_bytes += layers::size(store, &chain);
+        }
+    }
+    usage.image_bytes = layers::total_size(store)?.saturating_sub(usage.cached_bytes)
+        + size::of_tree(&store.root().join("blobs"));
     Ok(())
 }
 

@@ -294,8 +294,6 @@ impl Run<'_> {
             Some(Value::Object(mut map)) => match map.remove(field) {
                 Some(value) => Ok(Some(value)),
                 None if OPEN.contains(&before) => Ok(None),
-                // Go's fields have capitals where docker's oldest JSON has none: `.TimeNano` is `timeNano`.
-                None if map.contains_key(&in_json(field)) => Ok(map.remove(&in_json(field))),
                 None if !matches!(self.methods, Methods::None) => {
                     Err(format!("map has no entry for key {field:?}"))
                 }
@@ -311,18 +309,6 @@ impl Run<'_> {
             )),
         }
     }
-}
-
-/// `ID` → `id`, `TimeNano` → `timeNano`.
-fn in_json(field: &str) -> String {
-    if field.bytes().all(|byte| byte.is_ascii_uppercase()) {
-        return field.to_ascii_lowercase();
-    }
-    let mut name = field.to_owned();
-    if let Some(first) = name.get_mut(..1) {
-        first.make_ascii_lowercase();
-    }
-    name
 }
 
 fn failure(pipeline: &Pipeline, operand: &Operand, message: String) -> Error {

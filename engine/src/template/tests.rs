@@ -29,7 +29,6 @@ fn value() -> Value {
         },
         "Size": 1234567,
         "Ratio": 0.5,
-        "timeNano": 7,
     })
 }
 
@@ -131,7 +130,6 @@ fn what_docker_users_type() {
             "{{$x := .Name}}{{if true}}{{$x = \"new\"}}{{end}}{{$x}} {{$.Name}}",
             "new /web",
         ),
-        ("{{.TimeNano}} {{.timeNano}}", "7 7"),
         ("a  {{- /* nothing */ -}}  b {{- .Ratio -}} c", "ab0.5c"),
         ("{{/* nothing */}}x", "x"),
         (

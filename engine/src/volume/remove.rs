@@ -22,7 +22,8 @@ pub fn remove(store: &Store, name: &str, users: &dyn Fn(&str) -> Vec<String>) ->
             users,
         });
     }
-    erase(store, &volume)
+    erase(store, &volume)?;
+    Ok(())
 }
 
 /// Under the volume's lock.

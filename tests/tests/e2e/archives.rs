@@ -24,6 +24,9 @@ pub(crate) fn tests() -> Vec<Test> {
             a_killed_load_leaves_nothing,
             a_failed_save_keeps_the_old_archive,
             a_container_is_exported,
+            a_commit_has_exactly_the_changes,
+            an_exported_container_is_imported,
+            images_are_filtered,
         ]
     );
     let peers = &[
@@ -38,6 +41,21 @@ pub(crate) fn tests() -> Vec<Test> {
         [
             podman_loads_what_is_saved,
             what_podman_and_skopeo_save_is_loaded,
+        ]
+    ));
+    let layouts = &[
+        Need::Root,
+        Need::Host,
+        Need::Program("docker-registry"),
+        Need::Program("skopeo"),
+        Need::Program("umoci"),
+    ];
+    all.extend(tests!(
+        "archives",
+        layouts,
+        [
+            the_store_is_an_image_layout_to_others,
+            implied_directories_are_as_below,
         ]
     ));
     all
@@ -463,4 +481,282 @@ fn a_container_is_exported() {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
     assert!(!mounts.contains(&home), "{mounts}");
     engine.run("export nothing").refused(1, "no such container");
+}
+
+/// What a program lists of a whole tree: kinds, modes, owners, times, links, attributes, content.
+fn tree_of(engine: &Engine, archive: &str) -> String {
+    let place = engine.directory().join("tree");
+    let _ = std::fs::remove_dir_all(&place);
+    std::fs::create_dir(&place).unwrap();
+    let at = place.display().to_string();
+    let from = engine.directory().join(archive).display().to_string();
+    shell(&format!(
+        "tar --xattrs --xattrs-include=* --numeric-owner -xpf {from} -C {at}"
+    ));
+    let find = format!(
+        "cd {at} && find . ! -type d -printf '%P %y %m %U:%G %n %T@ %l\\n' -o -printf '%P/ %m %U:%G %T@\\n' | LC_ALL=C sort; \
+         find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum; find . -type f"
+    );
+    let mut listed = stack_tests::command::tool("sh", &["-c", &find]);
+    let names: Vec<String> = listed
+        .lines()
+        .filter(|line| line.starts_with("./"))
+        .map(str::to_owned)
+        .collect();
+    for name in names {
+        let mut list = vec![0; 4096];
+        let path = place.join(&name);
+        let length = rustix::fs::llistxattr(&path, &mut list[..]).unwrap();
+        for attribute in list[..length]
+            .split(|&byte| byte == 0)
+            .filter(|it| !it.is_empty())
+        {
+            let mut value = vec![0; 4096];
+            let length = rustix::fs::lgetxattr(&path, attribute, &mut value[..]).unwrap();
+            let attribute = String::from_utf8_lossy(attribute).into_owned();
+            listed += &format!("{name} {attribute}={:?}\n", &value[..length]);
+        }
+    }
+    std::fs::remove_dir_all(&place).unwrap();
+    listed
+}
+
+fn a_commit_has_exactly_the_changes() {
+    let engine = Engine::new().with_base();
+    let script = "mkdir -p /srv/a/b; echo 1 >/srv/a/b/file; ln /srv/a/b/file /srv/hard; ln -s a /srv/soft; \
+                  mkfifo /srv/pipe; mknod /srv/null c 1 3; chmod 4750 /srv/hard; chown 7:8 /srv/pipe; \
+                  rm /bin/vi /etc/profile; rm -r /var/spool; mkdir /var/spool; echo new >/var/spool/new; \
+                  rm -r /home; echo file >/home; mv /etc/passwd /etc/users; touch -d 2001-02-03 /srv/a; \
+                  chmod 700 /usr; sleep 1000";
+    engine.ok(&format!(
+        "run -d --name maker --network none base sh -c '{script}'"
+    ));
+    engine.ok(
+        "exec maker sh -c 'until test -d /srv/a -a -f /home; do usleep 10000; done; usleep 100000'",
+    );
+    // The shell has no tool for these.
+    let merged = engine.root().join("containers");
+    let id = engine.look("maker", "/Id");
+    let file = merged
+        .join(id.as_str().unwrap())
+        .join("merged/srv/a/b/file");
+    let set = |name: &str, value: &[u8]| {
+        rustix::fs::setxattr(&file, name, value, rustix::fs::XattrFlags::empty()).unwrap();
+    };
+    set("user.bird", b"song");
+    // CAP_NET_RAW, permitted and effective, version 2.
+    set(
+        "security.capability",
+        &[
+            1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        ],
+    );
+    let changes = "--change 'CMD [\"cat\", \"/srv/hard\"]' -c 'ENV NEST=oak' -m why -a heron";
+    engine.ok(&format!("commit {changes} maker nest:1"));
+    engine.ok("export -o ~/source.tar maker");
+    engine.ok("rm -f maker");
+    assert_eq!(engine.ok("run --name new --network none nest:1"), "1");
+    engine.ok("export -o ~/new.tar new");
+    let (source, new) = (tree_of(&engine, "source.tar"), tree_of(&engine, "new.tar"));
+    for part in [
+        "user.bird=[115, 111, 110, 103]",
+        "security.capability",
+        "srv/hard f 4750 0:0 2",
+        "srv/pipe p 644 7:8",
+    ] {
+        assert!(source.contains(part), "no {part} in\n{source}");
+    }
+    // Made anew for each container, in directories whose times that changes.
+    let made = [
+        "/ ",
+        "etc/ ",
+        "etc/hosts ",
+        "etc/hostname ",
+        "etc/resolv.conf ",
+    ];
+    let kept = |listed: &str| -> Vec<String> {
+        let lines = listed.lines().map(str::to_owned);
+        lines
+            .filter(|line| !made.iter().any(|start| line.starts_with(start)))
+            .collect()
+    };
+    let (source, new) = (kept(&source), kept(&new));
+    for (one, other) in source.iter().zip(&new) {
+        assert_eq!(one, other);
+    }
+    assert_eq!(source.len(), new.len());
+    assert_eq!(
+        engine.ok("run --rm --network none nest:1 sh -c 'echo $NEST'"),
+        "oak"
+    );
+    let history = engine.run("history --no-trunc nest:1");
+    history.code(0).out("why").out("build-base busybox");
+    assert_eq!(engine.look("nest:1", "/Author"), "heron");
+    engine
+        .run("commit -c 'RUN true' new x")
+        .refused(1, "--change \"RUN true\"");
+    assert_eq!(
+        engine
+            .look("nest:1", "/RootFS/Layers")
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+}
+
+fn an_exported_container_is_imported() {
+    let engine = Engine::new().with_base();
+    changed(&engine, "nest:1");
+    engine.ok("create --name egg --network none nest:1");
+    engine.ok("export -o ~/egg.tar egg");
+    let id =
+        engine.ok("import --change 'CMD [\"sh\"]' --change 'ENV A=b' -m flat ~/egg.tar flat:1");
+    assert_eq!(engine.look("flat:1", "/Id"), id.as_str());
+    assert_eq!(
+        engine.ok(&format!(
+            "run --rm --network none flat:1 sh -c '{CHECK}; echo $A'"
+        )),
+        format!("{CHECKED}\nb")
+    );
+    assert_eq!(
+        engine
+            .look("flat:1", "/RootFS/Layers")
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    engine.run("history flat:1").code(0).out("flat");
+    let archive = std::fs::read(engine.directory().join("egg.tar")).unwrap();
+    let outcome = engine.run_with_input("import -", &archive);
+    let second = outcome.ok().to_owned();
+    engine.ok(&format!("image exists {second}"));
+    engine.run("image exists nothing").code(1);
+    engine
+        .run("import -c 'FROM x' ~/egg.tar x")
+        .refused(1, "--change");
+    engine
+        .run("import ~/nothing.tar x")
+        .refused(1, "cannot open");
+    std::fs::write(
+        engine.directory().join("egg.tar"),
+        &archive[..archive.len() / 2],
+    )
+    .unwrap();
+    engine.run("import ~/egg.tar half").code(1);
+    engine.run("images half").code(0);
+    assert!(!engine.ok("images").contains("half"));
+}
+
+fn images_are_filtered() {
+    let engine = Engine::new().with_base();
+    engine.ok("create --name egg base");
+    engine.ok("commit -c 'LABEL kind=nest' egg nest:1");
+    engine.ok("commit -c 'LABEL kind=egg' egg loose");
+    engine.ok("tag base localhost:1/team/base:2");
+    engine.ok("rm egg");
+    let quiet = |filter: &str| {
+        engine
+            .ok(&format!("images -q --no-trunc {filter}"))
+            .lines()
+            .count()
+    };
+    assert_eq!(quiet(""), 3);
+    for (filter, count) in [
+        ("-f reference=nest", 1),
+        ("-f reference=*/team/base:*", 1),
+        ("-f reference=b* -f reference=n*:1", 2),
+        ("-f label=kind", 2),
+        ("-f label=kind=egg", 1),
+        ("-f label!=kind", 1),
+        ("-f dangling=true", 0),
+        ("-f before=nest:1", 1),
+        ("-f since=base", 2),
+        ("-f until=1h", 0),
+    ] {
+        assert_eq!(quiet(filter), count, "{filter}");
+    }
+    engine
+        .run("images -f color=red")
+        .refused(1, "invalid filter 'color'");
+    engine.ok("tag base loose");
+    assert_eq!(quiet("-f dangling=true"), 1);
+    engine.run("image prune -f --filter label=none").code(0);
+    assert_eq!(quiet("-f dangling=true"), 1);
+    engine
+        .run("image prune -f")
+        .code(0)
+        .out("Total reclaimed space");
+    assert_eq!(quiet("-f dangling=true"), 0);
+    engine.ok("image prune -a -f --filter label=kind=nest");
+    assert_eq!(engine.ok("images -q nest"), "");
+    engine.ok("create --name user base");
+    engine.ok("image prune -a -f");
+    assert_eq!(quiet(""), 1);
+    engine.ok("rm user");
+    engine.ok("image prune -af");
+    assert_eq!(engine.ok("images -q"), "");
+    assert_store_is_empty(&engine);
+}
+
+fn the_store_is_an_image_layout_to_others() {
+    let engine = Engine::new().with_base();
+    changed(&engine, "committed:1");
+    engine.pull_as("busybox:layers", "pulled");
+    engine.ok("save -o ~/a.tar committed:1");
+    engine.ok("create --name egg --network none base");
+    engine.ok("export -o ~/b.tar egg");
+    engine.ok("import ~/b.tar imported:1");
+    engine.ok("rm egg");
+    engine.ok("rmi committed:1");
+    engine.ok("load -i ~/a.tar");
+    let root = engine.root().display().to_string();
+    let home = engine.directory().display().to_string();
+    for name in ["base:latest", "pulled:latest", "imported:1", "committed:1"] {
+        let full = format!("docker.io/library/{name}");
+        let seen = shell(&format!("skopeo inspect oci:{root}:{full}"));
+        let seen: Value = serde_json::from_str(&seen).unwrap();
+        assert_eq!(
+            seen["Digest"],
+            engine.look(name, "/ManifestDigest"),
+            "{name}"
+        );
+        let to = format!("docker-archive:{home}/copy.tar:{name}");
+        shell(&format!("skopeo copy --quiet oci:{root}:{full} {to}"));
+        let said = there(&engine, "load -i ~/copy.tar");
+        assert_eq!(said, format!("Loaded image: {name}"));
+        std::fs::remove_file(engine.directory().join("copy.tar")).unwrap();
+    }
+}
+
+fn implied_directories_are_as_below() {
+    let engine = Engine::new().with_base();
+    let home = engine.directory().display().to_string();
+    let root = engine.root().display().to_string();
+    // umoci writes what has changed, and no parents that have not.
+    shell(&format!(
+        "skopeo copy --quiet oci:{root}:docker.io/library/base:latest oci:{home}/layout:base"
+    ));
+    shell(&format!(
+        "umoci unpack --image {home}/layout:base {home}/bundle"
+    ));
+    std::fs::write(engine.directory().join("bundle/rootfs/tmp/file"), "x").unwrap();
+    std::fs::write(engine.directory().join("bundle/rootfs/root/file"), "x").unwrap();
+    shell(&format!(
+        "touch -d 2001-02-03 {home}/bundle/rootfs/tmp {home}/bundle/rootfs/root"
+    ));
+    shell(&format!(
+        "umoci repack --image {home}/layout:new {home}/bundle"
+    ));
+    shell(&format!(
+        "skopeo copy --quiet oci:{home}/layout:new oci-archive:{home}/new.tar:umoci:1"
+    ));
+    // And one that has only the file.
+    engine.ok("rmi base");
+    engine.ok("load -i ~/new.tar");
+    assert_eq!(
+        engine.ok("run --rm --network none umoci:1 stat -c %a /tmp /root /tmp/file"),
+        "1777\n700\n644"
+    );
 }

@@ -48,6 +48,8 @@ fn engine_with(firewall: &'static str) -> Engine {
         let used = [
             ("raw", "PREROUTING"),
             ("filter", "FORWARD"),
+            ("filter", "INPUT"),
+            ("filter", "OUTPUT"),
             ("nat", "PREROUTING"),
             ("nat", "OUTPUT"),
             ("nat", "POSTROUTING"),

@@ -27,6 +27,9 @@ pub(crate) fn tests() -> Vec<Test> {
             an_unknown_tag_is_told,
             a_registry_that_is_down,
             an_answer_that_is_no_manifest,
+            all_tags_at_once,
+            a_mirror_stands_in_and_is_passed_over,
+            another_platforms_image_is_told,
         ]
     )
 }
@@ -225,4 +228,70 @@ fn a_registry_that_is_down() {
     engine
         .run(&format!("pull localhost:{port}/busybox:latest"))
         .refused(1, &format!("localhost:{port}"));
+}
+
+fn all_tags_at_once() {
+    let engine = Engine::new();
+    let image = engine.registry().reference("busybox");
+    let said = engine.ok(&format!("pull -q -a {image}"));
+    for tag in ["latest", "docker", "zstd", "multi"] {
+        assert!(
+            said.lines().any(|line| line == format!("{image}:{tag}")),
+            "{said}"
+        );
+    }
+    engine
+        .run(&format!("pull -a {image}:latest"))
+        .refused(1, "--all-tags");
+}
+
+fn a_mirror_stands_in_and_is_passed_over() {
+    let engine = Engine::new();
+    let port = engine.registry().port;
+    let file = engine.directory().join("mirrors.conf");
+    let configured = |text: &str, line: &str| {
+        std::fs::write(&file, text).unwrap();
+        stack_tests::command::run(
+            engine
+                .command(line)
+                .env("CONTAINERS_REGISTRIES_CONF", &file),
+        )
+    };
+    // The first mirror is down, the second has nothing of the kind, the place itself has it.
+    let text = format!(
+        "[[registry]]\nprefix = \"nest.example\"\nlocation = \"localhost:{port}\"\n\
+         [[registry.mirror]]\nlocation = \"localhost:1\"\n\
+         [[registry.mirror]]\nlocation = \"localhost:{port}/no/such\"\n"
+    );
+    let outcome = configured(&text, "pull nest.example/busybox:latest");
+    assert!(
+        outcome.ok().contains("nest.example/busybox:latest"),
+        "{}",
+        outcome.report()
+    );
+    engine.ok("run --rm --network none nest.example/busybox true");
+    // Where nothing answers, all of it is said.
+    let text = "[[registry]]\nlocation = \"localhost:2\"\n[[registry.mirror]]\nlocation = \"localhost:1\"\n";
+    configured(text, "pull localhost:2/x")
+        .code(1)
+        .err("cannot reach registry localhost:2")
+        .err("mirror localhost:1/x");
+    let text = "[[registry]]\nprefix = \"*.example\"\nblocked = true\n";
+    configured(text, "pull other.example/x")
+        .code(1)
+        .err("is blocked");
+    configured("[[registry]\n", "pull x")
+        .code(1)
+        .err("is malformed");
+}
+
+fn another_platforms_image_is_told() {
+    let engine = Engine::new();
+    let image = engine.registry().reference("busybox:multi");
+    engine.ok(&format!("pull --platform linux/arm64 {image}"));
+    assert_eq!(engine.look(&image, "/Architecture"), "arm64");
+    engine.ok("images");
+    engine
+        .run(&format!("run --rm --network none {image} true"))
+        .err("linux/arm64");
 }

@@ -8,7 +8,7 @@ use stack_tests::cutter::Cutter;
 use stack_tests::engine::Engine;
 use stack_tests::needs::{Need, Test};
 use stack_tests::peers::Podman;
-use stack_tests::registry::{NEEDS, Registry};
+use stack_tests::registry::{Door, NEEDS, PASSWORD, Registry, USER};
 use stack_tests::tests;
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -21,6 +21,8 @@ pub(crate) fn tests() -> Vec<Test> {
             a_broken_upload_goes_on,
             a_killed_push_leaves_nothing_in_the_way,
             refusals_are_told,
+            who_is_logged_in_may_push,
+            a_helper_keeps_the_credentials,
         ]
     );
     let peers = &[
@@ -179,4 +181,103 @@ fn refusals_are_told() {
         .run(&format!("push base {pinned}"))
         .code(1)
         .err("a tag is needed");
+}
+
+fn who_is_logged_in_may_push() {
+    let engine = Engine::new().with_base();
+    for tls in [false, true] {
+        let registry = Registry::behind(Door {
+            password: true,
+            empty: true,
+            tls,
+            ..Door::default()
+        });
+        let host = format!("localhost:{}", registry.port);
+        let name = registry.reference("base");
+        let certificates = if tls {
+            format!("--cert-dir {}", registry.certificates().display())
+        } else {
+            String::new()
+        };
+        engine
+            .run(&format!("push {certificates} base {name}"))
+            .code(1)
+            .err("push access denied")
+            .err("qengine login");
+        let login = format!("login {certificates} -u {USER} --password-stdin {host}");
+        engine
+            .run_with_input(&login, b"wrong\n")
+            .refused(1, "login to localhost");
+        let file = engine.directory().join(".docker/config.json");
+        assert!(tls || !file.exists(), "a refused password is not kept");
+        let outcome = engine.run_with_input(&login, format!("{PASSWORD}\n").as_bytes());
+        assert_eq!(outcome.ok(), "Login Succeeded");
+        let metadata = std::fs::metadata(&file).unwrap();
+        assert_eq!(
+            std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777,
+            0o600
+        );
+        assert_eq!(engine.ok(&format!("login --get-login {host}")), USER);
+        engine.ok(&format!("push {certificates} base {name}"));
+        engine.ok(&format!("pull {certificates} {name}"));
+        let said = engine.ok(&format!("logout {host}"));
+        assert_eq!(said, format!("Removing login credentials for {host}"));
+        assert_eq!(
+            engine.ok(&format!("logout {host}")),
+            format!("Not logged in to {host}")
+        );
+        engine
+            .run(&format!("pull {certificates} {name}"))
+            .code(1)
+            .err("denied");
+        engine
+            .run(&format!(
+                "push --creds {USER}:wrong {certificates} base {name}"
+            ))
+            .code(1);
+    }
+}
+
+fn a_helper_keeps_the_credentials() {
+    let engine = Engine::new().with_base();
+    let registry = Registry::behind(Door {
+        password: true,
+        empty: true,
+        ..Door::default()
+    });
+    let host = format!("localhost:{}", registry.port);
+    let bin = engine.directory().join("bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    // One file a server would be too much for a test: this helper knows one.
+    let script = "#!/bin/sh\nf=${0%/*}/kept\ncase $1 in store) cat >$f ;; get) cat >/dev/null; \
+                  test -e $f && cat $f || { echo 'credentials not found in native keychain'; exit 1; } ;; \
+                  erase) cat >/dev/null; rm $f ;; esac\n";
+    let helper = bin.join("docker-credential-nest");
+    std::fs::write(&helper, script).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&helper, mode).unwrap();
+    let config = engine.directory().join(".docker/config.json");
+    std::fs::create_dir_all(config.parent().unwrap()).unwrap();
+    std::fs::write(
+        &config,
+        r#"{"credsStore": "nest", "HttpHeaders": {"X": "kept"}}"#,
+    )
+    .unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let line = |line: &str| run(engine.command(line).env("PATH", &path));
+    line(&format!("login -u {USER} -p '{PASSWORD}' {host}")).ok();
+    let text = std::fs::read_to_string(&config).unwrap();
+    assert!(
+        !text.contains("\"auth\"") && text.contains("X") && text.contains(&host),
+        "{text}"
+    );
+    assert!(
+        std::fs::read_to_string(bin.join("kept"))
+            .unwrap()
+            .contains(PASSWORD)
+    );
+    line(&format!("push base {host}/base")).ok();
+    line(&format!("logout {host}")).ok();
+    assert!(!bin.join("kept").exists());
+    line(&format!("push base {host}/base")).code(1);
 }

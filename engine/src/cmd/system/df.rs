@@ -92,6 +92,13 @@ fn rows(usage: &Usage) -> Vec<Row> {
             volumes.iter().map(|it| it.size).sum(),
             unused.map(|it| it.size).sum(),
         ),
+        row(
+            "Build Cache",
+            usage.cached,
+            0,
+            usage.cached_bytes,
+            usage.cached_bytes,
+        ),
     ]
 }
 

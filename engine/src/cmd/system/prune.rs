@@ -38,6 +38,7 @@ impl Prune {
             "all stopped containers",
             "all networks not used by at least one container",
             images,
+            "unused build cache",
         ];
         if self.volumes {
             doomed.push("all anonymous volumes not used by at least one container");
@@ -49,6 +50,10 @@ impl Prune {
         prune::networks(&context.store, &filter)?;
         if self.volumes {
             freed += prune::volumes(&context.store, &filter)?;
+        }
+        // Steps have neither age nor labels: a filter means none of them.
+        if self.filter.is_empty() {
+            qengine::build::forget(&context.store)?;
         }
         freed += rmi::prune(&context.store, self.all, &filter)?;
         say(format_args!("Total reclaimed space: {}", human_size(freed)))?;

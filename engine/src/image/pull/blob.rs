@@ -77,7 +77,10 @@ impl Job<'_> {
             })
         })?;
         match (slot, received) {
-            (Some(slot), Some(bytes)) => Ok(slot.finish(bytes)?),
+            (Some(slot), Some(unpacked)) => {
+                slot.note_implied(&unpacked.implied)?;
+                Ok(slot.finish(unpacked.bytes)?)
+            }
             _ => Ok(()),
         }
     }

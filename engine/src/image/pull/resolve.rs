@@ -179,7 +179,7 @@ fn wrong_digest(bytes: &[u8]) -> Fault {
 }
 
 /// The fault as what it means to somebody who wants this image.
-fn explain(reference: &Reference, what: &'static str, fault: Fault) -> Error {
+pub(super) fn explain(reference: &Reference, what: &'static str, fault: Fault) -> Error {
     let host = reference.registry().to_owned();
     match fault {
         Fault::NotFound if what == "manifest" => Error::NotFound {

@@ -83,7 +83,8 @@ pub(super) fn credentials(reference: &Reference, access: &Access) -> Result<Regi
     Ok(RegistryAuth::Anonymous)
 }
 
-fn usual_files() -> Vec<PathBuf> {
+/// The files that credentials are looked for in; the first is the one they are written to.
+pub(super) fn usual_files() -> Vec<PathBuf> {
     let variable = |name: &str| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())
@@ -158,11 +159,7 @@ fn is_unknown_to_helper(error: &CredentialRetrievalError) -> bool {
 /// A helper for the very host goes first, then entries from the most to the least specific, then the helper for all.
 fn choose(file: &Map<String, Value>, reference: &Reference) -> Option<(String, Value)> {
     let registry = reference.registry();
-    let server = if registry == "docker.io" {
-        DOCKER_HUB
-    } else {
-        registry
-    };
+    let server = server_name(registry);
     let object = |name: &str| file.get(name).and_then(Value::as_object);
 
     let helper = object("credHelpers").and_then(|helpers| {
@@ -187,6 +184,14 @@ fn choose(file: &Map<String, Value>, reference: &Reference) -> Option<(String, V
         .and_then(Value::as_str)
         .filter(|store| !store.is_empty())?;
     Some((server.to_owned(), json!({"auths": {}, "credsStore": store})))
+}
+
+/// What docker calls a registry in its files.
+pub(super) fn server_name(registry: &str) -> &str {
+    match registry {
+        "docker.io" => DOCKER_HUB,
+        other => other,
+    }
 }
 
 fn entry_for<'f>(auths: &'f Map<String, Value>, reference: &Reference) -> Option<&'f Value> {

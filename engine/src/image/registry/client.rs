@@ -14,7 +14,7 @@ use futures_util::stream::BoxStream;
 use oci_client::client::{BlobResponse, Client};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Reference as OciReference, RegistryOperation};
-use reqwest::header::{ACCEPT, CONTENT_TYPE};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, LINK};
 use reqwest::{RequestBuilder, Response, StatusCode};
 
 use super::endpoint::Endpoint;
@@ -27,6 +27,9 @@ const MANIFEST_TYPES: [&str; 4] = [
     media_type::INDEX,
     media_type::DOCKER_INDEX,
 ];
+
+/// Pages of a list of tags that are read, at most.
+const MOST_PAGES: usize = 1000;
 
 /// One repository of a registry.
 pub(in crate::image) trait Registry: Send + Sync {
@@ -96,7 +99,7 @@ impl Oci {
         let registry = Oci {
             client,
             http,
-            base: format!("{}://{}", endpoint.scheme(), repository.resolve_registry()),
+            base: endpoint.base(),
             repository,
             auth: endpoint.auth.clone(),
             operation,
@@ -110,6 +113,34 @@ impl Oci {
     /// The address of something in the repository.
     pub(super) fn url(&self, rest: &str) -> String {
         format!("{}/v2/{}/{rest}", self.base, self.repository.repository())
+    }
+
+    /// All tags of the repository.
+    pub(in crate::image) async fn tags(&self) -> Result<Vec<String>, Fault> {
+        #[derive(serde::Deserialize)]
+        struct Page {
+            // Go writes an empty list as null.
+            tags: Option<Vec<String>>,
+        }
+        let mut tags = Vec::new();
+        let mut url = self.url("tags/list");
+        for _ in 0..MOST_PAGES {
+            let response = self.send(&url, || self.http.get(&url)).await?;
+            let status = response.status();
+            let next = next_page(&response);
+            let bytes = read_capped(response).await?;
+            if !status.is_success() {
+                return Err(Fault::from_status(status.as_u16(), &bytes));
+            }
+            let page: Page = serde_json::from_slice(&bytes)
+                .map_err(|_| Fault::Protocol("the list of tags is malformed".to_owned()))?;
+            tags.extend(page.tags.unwrap_or_default());
+            match next {
+                Some(next) => url = next,
+                None => return Ok(tags),
+            }
+        }
+        Err(Fault::Protocol("the list of tags has no end".to_owned()))
     }
 
     async fn fetch_token(&self) -> Result<Option<String>, Fault> {
@@ -211,6 +242,16 @@ impl Registry for Oci {
             },
         })
     }
+}
+
+/// Where a list goes on (RFC 8288): `Link: </v2/x/tags/list?last=y>; rel="next"`.
+fn next_page(response: &Response) -> Option<String> {
+    let link = response.headers().get(LINK)?.to_str().ok()?;
+    let (target, rest) = link.trim().strip_prefix('<')?.split_once('>')?;
+    if !rest.contains("next") {
+        return None;
+    }
+    Some(response.url().join(target).ok()?.to_string())
 }
 
 pub(super) async fn read_capped(mut response: Response) -> Result<Vec<u8>, Fault> {

@@ -7,13 +7,14 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use oci_client::Client;
 use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
 use oci_client::secrets::RegistryAuth;
+use oci_client::{Client, Reference as OciReference};
 use reqwest::{NoProxy, Proxy};
 
 use super::Access;
 use super::fault::Fault;
+use super::places::Place;
 use crate::image::Reference;
 
 /// Where administrators put the certificate authorities of single registries: `<directory>/<host>/*.crt`.
@@ -50,6 +51,8 @@ pub enum Error {
 pub(in crate::image) struct Endpoint {
     /// The repository.
     pub(super) place: Reference,
+    /// Whether it is only a copy of the one that was asked for.
+    pub(super) mirror: bool,
     /// Who we are there.
     pub(super) auth: RegistryAuth,
     https: bool,
@@ -62,14 +65,15 @@ pub(in crate::image) struct Endpoint {
 ///
 /// https with a valid certificate, unless the registry is on this machine or the user says that it need not be.
 pub(super) fn candidates(
-    place: &Reference,
+    place: &Place,
     access: &Access,
     auth: &RegistryAuth,
 ) -> Result<Vec<Endpoint>, Error> {
-    let registry = place.registry();
+    let registry = place.reference.registry();
     let authorities = authorities(registry, access)?;
     let endpoint = |https, verify| Endpoint {
-        place: place.clone(),
+        place: place.reference.clone(),
+        mirror: place.mirror,
         auth: auth.clone(),
         https,
         verify,
@@ -138,11 +142,21 @@ fn read_authorities(directory: &Path) -> Result<Vec<Vec<u8>>, Error> {
 
 impl Endpoint {
     /// `http` or `https`.
-    pub(super) fn scheme(&self) -> &'static str {
+    fn scheme(&self) -> &'static str {
         match self.https {
             true => "https",
             false => "http",
         }
+    }
+
+    /// Scheme and host, as in a URL.
+    pub(super) fn base(&self) -> String {
+        let place = OciReference::with_tag(
+            self.place.registry().to_owned(),
+            self.place.repository().to_owned(),
+            "latest".to_owned(),
+        );
+        format!("{}://{}", self.scheme(), place.resolve_registry())
     }
 
     /// Clients for this way: one that knows registries, one that knows HTTP.
@@ -236,7 +250,11 @@ mod tests {
                 tls_verify,
                 ..Access::default()
             };
-            let place: Reference = format!("{registry}/x").parse().unwrap();
+            let place = Place {
+                reference: format!("{registry}/x").parse().unwrap(),
+                insecure: false,
+                mirror: false,
+            };
             let ways = candidates(&place, &access, &RegistryAuth::Anonymous).unwrap();
             ways.iter().map(|way| (way.https, way.verify)).collect()
         };
