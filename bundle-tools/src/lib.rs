@@ -21,9 +21,11 @@ pub mod image;
 pub mod layer;
 pub mod layout;
 pub mod package;
+mod remove;
 pub mod rooted;
 pub mod seccomp;
 pub mod user;
 pub mod validate;
 
 pub use digest::Digest;
+pub use remove::remove_tree;

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
+use std::thread::JoinHandle;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -119,10 +120,12 @@ impl Build {
                 Ok(ExitCode::SUCCESS)
             }
             Err(build::Error::Cancelled) => {
+                lines.settle();
                 super::report(&build::Error::Cancelled.into());
                 Ok(ExitCode::from(INTERRUPTED))
             }
             Err(error) => {
+                lines.settle();
                 lines.show_captured()?;
                 Err(error.into())
             }
@@ -299,8 +302,11 @@ fn tell(image: &Image, options: &Options, quiet: bool) -> Result<()> {
     Ok(())
 }
 
-/// Progress as lines on standard output; what commands print goes where it went.
+/// Progress as lines on standard output. What commands print goes there through pipes: with our own descriptors a command
+/// of a stranger's Dockerfile could read what is typed at the terminal, or open the file behind them anew.
 struct Lines {
+    /// What passes on the output of the command that runs; they end with it.
+    relays: Mutex<Vec<JoinHandle<()>>>,
     quiet: bool,
     pull: Shown,
     cancel: OwnedFd,
@@ -318,6 +324,7 @@ impl Lines {
             None
         };
         Ok(Lines {
+            relays: Mutex::default(),
             quiet,
             pull: Shown::new(Way::Pull, quiet),
             cancel: cancelled_by_signals()?,
@@ -325,7 +332,35 @@ impl Lines {
         })
     }
 
+    /// Waits until all that the last command has printed is passed on.
+    fn settle(&self) {
+        let relays = self
+            .relays
+            .lock()
+            .map(|mut relays| std::mem::take(&mut *relays));
+        for relay in relays.unwrap_or_default() {
+            drop(relay.join());
+        }
+    }
+
+    /// The writing end of a pipe that leads to `out`.
+    fn relay(&self, mut out: impl Write + Send + 'static) -> io::Result<OwnedFd> {
+        let (mut output, end) = io::pipe()?;
+        let relay = std::thread::spawn(move || {
+            let mut buffer = [0; 1 << 14];
+            while let Ok(count @ 1..) = output.read(&mut buffer) {
+                // Nobody reads any more: the command goes on.
+                let _ = out.write_all(&buffer[..count]).and_then(|()| out.flush());
+            }
+        });
+        if let Ok(mut relays) = self.relays.lock() {
+            relays.push(relay);
+        }
+        Ok(end.into())
+    }
+
     fn say(&self, line: std::fmt::Arguments<'_>) {
+        self.settle();
         if !self.quiet {
             // Nobody reads any more: the build goes on.
             let _ = say(line);
@@ -373,16 +408,14 @@ impl Progress for Lines {
 
     fn streams(&self) -> io::Result<(OwnedFd, OwnedFd)> {
         // What was said before comes before what the command says.
+        self.settle();
         stdout().flush()?;
         if let Ok(captured) = self.captured.lock()
             && let Some(file) = &*captured
         {
             return Ok((file.try_clone()?.into(), file.try_clone()?.into()));
         }
-        Ok((
-            stdout().as_fd().try_clone_to_owned()?,
-            stderr().as_fd().try_clone_to_owned()?,
-        ))
+        Ok((self.relay(stdout())?, self.relay(stderr())?))
     }
 
     fn cancel(&self) -> Option<BorrowedFd<'_>> {

@@ -20,8 +20,10 @@ pub(crate) struct Cleanup {
 impl Cleanup {
     pub(crate) fn run(self, context: &Context) -> Result<ExitCode> {
         if let Some(handle) = Handle::open(&context.store, &self.id)? {
-            finish(&context.store, &context.programs, &handle)?;
+            // What could not be taken away is no reason to leave the container ended.
+            let finished = finish(&context.store, &context.programs, &handle);
             carry_on(&context.store, &context.programs, &handle)?;
+            finished?;
         }
         Ok(ExitCode::SUCCESS)
     }

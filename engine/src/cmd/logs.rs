@@ -62,7 +62,13 @@ impl Logs {
         let mut error = io::stderr().lock();
         // A followed log is shown at once, line by line; one that is only read, in large pieces.
         let at_once = self.follow;
+        let mut last = Stream::Output;
         read(&context.store, &handle, &query, &mut |entry| {
+            // Who reads both in one place finds them in the order they were written in.
+            if entry.stream != last {
+                output.flush()?;
+                last = entry.stream;
+            }
             let sink: &mut dyn Write = match entry.stream {
                 Stream::Output => &mut output,
                 Stream::Error => &mut error,

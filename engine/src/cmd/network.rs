@@ -202,7 +202,7 @@ impl Ls {
                     "Name": network.name,
                     "Driver": network.driver.name(),
                     "Scope": "local",
-                    "IPv6": "false",
+                    "IPv6": network.ipam6.is_some().to_string(),
                     "Internal": network.internal.to_string(),
                     "CreatedAt": moment(network.created),
                 }))

@@ -162,10 +162,6 @@ where
 
 /// Says what happens: on standard output in the foreground; in the background into the log, which is its standard
 /// error. Nobody to tell is no failure.
-#[expect(
-    clippy::print_stderr,
-    reason = "the log of a process in the background"
-)]
 fn tell(event: &Event<'_>, is_detached: bool) {
     let text = match event {
         Event::Serving {
@@ -191,7 +187,12 @@ fn tell(event: &Event<'_>, is_detached: bool) {
         Event::Ready => return,
     };
     if is_detached {
-        eprintln!("{} {text}", jiff::Timestamp::now());
+        // A full disk under the log is no reason to stop forwarding.
+        drop(writeln!(
+            std::io::stderr(),
+            "{} {text}",
+            jiff::Timestamp::now()
+        ));
     } else {
         drop(say(format_args!("{text}")));
         drop(std::io::stdout().flush());

@@ -143,6 +143,9 @@ impl Lower {
             .split(|&byte| byte == b'/')
             .filter(|name| !name.is_empty())
         {
+            if name == b".." {
+                return Ok(None);
+            }
             match here.child(name)?.and_then(|before| before.directory) {
                 Some(directory) => here = directory,
                 None => return Ok(None),
@@ -327,15 +330,14 @@ fn is_opaque(fd: &OwnedFd) -> bool {
     overlay_attribute(fd, "opaque").is_some_and(|value| value == b"y")
 }
 
-/// One of overlay's own attributes.
+/// One of overlay's own attributes; of those that only the kernel and root can set.
 fn overlay_attribute(fd: &OwnedFd, name: &str) -> Option<Vec<u8>> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let mut value = vec![0; 4096];
-    ["trusted", "user"].into_iter().find_map(|space| {
-        let name = format!("{space}.overlay.{name}");
-        let length = getxattr(&path, &name, &mut value[..]).ok()?;
-        Some(value[..length].to_vec())
-    })
+    let name = format!("trusted.overlay.{name}");
+    let length = getxattr(&path, &name, &mut value[..]).ok()?;
+    value.truncate(length);
+    Some(value)
 }
 
 /// Pins what a directory has under a name.

@@ -87,17 +87,23 @@ fn release_by_owner(store: &Store, id: &str) -> Result<()> {
 /// publish an exit, or run their exit command, into a later start.
 pub(super) fn end_monitor(state: &State) {
     let Some(monitor) = state.monitor else { return };
+    // Held open, so that the pid stays its own while its children are looked up: after a reboot it is another's.
+    let Some(descriptor) = monitor.open() else {
+        return;
+    };
     let children = format!("/proc/{0}/task/{0}/children", monitor.pid);
     let children: Vec<Process> = fs::read_to_string(children)
         .unwrap_or_default()
         .split_whitespace()
         .filter_map(|pid| Process::remember(pid.parse().ok()?))
         .collect();
-    for process in std::iter::once(monitor).chain(children) {
-        if let Some(descriptor) = process.open() {
-            // One that has just ended needs no signal.
-            let _ = rustix::process::pidfd_send_signal(descriptor, rustix::process::Signal::KILL);
-        }
+    if !monitor.is_alive() {
+        return;
+    }
+    let children = children.iter().filter_map(|child| child.open());
+    for process in std::iter::once(descriptor).chain(children) {
+        // One that has just ended needs no signal.
+        let _ = rustix::process::pidfd_send_signal(process, rustix::process::Signal::KILL);
     }
 }
 
@@ -197,7 +203,7 @@ pub(super) fn finish_locked(store: &Store, programs: &Programs, handle: &Handle)
         return torn_down;
     }
     state.monitor = None;
-    if handle.config.options.auto_remove {
+    if handle.config.options.auto_remove && !state.kept {
         collect_exits(store);
         remove::erase(store, handle, &mut state, remove::Volumes::RemoveAnonymous)?;
     } else {

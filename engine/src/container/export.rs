@@ -20,11 +20,14 @@ use crate::store::Store;
 /// When the files can't be read, or the archive can't be written.
 pub fn export(store: &Store, handle: &Handle, out: impl Write) -> Result<()> {
     let tree = Tree::open(store, handle)?;
-    diff::write_tree_at(&tree.root, out, &diff::Options::default()).map_err(|source| {
-        Error::Export {
-            container: handle.name().to_owned(),
-            source,
-        }
+    // A copy of what may be at work, and no layer.
+    let options = diff::Options {
+        plain: true,
+        ..diff::Options::default()
+    };
+    diff::write_tree_at(&tree.root, out, &options).map_err(|source| Error::Export {
+        container: handle.name().to_owned(),
+        source,
     })?;
     Ok(())
 }

@@ -222,7 +222,10 @@ impl Handle {
         if !self.directory.exists() {
             return Err(gone());
         }
-        let lock = Lock::exclusive(&self.directory.join("lock")).map_err(|_| gone())?;
+        let lock = match Lock::exclusive(&self.directory.join("lock")) {
+            Err(_) if !self.directory.exists() => return Err(gone()),
+            other => other?,
+        };
         if self.directory.join("container.json").exists() {
             Ok(lock)
         } else {

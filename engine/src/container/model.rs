@@ -416,6 +416,8 @@ pub struct State {
     pub network: Option<Setup>,
     /// A network is being added or removed: it may have an address that `network` does not know of.
     pub reconnecting: bool,
+    /// It is being restarted by its user: the end in between removes it no more than any other, `--rm` or not.
+    pub kept: bool,
     /// The user asked for its end (`stop`, `kill`), so that no restart policy undoes it.
     pub stopped_by_user: bool,
     /// How often its restart policy has started it since the user did.

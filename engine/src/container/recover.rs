@@ -81,7 +81,7 @@ fn undo(store: &Store, programs: &Programs, handle: &Handle, state: &mut State) 
             cleanup::tear_down(store, programs, handle, state)?;
             remove::erase(store, handle, state, volumes)?;
         }
-        Status::Exited if handle.config.options.auto_remove => {
+        Status::Exited if handle.config.options.auto_remove && !state.kept => {
             remove::erase(store, handle, state, remove::Volumes::RemoveAnonymous)?;
         }
         Status::Created | Status::Exited | Status::Restarting => {}
@@ -105,7 +105,7 @@ fn is_unfinished_in(handle: &Handle, state: &State, live: Live) -> bool {
         Status::Created => false,
         Status::Restarting => restart::is_orphaned(state),
         // Ended, was to vanish, and the one who was at it was killed.
-        Status::Exited => handle.config.options.auto_remove,
+        Status::Exited => handle.config.options.auto_remove && !state.kept,
     }
 }
 

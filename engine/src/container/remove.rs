@@ -108,7 +108,7 @@ fn empty_trash(store: &Store) {
         return;
     };
     for entry in entries.flatten() {
-        drop(fs::remove_dir_all(entry.path()));
+        drop(bundle_tools::remove_tree(&entry.path()));
     }
 }
 
@@ -116,8 +116,7 @@ fn empty_trash(store: &Store) {
 /// then it is tried again, for a fifth of a second.
 fn remove_tree(path: &std::path::Path) -> Result<()> {
     for attempt in 0.. {
-        match fs::remove_dir_all(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => break,
+        match bundle_tools::remove_tree(path) {
             Err(error) if attempt == 20 => return Err(error).system("remove", path),
             Err(_) => std::thread::sleep(std::time::Duration::from_millis(10)),
             Ok(()) => break,

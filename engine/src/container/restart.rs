@@ -146,6 +146,12 @@ pub fn restart(
     signal: Option<Signal>,
     timeout: Option<Duration>,
 ) -> Result<()> {
+    {
+        let _lock = handle.lock()?;
+        let mut state = handle.state()?;
+        state.kept = true;
+        handle.save(&state)?;
+    }
     stop(store, programs, handle, signal, timeout)?;
     start(store, programs, handle, Streams::Leave)?;
     store.emit(&handle.latest()?.event("restart"));

@@ -115,8 +115,11 @@ fn steps(
 
     // Before the first reservation, so that a killed start is known as one.
     state.status = Status::Starting;
+    // The last run's monitor may be the parent of this very process, which carries out a restart policy.
+    state.monitor = None;
     state.network = None;
     state.stopped_by_user = false;
+    state.kept = false;
     state.error = String::new();
     handle.save(state)?;
     let mut setup = reserve(store, programs, handle)?;

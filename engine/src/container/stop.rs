@@ -12,7 +12,7 @@ use super::find::Handle;
 use super::live::Live;
 use super::model::{State, Status};
 use super::wait::{ExitWatch, poll_until};
-use super::{Error, Programs, Result, SystemContext, cleanup, monitor, restart};
+use super::{Error, Programs, Result, SystemContext, cleanup, monitor, recover, restart};
 use crate::store::Store;
 
 /// How long the monitor may take to publish the exit of a process that is dead.
@@ -30,12 +30,19 @@ pub fn stop(
     signal: Option<Signal>,
     timeout: Option<Duration>,
 ) -> Result<()> {
+    // What a killed start has left says "starting", which is not to be taken for a container that never ran.
+    drop(recover::collect(store, programs, handle.id()));
     let lock = handle.lock()?;
     let (mut state, live) = handle.live(store)?;
     if live == Live::Restarting {
         return end_restarting(store, handle, &mut state);
     }
     if !live.is_running() {
+        if state.status == Status::Running {
+            // It has ended, but nobody has recorded that yet: whoever does must not start it again.
+            state.stopped_by_user = true;
+            handle.save(&state)?;
+        }
         drop(lock);
         return cleanup::finish(store, programs, handle);
     }
@@ -122,6 +129,7 @@ fn await_exit(store: &Store, handle: &Handle, state: &State) -> Result<()> {
 /// # Errors
 /// When the container does not run.
 pub fn kill(store: &Store, programs: &Programs, handle: &Handle, signal: Signal) -> Result<()> {
+    drop(recover::collect(store, programs, handle.id()));
     let (state, live) = handle.live(store)?;
     let not_running = || {
         Error::Invalid(format!(

@@ -20,13 +20,21 @@ pub fn users(store: &Store, name: &str) -> Vec<String> {
 }
 
 /// Ids of the containers that match and mention a volume.
+///
+/// A container whose record can't be read may mention any: better a volume that stays than one that was needed.
 fn mentioning(store: &Store, name: &str, matches: impl Fn(&Handle) -> bool) -> Vec<String> {
-    find::all(store)
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|handle| mentions(&handle.config.options, name) && matches(handle))
-        .map(|handle| handle.config.id)
-        .collect()
+    let Ok(ids) = find::ids(store) else {
+        return vec![format!(
+            "in {}, which can't be read",
+            store.containers().display()
+        )];
+    };
+    let mentions_it = |id: &String| match Handle::open(store, id) {
+        Ok(Some(handle)) => mentions(&handle.config.options, name) && matches(&handle),
+        Ok(None) => false,
+        Err(_) => true,
+    };
+    ids.into_iter().filter(mentions_it).collect()
 }
 
 fn mentions(options: &Options, name: &str) -> bool {

@@ -355,12 +355,7 @@ fn remove_temporary(path: &Path) -> Result<()> {
 }
 
 fn remove_tree(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Ok(Err(error).context("remove", path)?)
-        }
-        _ => Ok(()),
-    }
+    Ok(bundle_tools::remove_tree(path).context("remove", path)?)
 }
 
 fn boot_id() -> Result<String> {

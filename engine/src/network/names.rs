@@ -30,7 +30,7 @@ use super::{
     Attachment, DEFAULT_NETWORK, Error, KernelContext, Protocol, Result, Setup, connection, member,
 };
 use crate::container::model::Process;
-use crate::store::{self, Store};
+use crate::store::{self, Durability, Store};
 
 mod forward;
 mod message;
@@ -56,7 +56,7 @@ pub struct Identity {
 }
 
 /// The resolver of a bridge, as it was when it had begun to serve.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     process: Process,
     address: Ipv4Addr,
@@ -70,9 +70,15 @@ impl Record {
     }
 }
 
-// With a dot, so that neither is taken for a member.
+// With a dot, so that none of them is taken for a member.
 fn record_path(directory: &Path) -> PathBuf {
     directory.join(".resolver")
+}
+
+/// The record that port 53 was last led to: whoever finds another one there has work to do, since the resolver's starter
+/// may have died in between.
+fn published_path(directory: &Path) -> PathBuf {
+    directory.join(".resolver.published")
 }
 
 fn lock_path(directory: &Path) -> PathBuf {
@@ -102,13 +108,18 @@ pub fn server(attachments: &[Attachment]) -> Option<IpAddr> {
 pub fn ensure(store: &Store, program: &Path, arguments: &[OsString], setup: &Setup) -> Result<()> {
     for attachment in setup.attachments.iter().filter(|one| has_resolver(one)) {
         let directory = member::of_bridge(store, &attachment.bridge);
-        let serves = |record: &Record| record.process.is_alive();
-        if Record::read(&directory).as_ref().is_some_and(serves) {
+        let found = Record::read(&directory).filter(|record| record.process.is_alive());
+        let published = published_path(&directory);
+        if found.is_some() && store::read_json(&published).ok().flatten() == found {
             continue;
         }
-        start(program, arguments, attachment)?;
-        wait_for_record(&directory, &attachment.network)?;
+        if found.is_none() {
+            start(program, arguments, attachment)?;
+            wait_for_record(&directory, &attachment.network)?;
+        }
+        let record = Record::read(&directory);
         connection::publish(store, &redirects(&directory))?;
+        store::write_json(&published, &record, Durability::Volatile)?;
     }
     Ok(())
 }

@@ -32,6 +32,13 @@ pub struct Finding {
 pub enum Remedy {
     /// Remove a link or file.
     RemoveFile(PathBuf),
+    /// Give a reservation back, if it still is this container's and that does not run.
+    Release {
+        /// The reservation.
+        link: PathBuf,
+        /// The container's id.
+        owner: String,
+    },
     /// Remove a directory and all below it.
     RemoveTree(PathBuf),
     /// Remove a cgroup, which has to be empty.
@@ -142,7 +149,15 @@ pub fn repair(store: &Store, programs: &Programs, remedy: &Remedy) -> Result<()>
     };
     match remedy {
         Remedy::RemoveFile(path) => done("remove", path, fs::remove_file(path)),
-        Remedy::RemoveTree(path) => done("remove", path, fs::remove_dir_all(path)),
+        Remedy::Release { link, owner } => release(store, link, owner),
+        Remedy::RemoveTree(path) => {
+            // Never a walk into what may be a volume, or a host's directory.
+            let result = match kernel::is_mounted_below(path) {
+                true => Err(rustix::io::Errno::BUSY.into()),
+                false => bundle_tools::remove_tree(path),
+            };
+            done("remove", path, result)
+        }
         Remedy::RemoveCgroup(path) => done("remove cgroup", path, kernel::remove_cgroup(path)),
         Remedy::Unmount(path) => {
             let flags = rustix::mount::UnmountFlags::DETACH | rustix::mount::UnmountFlags::NOFOLLOW;
@@ -167,6 +182,21 @@ pub fn repair(store: &Store, programs: &Programs, remedy: &Remedy) -> Result<()>
             Ok(())
         }
     }
+}
+
+/// The finding may be minutes old: it is looked at again, under the container's lock.
+fn release(store: &Store, link: &Path, owner: &str) -> Result<()> {
+    let home = store.container(owner);
+    if home.exists() {
+        let Some(_lock) = Lock::try_exclusive(&home.join("lock"))? else {
+            return Ok(());
+        };
+        if !runs(store, owner) {
+            reserve::release(store, link, owner)?;
+        }
+        return Ok(());
+    }
+    Ok(reserve::release(store, link, owner)?)
 }
 
 impl Report {
@@ -236,7 +266,10 @@ fn reservations(store: &Store, report: &mut Report) -> Result<()> {
                 continue;
             };
             let subject = relative(store, &link);
-            let remedy = Some(Remedy::RemoveFile(link));
+            let remedy = Some(Remedy::Release {
+                link,
+                owner: owner.clone(),
+            });
             let home = store.container(&owner);
             if !home.exists() {
                 let problem = format!("reserved for container {}, which is gone", short(&owner));

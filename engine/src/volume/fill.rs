@@ -6,7 +6,6 @@
 //! killed one stopped.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -140,10 +139,5 @@ fn open(path: &Path) -> store::Result<OwnedFd> {
 }
 
 fn remove(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).context("remove", path).map_err(Into::into)
-        }
-        _ => Ok(()),
-    }
+    Ok(bundle_tools::remove_tree(path).context("remove", path)?)
 }

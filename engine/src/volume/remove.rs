@@ -47,7 +47,7 @@ fn erase(store: &Store, volume: &Volume) -> Result<()> {
     fs::rename(&home, &target).context("remove", &home)?;
     tell(store, &volume.name, "destroy");
     // It is gone from here on; what resists now is taken by the next removal of a container.
-    drop(fs::remove_dir_all(&target));
+    drop(bundle_tools::remove_tree(&target));
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use stack_tests::command::shell;
 use stack_tests::engine::Engine;
 use stack_tests::needs::{Need, Test};
 use stack_tests::tests;
@@ -26,6 +27,8 @@ pub(crate) fn tests() -> Vec<Test> {
             volumes_are_seen_of_running_and_stopped_containers,
             read_only_stays_read_only,
             what_cannot_be_copied_is_told,
+            what_is_no_file_is_not_replaced,
+            a_new_containers_volumes_have_the_images_files,
             nothing_of_the_host_is_read_while_links_are_swapped,
             nothing_of_the_host_is_written_while_links_are_swapped,
             nothing_in_the_container_is_executed,
@@ -744,4 +747,50 @@ fn a_committed_container_has_exactly_the_changes() {
     }
     assert_eq!(first.len(), second.len());
     assert_eq!(engine.ok("diff second"), "");
+}
+
+/// `cp web:/x /dev/null` must not leave a host without its null device.
+fn what_is_no_file_is_not_replaced() {
+    let engine = Engine::new().with_base();
+    engine.ok("run -d --name bird --network none base sleep 1000");
+    let pipe = engine.directory().join("pipe");
+    shell(&format!("mkfifo {}", pipe.display()));
+    let refusal = "neither a directory nor a regular file";
+    engine.run("cp bird:/etc/group ~/pipe").refused(1, refusal);
+    engine
+        .run("cp bird:/etc/group /dev/null")
+        .refused(1, refusal);
+    engine
+        .run("cp /etc/hostname bird:/dev/null")
+        .refused(1, refusal);
+    let kind = std::fs::symlink_metadata(pipe).unwrap().file_type();
+    assert!(std::os::unix::fs::FileTypeExt::is_fifo(&kind));
+    // What a container's processes can set is not believed.
+    engine.ok("exec bird sh -c 'mkdir /deep'");
+    let upper = engine.look("bird", "/GraphDriver/Data/UpperDir");
+    let deep = format!("{}/deep", upper.as_str().unwrap());
+    let flags = rustix::fs::XattrFlags::empty();
+    let value = b"/../../../../../../etc";
+    rustix::fs::setxattr(deep, "user.overlay.redirect", value, flags).unwrap();
+    assert_eq!(
+        engine
+            .ok("diff bird")
+            .lines()
+            .filter(|line| line.contains("/deep"))
+            .count(),
+        1
+    );
+}
+
+fn a_new_containers_volumes_have_the_images_files() {
+    let engine = Engine::new().with_base();
+    engine.ok("create --name bird -v nest:/etc base true");
+    engine.ok("cp bird:/etc/group ~/group");
+    assert!(
+        std::fs::read_to_string(engine.directory().join("group"))
+            .unwrap()
+            .contains("root")
+    );
+    engine.ok("rm -v bird");
+    engine.ok("volume rm nest");
 }

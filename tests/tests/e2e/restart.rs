@@ -25,6 +25,8 @@ pub(crate) fn tests() -> Vec<Test> {
             update_changes_the_policy_of_a_running_container,
             start_all_starts_what_a_policy_wants,
             policies_are_checked,
+            a_restart_does_not_remove,
+            a_start_that_fails_is_recorded,
         ]
     )
 }
@@ -248,4 +250,33 @@ fn policies_are_checked() {
     engine
         .run("update --restart always bird")
         .refused(1, "AutoRemove is enabled");
+}
+
+fn a_restart_does_not_remove() {
+    let engine = Engine::new().with_base();
+    let id = engine.ok("run -d --rm --name bird --network none base sleep 1000");
+    engine.ok("exec bird touch /egg");
+    engine.ok("restart -t 0 bird");
+    assert_eq!(engine.ok("exec bird ls /egg"), "/egg");
+    engine.ok("stop -t 0 bird");
+    until("it is removed at its end", || {
+        (engine.run(&format!("inspect {id}")).code == 1).then_some(())
+    });
+}
+
+/// The helper that starts a container again must not end itself when that fails.
+fn a_start_that_fails_is_recorded() {
+    let engine = Engine::new().with_base();
+    let nest = engine.directory().join("nest");
+    std::fs::create_dir(&nest).unwrap();
+    engine.ok(
+        "run -d --restart always --name bird --network none --mount type=bind,src=~/nest,dst=/nest \
+         base sh -c 'usleep 300000; exit 1'",
+    );
+    std::fs::remove_dir(&nest).unwrap();
+    until("its end is recorded", || {
+        (engine.look("bird", "/State/Status") == "exited").then_some(())
+    });
+    let error = engine.look("bird", "/State/Error");
+    assert!(error.as_str().unwrap().contains("nest"), "{error}");
 }

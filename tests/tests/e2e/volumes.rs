@@ -32,6 +32,7 @@ pub(crate) fn tests() -> Vec<Test> {
             volumes_from_another_container,
             read_only_root_with_writable_volumes,
             volumes_mounted_on_use,
+            the_hosts_own_mounts_stay,
             inspect_shows_mounts_as_docker_does,
             an_images_volume_is_made_filled_and_removed,
             killed_commands_leave_whole_volumes,
@@ -710,4 +711,36 @@ fn many_at_once_get_one_volume() {
         assert_eq!(there, 3 + 8);
         engine.ok("volume rm many");
     }
+}
+
+/// Where mounts are shared, as under systemd, taking a bind away must not take away what is mounted below its original.
+fn the_hosts_own_mounts_stay() {
+    let engine = Engine::new().with_base();
+    let line = |text: &str| stack_tests::command::typed(&engine.command(text));
+    let there = engine.directory().join("there");
+    let script = [
+        format!(
+            "mkdir -p {0}/sub && mount -t tmpfs host {0}/sub",
+            there.display()
+        ),
+        line("volume create -o type=none -o o=bind -o device=~/there nest"),
+        line("run --rm --network none -v nest:/nest base true"),
+        format!(
+            "grep -q {}/sub /proc/self/mountinfo && echo still there",
+            there.display()
+        ),
+    ];
+    let said = stack_tests::command::tool(
+        "unshare",
+        &[
+            "-m",
+            "--propagation",
+            "shared",
+            "sh",
+            "-ec",
+            &script.join("\n"),
+        ],
+    );
+    assert!(said.contains("still there"), "{said}");
+    engine.ok("volume rm nest");
 }

@@ -142,6 +142,11 @@ impl TextMap {
                 .filter(|&pieces| pieces <= MAX_SEGMENTS);
             self.expected = Some(1 + 2 * pieces.ok_or("too many pieces in a sparse file")?);
         }
+        // A number has twenty digits at most, and a line end.
+        let longest = self.expected.unwrap_or(1).saturating_mul(21) + BLOCK;
+        if self.text.len() > longest {
+            return Err("a malformed sparse map");
+        }
         Ok(())
     }
 

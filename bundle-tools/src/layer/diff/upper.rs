@@ -46,12 +46,8 @@ fn children<W: Write>(
 }
 
 fn is_opaque(node: &Node) -> Result<bool, Error> {
-    for name in ["trusted.overlay.opaque", "user.overlay.opaque"] {
-        if node.xattr(name)? == Some(b"y") {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    // `user.overlay.*` means nothing here: any process of a container can set that.
+    Ok(node.xattr("trusted.overlay.opaque")? == Some(b"y"))
 }
 
 /// The form of a whiteout that nested overlays use (6.7): an empty file with an attribute.
@@ -59,24 +55,17 @@ fn is_xattr_whiteout(node: &Node) -> Result<bool, Error> {
     if node.kind() != rustix::fs::FileType::RegularFile || node.stat.st_size != 0 {
         return Ok(false);
     }
-    for name in ["trusted.overlay.whiteout", "user.overlay.whiteout"] {
-        if node.xattr(name)?.is_some() {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    Ok(node.xattr("trusted.overlay.whiteout")?.is_some())
 }
 
 /// Refuses nodes whose name or content is elsewhere.
 fn refuse_partial(node: &Node) -> Result<(), Error> {
     for (suffix, feature) in [("redirect", "redirect_dir"), ("metacopy", "metacopy")] {
-        for prefix in ["trusted", "user"] {
-            if node.xattr(&format!("{prefix}.overlay.{suffix}"))?.is_some() {
-                return Err(Error::Overlay {
-                    path: printable(&node.path),
-                    feature,
-                });
-            }
+        if node.xattr(&format!("trusted.overlay.{suffix}"))?.is_some() {
+            return Err(Error::Overlay {
+                path: printable(&node.path),
+                feature,
+            });
         }
     }
     Ok(())

@@ -23,7 +23,7 @@ use crate::container::find::Handle;
 use crate::container::model::{Volume, VolumeSource};
 use crate::container::{Programs, SystemContext, cleanup, recover, start};
 use crate::store::{Lock, Store};
-use crate::volume;
+use crate::volume::{self, Content};
 
 /// How often a container is looked at anew that starts or ends at this very moment.
 const ATTEMPTS: u32 = 100;
@@ -106,8 +106,15 @@ fn assemble(store: &Store, handle: &Handle) -> crate::container::Result<OwnedFd>
             points.push(Point::new(source, destination, false));
         }
     }
+    let is_new = handle.state()?.started.is_none();
     for volume in &handle.config.options.volumes {
-        points.extend(point(store, volume)?);
+        let content = Content {
+            root: &merged,
+            destination: &volume.destination,
+        };
+        // As at the first start, which would find nothing to do afterwards.
+        let content = (is_new && !volume.has("nocopy")).then_some(content);
+        points.extend(point(store, volume, content)?);
     }
     // As at a start: a mount below another comes after it.
     points.sort_by_key(|point| point.destination.split('/').count());
@@ -132,7 +139,11 @@ struct Point {
 
 /// What a volume is to a container that does not run. File systems in memory are gone, and sources that are missing
 /// are for a start to complain of.
-fn point(store: &Store, volume: &Volume) -> crate::container::Result<Option<Point>> {
+fn point(
+    store: &Store,
+    volume: &Volume,
+    content: Option<Content<'_>>,
+) -> crate::container::Result<Option<Point>> {
     let subpath = volume
         .mount
         .as_ref()
@@ -140,7 +151,8 @@ fn point(store: &Store, volume: &Volume) -> crate::container::Result<Option<Poin
     let source = match &volume.source {
         VolumeSource::Path(path) => PathBuf::from(path),
         VolumeSource::Named(name) | VolumeSource::Anonymous(name) => {
-            match volume::prepare(store, name, None) {
+            let content = content.filter(|_| subpath.is_none());
+            match volume::prepare(store, name, content) {
                 Ok(data) => data,
                 Err(volume::Error::NotFound(_)) => return Ok(None),
                 Err(error) => return Err(error.into()),

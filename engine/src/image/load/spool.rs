@@ -12,6 +12,9 @@ use bundle_tools::package::{MemberKind, Members};
 
 use super::Error;
 
+/// Longest name of a member, the kernel's for a path; all of them are kept.
+const LONGEST_NAME: usize = 4096;
+
 /// Members that are taken, at most. An archive of a hundred images has some ten thousand.
 const MOST_MEMBERS: usize = 1 << 18;
 /// Bytes of one document that are kept in memory, at most (CVE-2023-25153).
@@ -77,6 +80,13 @@ pub(super) fn spool(layout: &Layout, archive: impl Read) -> Result<Spooled, Erro
         let path = clean(&text(&member.path)?)?;
         if count > MOST_MEMBERS {
             return Err(refused(&path, "is one member too many"));
+        }
+        let target = match &member.kind {
+            MemberKind::Symlink(target) | MemberKind::HardLink(target) => target.len(),
+            _ => 0,
+        };
+        if path.len().max(target) > LONGEST_NAME {
+            return Err(refused(&path[..64], "has too long a name"));
         }
         let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
         let content = match &member.kind {

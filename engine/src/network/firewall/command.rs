@@ -1,6 +1,7 @@
 //! Why a change of the packet filter fails; and how its commands are run, with text on their standard input.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// Why a change of the packet filter failed.
@@ -46,6 +47,17 @@ impl Failure {
     }
 }
 
+/// Where the system's programs are when `PATH` has no place for them, as in a user's shell or under cron.
+fn path_of(program: &str) -> PathBuf {
+    let places = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&places)
+        .chain(usual)
+        .map(|place| place.join(program))
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| PathBuf::from(program))
+}
+
 /// Runs `program`, gives it `input`, and returns what it printed.
 pub(super) fn run(
     program: &'static str,
@@ -53,7 +65,7 @@ pub(super) fn run(
     input: &str,
 ) -> Result<String, Failure> {
     let fail = |source| Failure::Run { program, source };
-    let mut child = Command::new(program)
+    let mut child = Command::new(path_of(program))
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

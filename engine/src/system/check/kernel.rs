@@ -101,6 +101,15 @@ pub(super) fn remove_cgroup(cgroup: &Path) -> io::Result<()> {
     fs::remove_dir(cgroup)
 }
 
+/// Whether anything is mounted at a directory or below it.
+pub(super) fn is_mounted_below(directory: &Path) -> bool {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .any(|target| unescape(target).starts_with(directory))
+}
+
 /// `\040` is a blank in mountinfo.
 fn unescape(text: &str) -> PathBuf {
     use std::os::unix::ffi::OsStringExt;
