@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use qengine::container::{Live, Programs, find};
 use qengine::store::Store;
 
@@ -22,6 +22,7 @@ mod completion;
 mod containers;
 mod cp;
 mod create;
+mod definition;
 mod diff;
 mod events;
 mod exec;
@@ -89,14 +90,21 @@ Environment:
     after_help = ENVIRONMENT
 )]
 pub(crate) struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+// Flags that stand before the command. (No doc comment: clap would take it for the program's description.)
+#[derive(Debug, Args)]
+struct Global {
     /// Directory of images, containers, networks and volumes [default: /var/lib/qengine]
     #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
     /// Directory of sockets and pid files, gone after a reboot [default: /run/qengine]
     #[arg(long, global = true, value_name = "DIR")]
     run_root: Option<PathBuf>,
-    #[command(subcommand)]
-    command: Command,
 }
 
 #[derive(Debug, Subcommand)]
@@ -151,12 +159,12 @@ pub(crate) struct Context {
 }
 
 pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
-    let definition = Cli::command();
     if help::is_asked_for(&words) {
         // Nobody to tell when nobody reads it.
-        drop(help::print(&definition));
+        drop(help::print(&Cli::command()));
         return ExitCode::SUCCESS;
     }
+    let definition = definition::definition(&words);
     let words = normalise(&definition, words);
     let cli = match definition
         .try_get_matches_from(words)
@@ -346,8 +354,8 @@ fn open(cli: &Cli) -> anyhow::Result<Context> {
                 .unwrap_or_else(|| PathBuf::from(default));
             Ok(std::path::absolute(path)?)
         };
-    let root = directory(&cli.root, "QENGINE_ROOT", "/var/lib/qengine")?;
-    let run_root = directory(&cli.run_root, "QENGINE_RUN_ROOT", "/run/qengine")?;
+    let root = directory(&cli.global.root, "QENGINE_ROOT", "/var/lib/qengine")?;
+    let run_root = directory(&cli.global.run_root, "QENGINE_RUN_ROOT", "/run/qengine")?;
     let repeated = vec![
         "--root".into(),
         root.clone().into(),

@@ -30,6 +30,7 @@ mod fill;
 mod remove;
 
 pub use create::{CreateOptions, create, hold, make};
+pub(crate) use device::bind_downstream;
 pub use fill::{Content, prepare};
 pub use remove::{prune, release, remove, remove_anonymous};
 

@@ -6,6 +6,7 @@
 //! (CVE-2024-1753), and a writable mount changes nobody's files. Caches are directories of the store, named by a digest
 //! of their id (CVE-2024-9675).
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -38,6 +39,8 @@ pub(super) struct Mounts<'b> {
     pub(super) env: Vec<(String, String)>,
     /// Absolute paths that are mounted over.
     pub(super) targets: Vec<String>,
+    /// Caches that are shared with other commands, held.
+    caches: BTreeMap<String, Lock>,
     _sources: Vec<Step<'b>>,
     _locks: Vec<Lock>,
 }
@@ -84,7 +87,10 @@ impl<'b> Builder<'b> {
         mounts: &[Mount],
         stage: usize,
     ) -> Result<Mounts<'b>> {
-        let mut made = Mounts::default();
+        let mut made = Mounts {
+            caches: self.lock_caches(state, mounts)?,
+            ..Mounts::default()
+        };
         for mount in mounts {
             let target = state.expand(&mount.target, self.plan.escape)?;
             let is_mounted = !target.is_empty();
@@ -145,24 +151,44 @@ impl<'b> Builder<'b> {
         Ok(())
     }
 
-    fn cache_mount(&self, mount: &Mount, target: &str, made: &mut Mounts<'b>) -> Result<()> {
-        let id = mount.id.as_deref().unwrap_or(target);
-        let name = Digest::sha256_of(id.as_bytes()).hex().to_owned();
+    /// Locks the caches that a command shares with others: each once, and in the order of their names, so that no two
+    /// builds wait for each other.
+    fn lock_caches(&self, state: &State, mounts: &[Mount]) -> Result<BTreeMap<String, Lock>> {
+        let mut wanted: BTreeMap<String, bool> = BTreeMap::new();
+        for mount in mounts {
+            if matches!(mount.kind, MountKind::Cache) && mount.sharing != Sharing::Private {
+                let target = state.expand(&mount.target, self.plan.escape)?;
+                let name = cache_name(mount, &config::absolute(state.container(), &target));
+                *wanted.entry(name).or_default() |= mount.sharing == Sharing::Locked;
+            }
+        }
         let caches = cache::mounts(self.store);
-        let (directory, lock) = match mount.sharing {
-            Sharing::Shared => {
-                let directory = caches.join(name);
-                make_dir(&directory)?;
-                let lock = Lock::shared(&directory.join("lock"))?;
-                (directory, lock)
+        let lock = |(name, alone): (String, bool)| {
+            let path = caches.join(&name).join("lock");
+            loop {
+                make_dir(&caches.join(&name))?;
+                let lock = match alone {
+                    true => Lock::exclusive(&path)?,
+                    false => Lock::shared(&path)?,
+                };
+                // Not one that was pruned while we waited for it.
+                if lock.is_at(&path) {
+                    return Ok((name, lock));
+                }
             }
-            Sharing::Locked => {
-                let directory = caches.join(name);
-                make_dir(&directory)?;
-                let lock = Lock::exclusive(&directory.join("lock"))?;
-                (directory, lock)
-            }
-            Sharing::Private => free_cache(&caches, &name)?,
+        };
+        wanted.into_iter().map(lock).collect()
+    }
+
+    fn cache_mount(&self, mount: &Mount, target: &str, made: &mut Mounts<'b>) -> Result<()> {
+        let name = cache_name(mount, target);
+        let caches = cache::mounts(self.store);
+        let directory = if made.caches.contains_key(&name) && mount.sharing != Sharing::Private {
+            caches.join(name)
+        } else {
+            let (directory, lock) = free_cache(&caches, &name)?;
+            made._locks.push(lock);
+            directory
         };
         let data = directory.join("data");
         if !data.exists() {
@@ -178,7 +204,6 @@ impl<'b> Builder<'b> {
         }
         let read_only = mount.read_only.unwrap_or(false);
         made.volumes.push(volume(&data, target, read_only)?);
-        made._locks.push(lock);
         Ok(())
     }
 
@@ -228,11 +253,20 @@ impl<'b> Builder<'b> {
 }
 
 /// A cache of that id that nobody uses.
+/// The name of a cache's directory: nothing of what was typed gets into a path.
+fn cache_name(mount: &Mount, target: &str) -> String {
+    let id = mount.id.as_deref().unwrap_or(target);
+    Digest::sha256_of(id.as_bytes()).hex().to_owned()
+}
+
 fn free_cache(caches: &Path, name: &str) -> Result<(PathBuf, Lock)> {
     for number in 0_u32.. {
         let directory = caches.join(format!("{name}-{number}"));
         make_dir(&directory)?;
-        if let Some(lock) = Lock::try_exclusive(&directory.join("lock"))? {
+        let path = directory.join("lock");
+        if let Some(lock) = Lock::try_exclusive(&path)?
+            && lock.is_at(&path)
+        {
             return Ok((directory, lock));
         }
     }

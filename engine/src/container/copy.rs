@@ -44,6 +44,9 @@ pub enum Error {
     /// A path that ends in a slash, or has more behind it, leads to a file.
     #[error("not a directory: {0}")]
     NotADirectory(String),
+    /// What is there is neither a directory nor a regular file.
+    #[error("{0} is neither a directory nor a regular file, and is not replaced")]
+    NotAFile(String),
     /// A directory can't become a file.
     #[error("cannot copy directory to file: {0}")]
     DirectoryToFile(String),
@@ -320,7 +323,8 @@ fn split_at_last(path: &[u8]) -> (Vec<u8>, Vec<u8>) {
 /// | target | a file | a directory `d` | `d/.` |
 /// | --- | --- | --- | --- |
 /// | is a directory | into it | into it, as `d` | what is in `d`, into it |
-/// | is something else | replaces it | refused | refused |
+/// | is a regular file | replaces it | refused | refused |
+/// | is anything else | refused | refused | refused |
 /// | is not there | is called so | is called so | is called so |
 /// | is not there, ends in `/` | refused | is called so | is called so |
 fn target(source: &Source, to: End<'_>) -> Result<(Vec<u8>, Vec<u8>)> {
@@ -335,6 +339,10 @@ fn target(source: &Source, to: End<'_>) -> Result<(Vec<u8>, Vec<u8>)> {
             }
             if to.ends_in_slash() {
                 return Err(Error::NotADirectory(to.shown()));
+            }
+            // Never a device, a pipe or a socket: `cp web:/x /dev/null` would leave a host without it.
+            if kind(&found.fd).map_err(failed)? != FileType::RegularFile {
+                return Err(Error::NotAFile(to.shown()));
             }
             return Ok(split_at_last(&found.path));
         }

@@ -212,7 +212,11 @@ pub fn wait_for(store: &Store, handle: &Handle, condition: Condition) -> Result<
             _ => {}
         }
         is_first = matches!(live, Live::Exited | Live::Restarting) && is_first;
-        std::thread::sleep(LOOK);
+        if let Some(code) = watch.wait(None, Some(LOOK))? {
+            // Remembered: whoever removes the container removes this too.
+            last = Some(code);
+            std::thread::sleep(LOOK);
+        }
     }
 }
 

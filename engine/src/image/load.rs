@@ -107,14 +107,14 @@ pub fn load(store: &Store, archive: impl Read + Send) -> Result<Vec<Loaded>, Err
     sweep(store)?;
     let result = read_and_publish(store, archive);
     // What a failed attempt has put into the store, and of a successful one what no image needs.
-    let collected = collect(store);
+    // Where that fails, the next command that removes something does it.
+    drop(collect(store));
     let loaded = result?;
     for image in &loaded {
         let names: Vec<String> = image.names.iter().map(ToString::to_string).collect();
         let event = Event::new(Kind::Image, "load", image.image.id.to_string());
         store.emit(&event.with("name", names.join(",")));
     }
-    collected?;
     Ok(loaded)
 }
 

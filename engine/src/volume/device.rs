@@ -11,7 +11,10 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags, mount as mount_system_call, mount_bind_recursive};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount as mount_system_call,
+    mount_bind_recursive, mount_change,
+};
 
 use super::{Error, Result, Volume};
 
@@ -79,7 +82,7 @@ pub(super) fn mount(volume: &Volume, data: &Path) -> Result<()> {
     };
     let (flags, mut rest) = flags_and_data(words);
     if is_bind(&volume.options) {
-        mount_bind_recursive(device, data).map_err(|errno| failed(errno.into()))?;
+        bind_downstream(Path::new(device), data).map_err(|errno| failed(errno.into()))?;
         if !flags.is_empty() {
             let remounted = rustix::mount::mount_remount(data, flags | MountFlags::BIND, "");
             if let Err(errno) = remounted {
@@ -95,6 +98,15 @@ pub(super) fn mount(volume: &Volume, data: &Path) -> Result<()> {
     let text = CString::new(rest.join(",")).map_err(|_| failed(Errno::INVAL.into()))?;
     mount_system_call(device, data, kind, flags, Some(text.as_c_str()))
         .map_err(|errno| failed(errno.into()))
+}
+
+/// Binds a directory with all that is mounted below it, such that nothing which is unmounted here is unmounted there:
+/// where mounts are shared, as systemd has them, a plain recursive bind passes its own end on to the original's
+/// submounts.
+pub(crate) fn bind_downstream(source: &Path, target: &Path) -> rustix::io::Result<()> {
+    mount_bind_recursive(source, target)?;
+    let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    mount_change(target, flags)
 }
 
 /// Takes away whatever is mounted at `data`.

@@ -25,6 +25,7 @@ mod ports;
 mod pull;
 mod push;
 mod restart;
+mod sessions;
 mod system;
 mod terminal;
 mod volumes;
@@ -63,6 +64,7 @@ fn main() -> std::process::ExitCode {
         system::tests(),
         push::tests(),
         restart::tests(),
+        sessions::tests(),
         terminal::tests(),
         volumes::tests(),
         stack_tests::case::table("a", include_str!("../../cases/a.txt")),

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use bundle_tools::rooted;
 use oci_spec::runtime::{Mount, Spec};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
-use rustix::mount::mount_bind_recursive;
 
 use super::{bind, chown};
 use crate::container::find::Handle;
@@ -19,7 +18,7 @@ use crate::container::model::{MountDetails, MountedImage, Recursion, Volume, Vol
 use crate::container::{Error, Result, SystemContext, overlay, volumes};
 use crate::image::layers;
 use crate::store::{Store, make_dir};
-use crate::volume::{self, Content};
+use crate::volume::{self, Content, bind_downstream};
 
 /// Places under which parts of volumes are found until the runtime has created the container.
 ///
@@ -42,7 +41,7 @@ impl Pins {
             fs::write(&place, "").system("make", &place)?;
         }
         let source = format!("/proc/self/fd/{}", found.as_raw_fd());
-        mount_bind_recursive(source, &place).system("bind", &place)?;
+        bind_downstream(Path::new(&source), &place).system("bind", &place)?;
         self.places.push(place.clone());
         Ok(place)
     }
