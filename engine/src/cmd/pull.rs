@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use bundle_tools::image::Platform;
 use clap::Args;
 use qengine::image::pull::tags;
-use qengine::image::{Access, Image, PullOptions, Reference, pull};
+use qengine::image::{self, Access, Image, PullOptions, Reference, pull};
 use qengine::store::Store;
 
 use super::progress::{Shown, Way};
@@ -133,7 +133,8 @@ pub(crate) fn pull_missing(
 ) -> Result<Image> {
     let reference: Reference = text.parse()?;
     let options = flags.options()?;
-    if !quiet {
+    // Not where it is only asked for anew (`--pull always`).
+    if !quiet && image::find(store, text)?.is_none() {
         eprintln!("Unable to find image '{}' locally", reference.familiar());
         announce(text, &reference);
     }

@@ -38,9 +38,12 @@ impl<'a> Contestant<'a> {
 
 fn main() -> anyhow::Result<()> {
     let runs: usize = match std::env::args().nth(1) {
-        Some(runs) => runs.parse().context("usage: bench [RUNS]")?,
+        Some(runs) => runs.parse().context("usage: bench [RUNS [engines]]")?,
         None => 40,
     };
+    if std::env::args().nth(2).as_deref() == Some("engines") {
+        return engines(runs);
+    }
     let pause = Duration::from_millis(300);
     let floor = compile_floor()?;
     hide_unified()?;
@@ -61,21 +64,60 @@ fn main() -> anyhow::Result<()> {
         };
         compare(name, &runtimes(&floor, bundle), runs, pause)?;
     }
+    engines(runs.div_ceil(2))
+}
+
+/// What people type, with `qengine` and with podman: as it comes from Debian (with runc, its other runtime refuses
+/// hybrid hosts), and with our runtime below.
+fn engines(runs: usize) -> anyhow::Result<()> {
     let engine = Engine::new().with_base();
     let podman = Podman::new();
-    let ours = "run --rm --network none base true";
-    let theirs = "run --rm --network none --rootfs ~ true";
-    let mut engines = vec![Contestant::new("qengine", || engine.command(ours))];
-    if on_path("podman").is_some() {
-        engines.push(Contestant::new("podman + qrun", || podman.command(theirs)));
-        engines.push(Contestant::new("podman + crun", || {
-            podman.with_runtime("crun", theirs)
-        }));
-        engines.push(Contestant::new("podman + runc", || {
-            podman.with_runtime("runc", theirs)
-        }));
+    let has_podman = on_path("podman").is_some();
+    engine.ok("run -d --name bird --network none base sleep 100000");
+    for runtime in ["runc", "qrun"].into_iter().filter(|_| has_podman) {
+        let line = format!("run -d --name bird-{runtime} --network none --rootfs ~ sleep 100000");
+        time(podman.with_runtime(&on_path_or_built(runtime), &line))?;
     }
-    compare("engine", &engines, runs.div_ceil(2), Duration::ZERO)
+    for (name, ours, theirs) in [
+        (
+            "run",
+            "run --rm --network none base true",
+            "run --rm --network none --rootfs ~ true",
+        ),
+        (
+            "run-published",
+            "run --rm -p 8099:80 base true",
+            "run --rm -p 8099:80 --rootfs ~ true",
+        ),
+        ("exec", "exec bird true", "exec bird-RUNTIME true"),
+        ("ps", "ps", "ps"),
+    ] {
+        let mut contestants = vec![Contestant::new("qengine", || engine.command(ours))];
+        for runtime in ["runc", "qrun"].into_iter().filter(|_| has_podman) {
+            let line = theirs.replace("RUNTIME", runtime);
+            let podman = &podman;
+            contestants.push(Contestant::new(&format!("podman + {runtime}"), move || {
+                podman.with_runtime(&on_path_or_built(runtime), &line)
+            }));
+        }
+        compare(
+            &format!("engine-{name}"),
+            &contestants,
+            runs,
+            Duration::ZERO,
+        )?;
+    }
+    if has_podman {
+        time(podman.with_runtime("runc", "rm -f -t 0 -a"))?;
+    }
+    Ok(())
+}
+
+fn on_path_or_built(runtime: &str) -> String {
+    match runtime {
+        "qrun" => built("qrun").display().to_string(),
+        peer => peer.to_owned(),
+    }
 }
 
 /// Enters a mount namespace in which a hybrid host is one with cgroup v1 alone: crun refuses to work

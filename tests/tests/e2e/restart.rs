@@ -274,9 +274,9 @@ fn a_start_that_fails_is_recorded() {
          base sh -c 'usleep 300000; exit 1'",
     );
     std::fs::remove_dir(&nest).unwrap();
-    until("its end is recorded", || {
-        (engine.look("bird", "/State/Status") == "exited").then_some(())
+    until("the start's failure is recorded", || {
+        let error = engine.look("bird", "/State/Error");
+        error.as_str().unwrap().contains("nest").then_some(())
     });
-    let error = engine.look("bird", "/State/Error");
-    assert!(error.as_str().unwrap().contains("nest"), "{error}");
+    assert_eq!(engine.look("bird", "/State/Status"), "exited");
 }
