@@ -7,8 +7,9 @@ build="musl-gcc:musl-tools cc:gcc /usr/include/stdio.h:libc6-dev"
 quickstart="$build busybox:busybox-static nft:nftables"
 tests="$quickstart docker-registry:docker-registry iptables:iptables ip:iproute2 curl:curl
     debootstrap:debootstrap runc:runc crun:crun podman:podman containerd:containerd
-    skopeo:skopeo strace:strace htpasswd:apache2-utils openssl:openssl zstd:zstd
+    skopeo:skopeo umoci:umoci ps:procps strace:strace htpasswd:apache2-utils openssl:openssl zstd:zstd
     setpriv:util-linux"
+bench="$tests iperf3:iperf3"
 vm="qemu-system-x86_64:qemu-system-x86 pip3:python3-pip /boot/vmlinuz:linux-image-amd64"
 
 missing() {
@@ -26,7 +27,8 @@ for step in "$@"; do
     case $step in
         build) words=$build ;;
         quickstart) words=$quickstart ;;
-        test | bench) words=$tests ;;
+        test) words=$tests ;;
+        bench) words=$bench ;;
         vm) words=$vm ;;
         nextest | deny) command -v "cargo-$step" >/dev/null || cargo install --locked --quiet "cargo-$step"; continue ;;
         *) echo "deps.sh: no such step: $step" >&2; exit 2 ;;
