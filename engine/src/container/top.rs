@@ -208,16 +208,27 @@ fn terminal(device: i32) -> String {
     }
 }
 
+/// The host's `ps` with the user's options. Without a selection among these, `ps` would show what runs on the caller's own
+/// terminal: it is asked for the container's processes, and where it can't be (not procps'), for what it shows by itself.
 fn with_ps(pids: &[i32], options: &[String]) -> Result<Listing> {
     let program = "ps";
-    let output = Command::new(program)
-        .args(options)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|source| Error::Program {
-            program: program.into(),
-            source,
-        })?;
+    let run = |selection: &[String]| {
+        Command::new(program)
+            .args(options)
+            .args(selection)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|source| Error::Program {
+                program: program.into(),
+                source,
+            })
+    };
+    let list: Vec<String> = pids.iter().map(ToString::to_string).collect();
+    let selected = run(&["-q".to_owned(), list.join(",")])?;
+    let output = match selected.status.success() {
+        true => selected,
+        false => run(&[])?,
+    };
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
         return Err(Error::Invalid(format!("ps: {}", text.trim())));
