@@ -62,6 +62,9 @@ impl LimitFlags {
         self.change_memory(&mut limits)?;
         self.change_cpu_time(&mut limits)?;
         if let Some(shares) = self.cpu_shares {
+            if shares != 0 && !(2..=262_144).contains(&shares) {
+                bail!("invalid --cpu-shares {shares}: the kernel takes shares from 2 to 262144");
+            }
             limits.cpu_shares = Some(shares).filter(|&shares| shares != 0);
         }
         if let Some(list) = list(
