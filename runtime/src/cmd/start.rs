@@ -31,6 +31,8 @@ pub(super) fn start(request: &Request<'_>) -> Result<u8> {
     let relay = Relay::listen(container.directory.path())?;
     let pidfd = container.pidfd();
     release(&container)?;
+    // A hook may want to execute something in there.
+    container.directory.share_lock()?;
     if let Some(hooks) = &container.record.hooks {
         hook::run_all(
             Point::Poststart,

@@ -265,8 +265,11 @@ fn step(mount: &Mount, bundle: &Path, label: &str) -> Result<MountStep, Error> {
         return Err(Error::invalid("mount destination must not be empty"));
     }
     // Relative destinations are deprecated but valid: they are taken from the root.
-    let destination = format!("/{}", mount.destination.trim_start_matches('/'));
-    check_below_proc(&destination, &mount.kind)?;
+    let mut destination = format!("/{}", mount.destination.trim_start_matches('/'));
+    if is_proc(&destination, &mount.kind)? {
+        // However it was written: what is mounted there is checked when the time comes.
+        "/proc".clone_into(&mut destination);
+    }
     let mut step = MountStep::bind(Path::new(&mount.source), &destination);
     let mut bind = (mount.kind == "bind").then_some(false);
     let mut data: Vec<&str> = Vec::new();
@@ -309,8 +312,9 @@ fn step(mount: &Mount, bundle: &Path, label: &str) -> Result<MountStep, Error> {
 }
 
 /// Below `/proc` only a few files may be replaced, and `/proc` itself only by a `/proc` (a bind mount is checked when it is
-/// made): what the kernel says there is what the container's isolation and our own writes rely on.
-fn check_below_proc(destination: &str, kind: &str) -> Result<(), Error> {
+/// made): what the kernel says there is what the container's isolation and our own writes rely on. Says whether it is
+/// `/proc` itself.
+fn is_proc(destination: &str, kind: &str) -> Result<bool, Error> {
     const ALLOWED: [&str; 10] = [
         "cpuinfo",
         "diskstats",
@@ -335,7 +339,7 @@ fn check_below_proc(destination: &str, kind: &str) -> Result<(), Error> {
         }
     }
     match clean.as_slice() {
-        ["proc"] if matches!(kind, "proc" | "bind" | "none" | "") => Ok(()),
+        ["proc"] if matches!(kind, "proc" | "bind" | "none" | "") => Ok(true),
         ["proc"] => Err(Error::Invalid(format!(
             "{destination:?} cannot be mounted because it is not of type proc"
         ))),
@@ -344,7 +348,7 @@ fn check_below_proc(destination: &str, kind: &str) -> Result<(), Error> {
                 "{destination:?} cannot be mounted because it is inside /proc"
             )))
         }
-        _ => Ok(()),
+        _ => Ok(false),
     }
 }
 
@@ -479,12 +483,12 @@ mod tests {
 
     #[test]
     fn proc_is_not_replaced() {
-        assert!(check_below_proc("/proc", "proc").is_ok());
-        assert!(check_below_proc("/proc", "tmpfs").is_err());
-        assert!(check_below_proc("/proc/meminfo", "bind").is_ok());
-        assert!(check_below_proc("/x/../proc/./sys", "bind").is_err());
-        assert!(check_below_proc("/proc/self/attr", "tmpfs").is_err());
-        assert!(check_below_proc("/procession", "tmpfs").is_ok());
+        assert!(is_proc("/proc", "proc").unwrap() && is_proc("/x/..//proc/.", "bind").unwrap());
+        assert!(is_proc("/proc", "tmpfs").is_err());
+        assert!(!is_proc("/proc/meminfo", "bind").unwrap());
+        assert!(is_proc("/x/../proc/./sys", "bind").is_err());
+        assert!(is_proc("/proc/self/attr", "tmpfs").is_err());
+        assert!(is_proc("/procession", "tmpfs").is_ok());
     }
 
     #[test]

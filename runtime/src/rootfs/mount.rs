@@ -149,7 +149,8 @@ fn bind(
     let target =
         root.ensure(&step.destination, missing)
             .at(Step::Mount, "create mount point", &subject)?;
-    if step.destination.trim_end_matches('/') == "/proc" {
+    check_place(root, step, &target).at(Step::Mount, "destination in /proc", &subject)?;
+    if step.destination == "/proc" {
         let kind = fstatfs(&tree).at(Step::Mount, "fstatfs", &subject)?.f_type;
         if kind != PROC_SUPER_MAGIC {
             return Err(Errno::PERM).at(Step::Mount, "not of type proc: fstatfs", &subject);
@@ -228,6 +229,7 @@ fn bind_by_mount(
 fn file_system(root: &Root, step: &MountStep, kind: &str) -> Result<(), Fault> {
     let subject = subject(step);
     let target = open_target(root, step, kind).at(Step::Mount, "create mount point", &subject)?;
+    check_place(root, step, &target).at(Step::Mount, "destination in /proc", &subject)?;
     let mut data = step.data.clone();
     let mut flags = step.flags;
     if step.is_tmpfs() {
@@ -267,6 +269,15 @@ fn file_system(root: &Root, step: &MountStep, kind: &str) -> Result<(), Fault> {
         Err((call, errno)) => Err(errno).at(Step::Mount, call, &subject),
         Ok(()) => Ok(()),
     }
+}
+
+/// Refuses a place below `/proc` that a link led to (CVE-2019-16884): the plan has judged the path as it is written.
+fn check_place(root: &Root, step: &MountStep, target: &OwnedFd) -> Result<(), Errno> {
+    let in_proc = fstatfs(target)?.f_type == PROC_SUPER_MAGIC;
+    if in_proc && root.has_link(&step.destination) {
+        return Err(Errno::PERM);
+    }
+    Ok(())
 }
 
 /// Opens the directory a file system is mounted on, or makes it.

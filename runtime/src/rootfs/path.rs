@@ -61,6 +61,13 @@ impl Root {
         Err(Errno::AGAIN)
     }
 
+    /// Whether a path leads over a link, or cannot be told not to.
+    pub(crate) fn has_link(&self, path: &str) -> bool {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        openat2(&self.0, relative(path), flags, Mode::empty(), resolve).is_err()
+    }
+
     /// What [`Root::resolve_with`] does on kernels without `openat2`: one component after the other, links read and
     /// followed here. `..` goes back along the descriptors that were opened, so it cannot leave the root.
     fn walk(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {

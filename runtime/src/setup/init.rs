@@ -159,6 +159,7 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
         host_proc,
         seccomp: context.seccomp,
         keep_fds: keep_fds(plan),
+        start_fifo: context.start_fifo,
     };
     let prepared = finish::become_process(identity, channel)?;
     channel.send_ready().at(Step::Handshake, "sendmsg", "")?;
