@@ -20,14 +20,15 @@ hack/deps.sh test nextest
 hack/build.sh
 cargo build --locked --quiet -p stack-tests --bins --tests
 "$target/debug/make-images"
-e2e=$(cargo test --locked --no-run -p stack-tests --test e2e 2>&1 | sed -n 's/.*(\(.*e2e-[^)]*\)).*/\1/p')
+binary() { cargo test --locked --no-run -p stack-tests --test "$1" 2>&1 | sed -n "s/.*(\(.*$1-[^)]*\)).*/\1/p"; }
+e2e=$(binary e2e) security=$(binary security)
 before=$(mktemp)
 trap 'rm -f "$before"' EXIT
 "$target/debug/host-check" save "$before"
 
 failed=()
 cargo nextest run --locked --workspace --profile "$profile" "$@" || failed+=("tests on this host")
-"$e2e" --skips | check_skips host || failed+=("skips on this host")
+{ "$e2e" --skips; "$security" --skips; } | check_skips host || failed+=("skips on this host")
 if [ -z "${SKIP_VM:-}" ]; then
     command="'$e2e' --skips > '$target/skips-vm'; exec '$e2e' --test-threads 2"
     hack/vm.sh sh -c "$command" || failed+=("tests in the virtual machine")

@@ -33,6 +33,8 @@
 mod arch;
 mod assemble;
 #[cfg(test)]
+mod differential;
+#[cfg(test)]
 mod interpret;
 mod profile;
 mod syscall;
