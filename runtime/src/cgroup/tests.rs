@@ -22,7 +22,12 @@ impl Scratch {
         let root = rustix::process::geteuid().is_root();
         let path = format!("/qrun-test-{name}-{}", std::process::id());
         let scratch = Self { path };
-        if root && scratch.plan("{}").and_then(Plan::create).is_ok() {
+        if root
+            && scratch
+                .plan("{}")
+                .and_then(|plan| plan.create(None))
+                .is_ok()
+        {
             scratch.remove();
             return Some(scratch);
         }
@@ -33,17 +38,11 @@ impl Scratch {
     fn plan(&self, resources: &str) -> Result<Plan, Error> {
         let resources: Resources = serde_json::from_str(resources).unwrap();
         let hierarchies = Hierarchies::detect()?;
-        Plan::new(
-            &hierarchies,
-            "id",
-            Some(&self.path),
-            Some(&resources),
-            false,
-        )
+        Plan::new(&hierarchies, "id", Some(&self.path), Some(&resources), None)
     }
 
     fn create(&self, resources: &str) -> Cgroup {
-        self.plan(resources).unwrap().create().unwrap()
+        self.plan(resources).unwrap().create(None).unwrap()
     }
 
     /// Every directory of that name in any hierarchy.
@@ -67,7 +66,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            if let Ok(cgroup) = self.plan("{}").and_then(Plan::create) {
+            if let Ok(cgroup) = self.plan("{}").and_then(|plan| plan.create(None)) {
                 let _ = cgroup.kill_all(Signal::KILL);
             }
             self.remove();
@@ -217,7 +216,7 @@ fn a_failed_creation_leaves_nothing() {
         let nested = Scratch {
             path: format!("{}/deep/down", scratch.path),
         };
-        let error = nested.plan(limits).unwrap().create().unwrap_err();
+        let error = nested.plan(limits).unwrap().create(None).unwrap_err();
         assert!(matches!(error, Error::Write { .. }), "{error:?}");
         assert_eq!(scratch.left(), Vec::<std::path::PathBuf>::new(), "{limits}");
     }
@@ -231,7 +230,7 @@ fn a_used_cgroup_is_refused() {
     let cgroup = scratch.create("{}");
     let mut child = shell("exit 0");
     cgroup.join(pid(&child)).unwrap();
-    let error = scratch.plan("{}").unwrap().create().unwrap_err();
+    let error = scratch.plan("{}").unwrap().create(None).unwrap_err();
     assert!(
         matches!(error, Error::NotEmpty { count: 1, .. }),
         "{error:?}"
@@ -241,7 +240,7 @@ fn a_used_cgroup_is_refused() {
     child.wait().unwrap();
 
     cgroup.freeze().unwrap();
-    let error = scratch.plan("{}").unwrap().create().unwrap_err();
+    let error = scratch.plan("{}").unwrap().create(None).unwrap_err();
     assert!(matches!(error, Error::Frozen { .. }), "{error:?}");
     cgroup.thaw().unwrap();
 
@@ -300,7 +299,7 @@ fn a_cgroup_can_be_given_away() {
     };
     let mut plan = scratch.plan("{}").unwrap();
     plan.set_owner(1234);
-    let cgroup = plan.create().unwrap();
+    let cgroup = plan.create(None).unwrap();
     let owner = |name: &str| {
         let path = cgroup.path("").unwrap().join(name);
         std::fs::metadata(path).unwrap().uid()
