@@ -13,6 +13,7 @@ mod file;
 mod freezer;
 mod hierarchy;
 mod member;
+mod oom;
 mod plan;
 mod remove;
 mod setting;
@@ -35,6 +36,7 @@ use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use hierarchy::{Hierarchies, Hierarchy};
+pub(crate) use oom::{Heard, Watch};
 pub(crate) use plan::Plan;
 pub(crate) use stats::Stats;
 pub(crate) use systemd::Unit;

@@ -263,6 +263,13 @@ pub(super) fn current(directory: &Path, resources: &Resources) -> Result<Resourc
                     .unwrap_or(-1),
             );
         }
+        if swap == 0 && memory.limit.unwrap_or(0) > 0 {
+            // The limit of both together stays what it was.
+            let old = |name| file::read_number(&directory.join(name)).ok().flatten();
+            memory.swap = old("memory.max")
+                .zip(old("memory.swap.max"))
+                .and_then(|(limit, swap)| i64::try_from(limit.checked_add(swap)?).ok());
+        }
         if memory.check_before_update == Some(true) {
             refuse_below_usage(directory, memory)?;
         }

@@ -27,12 +27,16 @@ mod push;
 mod restart;
 mod sessions;
 mod system;
+mod systemd;
 mod terminal;
 mod volumes;
 
 /// Says whether a test is run in the virtual machine too, which is slow: what depends on the cgroup
 /// version, or on rights that the host may withhold.
 fn in_machine(name: &str) -> bool {
+    if stack_tests::needs::in_systemd_vm() {
+        return name.starts_with("systemd");
+    }
     let modules = ["lifecycle::", "limits", "terminal::run", "terminal::exec"];
     let resources = [" -m ", "cpu", "oom_kill", "-mmem"];
     let tables = ["a:", "b:", "d:", "e:"];
@@ -62,6 +66,7 @@ fn main() -> std::process::ExitCode {
         ports::tests(),
         pull::tests(),
         system::tests(),
+        systemd::tests(),
         push::tests(),
         restart::tests(),
         sessions::tests(),
