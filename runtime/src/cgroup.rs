@@ -96,7 +96,7 @@ pub(crate) enum Error {
     },
     #[error("set device rules of cgroup {path}", path = path.display())]
     DeviceProgram { path: PathBuf, source: Errno },
-    #[error("device rule {index}: access {access:?} has other letters than r, w and m")]
+    #[error("device rule {index}: access {access:?} has none of the letters r, w and m")]
     DeviceAccess { index: usize, access: String },
     #[error("device rule {index}: major or minor number out of range")]
     DeviceNumber { index: usize },

@@ -221,12 +221,14 @@ fn access(letters: Option<&str>) -> Option<u8> {
         None | Some("") => return Some(ALL),
         Some(letters) => letters,
     };
-    letters.bytes().try_fold(0, |bits, letter| match letter {
-        b'r' => Some(bits | READ),
-        b'w' => Some(bits | WRITE),
-        b'm' => Some(bits | MKNOD),
-        _ => None,
-    })
+    // Other letters among them are passed over, as by runc: they neither grant nor deny anything.
+    let bits = letters.bytes().fold(0, |bits, letter| match letter {
+        b'r' => bits | READ,
+        b'w' => bits | WRITE,
+        b'm' => bits | MKNOD,
+        _ => bits,
+    });
+    (bits != 0).then_some(bits)
 }
 
 /// -1 and absent are every number.
@@ -444,8 +446,8 @@ mod tests {
     fn bad_rules() {
         for (json, expected) in [
             (
-                r#"[{"allow":true,"access":"rx"}]"#,
-                r#"device rule 0: access "rx" has other letters than r, w and m"#,
+                r#"[{"allow":true,"access":"x"}]"#,
+                r#"device rule 0: access "x" has none of the letters r, w and m"#,
             ),
             (
                 r#"[{"allow":true},{"allow":true,"major":-5}]"#,

@@ -25,8 +25,9 @@ struct Event<'a> {
 /// Runs the command.
 pub(super) fn events(request: &Request<'_>) -> Result<u8> {
     let text = request.parsed.value("interval").unwrap_or("5s");
-    let interval = duration(text)
-        .with_context(|| format!("invalid value {text:?} for flag -interval: parse error"))?;
+    let interval = duration(text).with_context(|| {
+        format!("invalid value {text:?} for flag -interval: time: invalid duration {text:?}")
+    })?;
     let container = Container::load(&request.store, request.parsed.id())?;
     if interval.is_zero() {
         bail!("duration interval must be greater than 0");

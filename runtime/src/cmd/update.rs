@@ -154,7 +154,7 @@ fn parse_bytes(value: &str) -> Result<i64> {
         "g" => 3,
         "t" => 4,
         "p" => 5,
-        _ => bail!("invalid size: {value:?}"),
+        _ => bail!("invalid size: '{value}'"),
     };
     let unit = 1_i64 << (10 * power);
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
@@ -167,7 +167,7 @@ fn parse_bytes(value: &str) -> Result<i64> {
     };
     match (whole, fraction) {
         (Some(whole), Some(fraction)) => Ok(whole + fraction),
-        _ => bail!("invalid size: {value:?}"),
+        _ => bail!("invalid size: '{value}'"),
     }
 }
 

@@ -8,6 +8,7 @@
 mod archives;
 mod build;
 mod bundles;
+mod cgroups;
 mod copy;
 mod errors;
 mod events;
@@ -37,7 +38,13 @@ fn in_machine(name: &str) -> bool {
     if stack_tests::needs::in_systemd_vm() {
         return name.starts_with("systemd");
     }
-    let modules = ["lifecycle::", "limits", "terminal::run", "terminal::exec"];
+    let modules = [
+        "lifecycle::",
+        "limits",
+        "cgroups",
+        "terminal::run",
+        "terminal::exec",
+    ];
     let resources = [" -m ", "cpu", "oom_kill", "-mmem"];
     let tables = ["a:", "b:", "d:", "e:"];
     modules.iter().any(|module| name.starts_with(module))
@@ -50,6 +57,7 @@ fn main() -> std::process::ExitCode {
         archives::tests(),
         build::tests(),
         bundles::tests(),
+        cgroups::tests(),
         copy::tests(),
         errors::tests(),
         events::tests(),
