@@ -50,6 +50,8 @@ pub(crate) fn tests() -> Vec<Test> {
 /// A container run by the systemd driver, and its unit.
 struct Scope {
     runtime: Runtime,
+    /// Read again by exec.
+    _bundle: Bundle,
     id: String,
     unit: String,
 }
@@ -69,7 +71,12 @@ impl Scope {
         );
         runtime.leave(&line);
         let unit = format!("qt-{id}.scope");
-        Self { runtime, id, unit }
+        Self {
+            runtime,
+            _bundle: bundle,
+            id,
+            unit,
+        }
     }
 
     fn property(&self, name: &str) -> String {
@@ -194,7 +201,7 @@ fn the_slice_is_made_on_demand() {
 
 fn exec_joins_the_scope_and_a_cgroup_below_it() {
     let scope = Scope::start("machine.slice", |bundle| {
-        let namespaces = ["pid", "mount"].map(|kind| json!({"type": kind}));
+        let namespaces = ["pid", "mount", "uts"].map(|kind| json!({"type": kind}));
         bundle.with("/linux/namespaces", json!(namespaces))
     });
     scope.run("exec ID cat /proc/self/cgroup").out(&scope.unit);
@@ -400,7 +407,7 @@ fn a_limit_that_the_kernel_refuses_leaves_no_unit() {
 
 fn delete_stops_what_is_left_in_the_scope() {
     let scope = Scope::start("machine.slice", |bundle| {
-        let namespaces = ["mount", "cgroup"].map(|kind| json!({"type": kind}));
+        let namespaces = ["mount", "cgroup", "uts"].map(|kind| json!({"type": kind}));
         bundle.with("/linux/namespaces", json!(namespaces))
     });
     scope.run("exec -d ID sleep 1000").ok();
