@@ -152,7 +152,7 @@ fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         &request.plan.id,
         path,
         linux.resources.as_ref(),
-        request.systemd_cgroup,
+        request.systemd_cgroup.then_some(&request.spec.annotations),
     )?;
     if hierarchies.is_pure_v2() && manages_its_cgroup(request.plan) {
         cgroup.set_owner(host_id(&linux.uid_mappings, request.plan.process.user.uid));
@@ -212,10 +212,17 @@ fn carry_out(
         return Err(Error::Protocol);
     };
     let mut cgroup_plan = Some(cgroup_plan);
-    if prepared.hierarchies.is_pure_v2() {
+    if prepared.hierarchies.is_pure_v2()
+        && !cgroup_plan
+            .as_ref()
+            .is_some_and(|plan| plan.needs_process())
+    {
         // The child is born into it, so it comes first; and the record before it, for whoever has to clear up after us.
         made.directory.write(&record)?;
-        made.cgroup = cgroup_plan.take().map(cgroup::Plan::create).transpose()?;
+        made.cgroup = cgroup_plan
+            .take()
+            .map(|plan| plan.create(None))
+            .transpose()?;
     }
     let born_inside = made
         .cgroup
@@ -256,8 +263,10 @@ fn carry_out(
         namespace::write_id_maps(pid, &plan.namespaces)?;
         channel.send(&ToInit::Mapped).during("sendmsg", "init")?;
     }
+    let mut inside = born_inside;
     if let Some(cgroup_plan) = cgroup_plan {
-        made.cgroup = Some(cgroup_plan.create()?);
+        inside = cgroup_plan.takes_process();
+        made.cgroup = Some(cgroup_plan.create(Some(pid))?);
     }
     if let Some(cgroup) = &made.cgroup
         && cgroup.record() != record.cgroup
@@ -266,7 +275,7 @@ fn carry_out(
         record.cgroup = cgroup.record();
         made.directory.write(&record)?;
     }
-    if let Some(cgroup) = made.cgroup.as_ref().filter(|_| !born_inside) {
+    if let Some(cgroup) = made.cgroup.as_ref().filter(|_| !inside) {
         cgroup.join(pid)?;
     }
     if waits_for_cgroup {
