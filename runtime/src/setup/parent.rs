@@ -14,6 +14,7 @@ use rustix::process::Pid;
 
 use super::handshake::{FromInit, ParentEnd, ToInit};
 use super::init::Context;
+use super::source::{self, Users};
 use super::{Error, filter, spawn};
 use crate::cgroup::{self, Cgroup, Hierarchies};
 use crate::clock;
@@ -23,6 +24,7 @@ use crate::namespace::{self, Kind};
 use crate::plan::Plan;
 use crate::plan::mount::Kind as MountKind;
 use crate::readiness::Relay;
+use crate::rootfs::mount::source::Source;
 use crate::seccomp::{self, Program};
 use crate::seccomp_agent;
 use crate::spec::linux::{IdMapping, Linux};
@@ -112,6 +114,7 @@ struct Prepared {
     seccomp: Option<Program>,
     hooks: Hooks,
     joins: Vec<(Kind, OwnedFd)>,
+    users: Users,
 }
 
 /// Creates a container.
@@ -172,6 +175,7 @@ fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         seccomp: linux.seccomp.as_ref().map(seccomp::compile).transpose()?,
         hooks: request.spec.hooks.clone().unwrap_or_default(),
         joins,
+        users: Users::new(&request.plan.root)?,
     })
 }
 
@@ -243,6 +247,8 @@ fn carry_out(
         start_fifo: fifo.as_ref(),
         console_socket: request.console_socket,
         joins: &prepared.joins,
+        users: &prepared.users,
+        has_privileges: rustix::process::geteuid().is_root(),
         waits_for_cgroup: needs_cgroup && !born_inside,
         cgroup_paths: paths_of(&record.cgroup),
         locked_directory: made.directory.fd().as_raw_fd(),
@@ -284,7 +290,7 @@ fn carry_out(
             .during("sendmsg", "init")?;
     }
     set_oom_score_adj(pid, plan.process.oom_score_adj, plan.namespaces.has_user())?;
-    converse(&prepared, &record, channel)?;
+    converse(plan, &prepared, &record, channel)?;
     let Some(child) = made.child.as_ref() else {
         return Err(Error::Protocol);
     };
@@ -369,10 +375,21 @@ fn make_fifo(directory: &Directory) -> Result<OwnedFd, CallFailed> {
 }
 
 /// Runs hooks and passes descriptors on until the process is ready.
-fn converse(prepared: &Prepared, record: &Record, channel: &ParentEnd) -> Result<(), Error> {
+fn converse(
+    plan: &Plan,
+    prepared: &Prepared,
+    record: &Record,
+    channel: &ParentEnd,
+) -> Result<(), Error> {
     loop {
         match channel.receive().during("recvmsg", "init")? {
             Some(FromInit::Ready) => return Ok(()),
+            Some(FromInit::OpenSource(index)) => {
+                let source = open_source(plan, prepared, record, index)?;
+                channel
+                    .send(&ToInit::Source(source))
+                    .during("sendmsg", "init")?;
+            }
             Some(FromInit::RunHooks) => {
                 hook::run(
                     Point::Prestart,
@@ -399,6 +416,21 @@ fn converse(prepared: &Prepared, record: &Record, channel: &ParentEnd) -> Result
             None => return Err(Error::Died),
         }
     }
+}
+
+/// Opens the source of a mount for the process.
+fn open_source(
+    plan: &Plan,
+    prepared: &Prepared,
+    record: &Record,
+    index: usize,
+) -> Result<Source, Error> {
+    let step = plan.root.mounts.get(index).ok_or(Error::Protocol)?;
+    let pid = Pid::from_raw(record.pid).ok_or(Error::Protocol)?;
+    let mut joins = prepared.joins.iter();
+    let joined = joins.find(|(kind, _)| *kind == Kind::User);
+    let joined = joined.map(|(_, fd)| fd.as_fd());
+    source::open_inside(pid, step, prepared.users.of(index), joined)
 }
 
 /// Adjusts how gladly the OOM killer takes a process, from outside, where `/proc` is trusted.
