@@ -9,13 +9,17 @@ use crate::failure::{CallFailed, During};
 use crate::namespace::Namespaces;
 use crate::spec::Spec;
 use crate::spec::linux::{Device, Linux};
-use crate::spec::process::Process;
 
+pub(crate) mod inherited;
 pub(crate) mod mount;
+pub(crate) mod network_device;
+pub(crate) mod number_list;
 pub(crate) mod process;
+pub(crate) mod scheduling;
 mod validate;
 
 use mount::MountStep;
+use network_device::NetworkDevice;
 use process::ProcessPlan;
 
 /// What is wrong with a bundle. The texts are runc's where runc has one.
@@ -82,6 +86,8 @@ pub(crate) struct Plan {
     pub(crate) hostname: Option<String>,
     /// NIS domain name to set.
     pub(crate) domainname: Option<String>,
+    /// Network devices to move in.
+    pub(crate) network_devices: Vec<NetworkDevice>,
     /// Kernel parameters to set: path below `/proc/sys`, value.
     pub(crate) sysctl: Vec<(String, String)>,
     /// What the command line adds.
@@ -148,16 +154,18 @@ impl Plan {
             .ok_or_else(|| Error::invalid("root must be specified"))?;
         let no_linux = Linux::default();
         let linux = spec.linux.as_ref().unwrap_or(&no_linux);
-        validate::spec(spec, linux)?;
+        validate::spec(spec)?;
         let namespaces = Namespaces::new(linux)?;
         validate::namespaces(spec, linux, &namespaces)?;
         let root_path = bundle.join(&root.path);
         let mut process_plan = ProcessPlan::new(process)?;
-        process_plan.personality = linux
-            .personality
-            .as_ref()
-            .map(process::personality)
-            .transpose()?;
+        let (personality, policy) = (linux.personality.as_ref(), linux.memory_policy.as_ref());
+        let confined = scheduling::is_confined(linux);
+        process_plan
+            .scheduling
+            .add_container(personality, policy, confined)?;
+        // What runc gives the first process; further ones keep that of whoever starts them.
+        process_plan.user.umask.get_or_insert(0o022);
         add_notify_and_listen(&mut process_plan, &extra)?;
         let mut mounts = mount::steps(&spec.mounts, bundle, &linux.mount_label)?;
         if let Some(directory) = &extra.notify_directory {
@@ -184,6 +192,7 @@ impl Plan {
                 masked: linux.masked_paths.clone(),
                 readonly_paths: linux.readonly_paths.clone(),
             },
+            network_devices: network_device::plan(&linux.net_devices, &namespaces)?,
             namespaces,
             process: process_plan,
             hostname: Some(spec.hostname.clone()).filter(|name| !name.is_empty()),
@@ -211,9 +220,4 @@ fn add_notify_and_listen(process: &mut ProcessPlan, extra: &Extra) -> Result<(),
         ))?;
     }
     Ok(())
-}
-
-/// Checks a process that joins a container.
-pub(crate) fn exec_process(process: &Process) -> Result<ProcessPlan, Error> {
-    ProcessPlan::new(validate::process(Some(process))?)
 }
