@@ -46,7 +46,8 @@ pub(super) fn features() -> Result<u8> {
             "mountExtensions": { "idmap": { "enabled": false } },
             "netDevices": { "enabled": false }
         },
-        "potentiallyUnsafeConfigAnnotations": []
+        "annotations": { "org.opencontainers.runc.checkpoint.enabled": "true" },
+        "potentiallyUnsafeConfigAnnotations": ["org.criu.config"]
     });
     super::print(&(serde_json::to_string_pretty(&features)? + "\n"))
 }

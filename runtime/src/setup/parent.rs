@@ -16,6 +16,7 @@ use super::handshake::{FromInit, ParentEnd, ToInit};
 use super::init::Context;
 use super::{Error, filter, spawn};
 use crate::cgroup::{self, Cgroup, Hierarchies};
+use crate::checkpoint;
 use crate::clock;
 use crate::failure::{CallFailed, During};
 use crate::hook::{self, Point};
@@ -74,16 +75,26 @@ pub(crate) struct Created {
 }
 
 /// What exists so far, to be undone when something fails.
-struct Made {
-    directory: Directory,
-    cgroup: Option<Cgroup>,
-    child: Option<Child>,
+pub(crate) struct Made {
+    pub(crate) directory: Directory,
+    pub(crate) cgroup: Option<Cgroup>,
+    pub(crate) child: Option<Child>,
     channel: Option<ParentEnd>,
 }
 
 impl Made {
+    /// A state directory and nothing else yet.
+    pub(crate) fn of(directory: Directory) -> Self {
+        Self {
+            directory,
+            cgroup: None,
+            child: None,
+            channel: None,
+        }
+    }
+
     /// Takes everything back. Failures are logged: the one that led here is what the user is told.
-    fn undo(self) {
+    pub(crate) fn undo(self) {
         if let Some(child) = &self.child {
             spawn::end(child);
         }
@@ -106,24 +117,19 @@ impl Made {
 }
 
 /// What was worked out before anything was made.
-struct Prepared {
-    hierarchies: Hierarchies,
-    cgroup: Option<cgroup::Plan>,
-    seccomp: Option<Program>,
-    hooks: Hooks,
-    joins: Vec<(Kind, OwnedFd)>,
+pub(crate) struct Prepared {
+    pub(crate) hierarchies: Hierarchies,
+    pub(crate) cgroup: Option<cgroup::Plan>,
+    pub(crate) seccomp: Option<Program>,
+    pub(crate) hooks: Hooks,
+    pub(crate) joins: Vec<(Kind, OwnedFd)>,
 }
 
 /// Creates a container.
 pub(crate) fn create(request: &Request<'_>) -> Result<Created, Error> {
     let prepared = prepare(request)?;
     let directory = request.store.create(&request.plan.id)?;
-    let mut made = Made {
-        directory,
-        cgroup: None,
-        child: None,
-        channel: None,
-    };
+    let mut made = Made::of(directory);
     match carry_out(request, prepared, &mut made) {
         Ok((record, channel, child, relay)) => Ok(Created {
             directory: made.directory,
@@ -142,7 +148,7 @@ pub(crate) fn create(request: &Request<'_>) -> Result<Created, Error> {
 }
 
 /// Works out what can be worked out before anything is made.
-fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
+pub(crate) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     let no_linux = Linux::default();
     let linux = request.spec.linux.as_ref().unwrap_or(&no_linux);
     let hierarchies = Hierarchies::detect()?;
@@ -292,7 +298,7 @@ fn carry_out(
 }
 
 /// The state as it is before there is a process.
-fn first_record(request: &Request<'_>, prepared: &Prepared) -> Record {
+pub(crate) fn first_record(request: &Request<'_>, prepared: &Prepared) -> Record {
     let hooks = &prepared.hooks;
     let later = Hooks {
         poststart: hooks.poststart.clone(),
@@ -327,6 +333,7 @@ fn first_record(request: &Request<'_>, prepared: &Prepared) -> Record {
             .as_ref()
             .and_then(|linux| linux.seccomp.as_ref())
             .and_then(seccomp_agent::of),
+        external_descriptors: checkpoint::standard_streams(request.plan.process.terminal),
         owner: rustix::process::getuid().as_raw(),
     }
 }
