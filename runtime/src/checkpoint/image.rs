@@ -4,13 +4,16 @@
 //! log that criu writes there, and of the one file that is ours nothing is believed that has another form than what
 //! [`write_descriptors`] writes. Everything else a restore does is what the live request says, never the checkpoint.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, openat};
+use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
+use rustix::process::Pid;
 
 use super::Error;
 use crate::failure::{CallFailed, During};
@@ -49,6 +52,25 @@ impl Place {
             .create(path)
             .during("mkdir", path)?;
         Self::open(path)
+    }
+
+    /// The same directory as a process in another mount namespace would open it: criu mounts things in there, which it can
+    /// only where it is in its own namespace.
+    pub(super) fn as_seen_by(&self, pid: Pid) -> Result<Self, CallFailed> {
+        let own = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        // Without links, which would lead back to our root.
+        let path = rustix::fs::readlink(own, Vec::new()).during("readlink", &self.path)?;
+        let root = format!("/proc/{}/root", pid.as_raw_nonzero());
+        let path = [root.as_bytes(), path.as_bytes()].concat();
+        let seen = Self::open(Path::new(OsStr::from_bytes(&path)))?;
+        let identity = |fd: &OwnedFd| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+        let same = identity(&seen.fd)
+            .and_then(|seen| Ok(seen == identity(&self.fd)?))
+            .during("stat", &self.path)?;
+        match same {
+            true => Ok(seen),
+            false => Err(Errno::STALE).during("open", &self.path),
+        }
     }
 
     /// Refuses what has no business in a checkpoint: links, by which criu would read and write somewhere else, and what
@@ -109,7 +131,7 @@ impl Place {
 fn open_file(directory: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = openat(directory, name, flags, Mode::empty())?;
-    match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
+    match FileType::from_raw_mode(fstat(&file)?.st_mode) {
         FileType::RegularFile => Ok(file),
         _ => Err(Errno::INVAL),
     }
@@ -208,6 +230,16 @@ mod tests {
         assert!(place.read_descriptors().is_err());
         assert!(place.write_descriptors(&[]).is_err());
         std::fs::remove_dir_all(&place.path).unwrap();
+    }
+
+    #[test]
+    fn is_found_again_by_way_of_a_process() {
+        let place = scratch("seen");
+        let seen = place.as_seen_by(rustix::process::getpid()).unwrap();
+        std::fs::write(place.path.join("x"), "").unwrap();
+        assert!(seen.path.join("x").exists());
+        std::fs::remove_dir_all(&place.path).unwrap();
+        assert!(place.as_seen_by(rustix::process::getpid()).is_err());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::external::{self, NULL};
 use super::image::Place;
-use super::message::{Kind as RequestKind, Options, Switch, Text};
+use super::message::{CgroupMode, Kind as RequestKind, Options, Switch, Text};
 use super::swrk::{Criu, Notice, Start};
 use super::{
     Error, LEAST_VERSION, Wanted, config_file, explain, raw, standard_streams, work_directory,
@@ -23,10 +23,11 @@ use crate::hook::{self, Point};
 use crate::namespace::Kind;
 use crate::plan::Plan;
 use crate::rootfs::{path::Root, restore as root_of};
+use crate::setup::fault::{At, Step};
 use crate::setup::parent::{self, Made, Prepared, Request};
 use crate::setup::{Error as SetupError, filter};
 use crate::state::{self, CRIU_ROOT, Directory, Record};
-use crate::sys::process::Child;
+use crate::sys::process::{Child, unshare};
 
 /// criu's log.
 const LOG: &str = "restore.log";
@@ -132,20 +133,32 @@ impl Restoring<'_> {
         made.directory.write(&self.record)?;
         let place = make_place(&made.directory)?;
         let descriptors: Vec<OwnedFd> = prepared.joins.drain(..).map(|(_, fd)| fd).collect();
+        let born_inside = cgroup.clone_into();
         let criu = Criu::start(
             &Start {
                 own_streams: !plan.process.terminal,
                 descriptors: &descriptors,
-                cgroup: cgroup.clone_into(),
-                mounts: Some(&|| root_of::prepare(&plan.root, &place)),
+                cgroup: born_inside,
+                joins: born_inside.is_none().then_some(cgroup),
+                inside: Some(&|| {
+                    if self.keeps_cgroup_namespace() {
+                        let flag = Kind::Cgroup.flag();
+                        unshare(flag).at(Step::Unshare, "unshare", Kind::Cgroup.name())?;
+                    }
+                    root_of::prepare(&plan.root, &place)
+                }),
             },
             LEAST_VERSION,
         )?;
         let pid = criu.pid().ok_or(Error::Protocol)?;
-        if cgroup.clone_into().is_none() {
-            cgroup.join(pid).map_err(SetupError::from)?;
+        let image = self.image.as_seen_by(pid)?;
+        let work = self.work.map(|work| work.as_seen_by(pid)).transpose()?;
+        let mut options = self.wanted.common.options(LOG, &image, work.as_ref());
+        self.describe(&mut options, &criu, &descriptors, &place)?;
+        self.external_mounts(&mut options, &prepared.hierarchies)?;
+        for (stream, name) in self.image.read_descriptors()? {
+            options.inherit(&name, stream);
         }
-        let mut options = self.options(&criu, &prepared.hierarchies, &descriptors, &place)?;
         for (controller, path) in cgroups_of(pid)? {
             options.cgroup_root(&controller, &path);
         }
@@ -160,16 +173,21 @@ impl Restoring<'_> {
         made.child.take().ok_or(Error::Protocol)
     }
 
+    /// Whether criu has to be in the container's cgroup namespace from the beginning: it makes one only when it manages
+    /// cgroups, and without one the container would see the host's.
+    fn keeps_cgroup_namespace(&self) -> bool {
+        self.wanted.common.cgroups == CgroupMode::Ignore
+            && self.request.plan.namespaces.makes(Kind::Cgroup)
+    }
+
     /// What criu is told.
-    fn options(
+    fn describe(
         &self,
+        options: &mut Options,
         criu: &Criu,
-        hierarchies: &Hierarchies,
         joins: &[OwnedFd],
         place: &Path,
-    ) -> Result<Options, Error> {
-        let plan = self.request.plan;
-        let mut options = self.wanted.common.options(LOG, self.image, self.work);
+    ) -> Result<(), Error> {
         options
             .text(Text::Root, &place.to_string_lossy())
             .switch(Switch::EvasiveDevices, true)
@@ -192,7 +210,16 @@ impl Restoring<'_> {
             }
             options.text(text, value);
         }
-        namespaces(&mut options, plan, joins)?;
+        namespaces(options, self.request.plan, joins)
+    }
+
+    /// Tells criu what to mount where the container has mounts that are not in the checkpoint.
+    fn external_mounts(
+        &self,
+        options: &mut Options,
+        hierarchies: &Hierarchies,
+    ) -> Result<(), Error> {
+        let plan = self.request.plan;
         let rootfs = open_root(&plan.root.path)?;
         for mount in external::mounts(&rootfs, plan, hierarchies, &self.record.cgroup) {
             options.external_mount(&mount.destination, &mount.source);
@@ -200,10 +227,7 @@ impl Restoring<'_> {
         if !plan.root.masked.is_empty() {
             options.external_mount(NULL, NULL);
         }
-        for (stream, name) in self.image.read_descriptors()? {
-            options.inherit(&name, stream);
-        }
-        Ok(options)
+        Ok(())
     }
 
     /// Does what is due at a moment of the restore.

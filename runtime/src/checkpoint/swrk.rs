@@ -21,10 +21,12 @@ use rustix::process::{WaitOptions, WaitStatus, waitpid};
 use super::Error;
 use super::message::{self, Features, Kind, Response};
 use super::wire::Message;
+use crate::cgroup::Cgroup;
 use crate::failure::During;
+use crate::setup::Error as SetupError;
 use crate::setup::fault::{At, Fault, Step};
 use crate::setup::finish;
-use crate::setup::handshake::{self, FromInit, InitEnd};
+use crate::setup::handshake::{self, FromInit, InitEnd, ToInit};
 use crate::sys::process::{Child, clone_process, execve, keep_over_exec, replace_stdio};
 
 /// Room for one answer; criu's are a few hundred bytes.
@@ -46,8 +48,10 @@ pub(super) struct Start<'a> {
     pub(super) descriptors: &'a [OwnedFd],
     /// A cgroup v2 directory it is born into.
     pub(super) cgroup: Option<BorrowedFd<'a>>,
-    /// What it does in a mount namespace of its own, if it gets one.
-    pub(super) mounts: Option<&'a dyn Fn() -> Result<(), Fault>>,
+    /// A cgroup that it is put into, if it was not born there.
+    pub(super) joins: Option<&'a Cgroup>,
+    /// What it does in a mount namespace of its own, if it gets one; it is in its cgroup by then.
+    pub(super) inside: Option<&'a dyn Fn() -> Result<(), Fault>>,
 }
 
 impl Start<'_> {
@@ -56,7 +60,8 @@ impl Start<'_> {
         own_streams: false,
         descriptors: &[],
         cgroup: None,
-        mounts: None,
+        joins: None,
+        inside: None,
     };
 }
 
@@ -82,7 +87,7 @@ impl Criu {
         )
         .during("socketpair", "criu")?;
         let ends = handshake::pair().during("socketpair", "criu")?;
-        let flags = match start.mounts {
+        let flags = match start.inside {
             Some(_) => crate::namespace::Kind::Mount.flag(),
             None => 0,
         };
@@ -96,6 +101,11 @@ impl Criu {
             socket,
             version: 0,
         };
+        if let (Some(cgroup), Some(pid)) = (start.joins, criu.pid()) {
+            cgroup.join(pid).map_err(SetupError::from)?;
+        }
+        // One that has ended already says why.
+        let _ = channel.send(&ToInit::Go);
         // The channel closes when the program is executed.
         if let Some(FromInit::Failed(fault)) = channel.receive().during("recvmsg", "criu")? {
             return Err(Error::Start(fault));
@@ -297,7 +307,7 @@ fn find(path: Option<&OsStr>) -> Option<CString> {
 
 /// In the new process: becomes criu. Returns only when that fails.
 fn become_criu(program: &CString, start: &Start<'_>, socket: &OwnedFd, channel: &InitEnd) -> i32 {
-    let Err(fault) = prepare(start, socket).and_then(|()| {
+    let Err(fault) = prepare(start, socket, channel).and_then(|()| {
         let arguments = [
             c"criu".to_owned(),
             c"swrk".to_owned(),
@@ -321,11 +331,14 @@ fn become_criu(program: &CString, start: &Start<'_>, socket: &OwnedFd, channel: 
 }
 
 /// In the new process: makes the surroundings that criu is to find.
-fn prepare(start: &Start<'_>, socket: &OwnedFd) -> Result<(), Fault> {
+fn prepare(start: &Start<'_>, socket: &OwnedFd, channel: &InitEnd) -> Result<(), Fault> {
     // Our foreground holds signals back, which criu and what it restores would inherit.
     finish::reset_signals()?;
-    if let Some(mounts) = start.mounts {
-        mounts()?;
+    channel
+        .expect(&ToInit::Go)
+        .at(Step::Handshake, "recvmsg", "")?;
+    if let Some(inside) = start.inside {
+        inside()?;
     }
     for descriptor in start.descriptors.iter().chain([socket]) {
         keep_over_exec(descriptor.as_raw_fd()).at(Step::Descriptors, "fcntl", "")?;
