@@ -54,14 +54,12 @@ pub(crate) enum Error {
     #[error("criu is missing features: [{0}]")]
     MissingFeatures(String),
     /// criu failed.
-    #[error("criu failed: type {kind} errno {errno}{}", if message.is_empty() { String::new() } else { format!(": {message}") })]
+    #[error("criu failed: type {kind} errno {errno}")]
     Failed {
         /// What it was doing.
         kind: message::Kind,
         /// Its error number.
         errno: i32,
-        /// Its words, if it has any.
-        message: String,
     },
     /// criu failed without saying so.
     #[error("criu failed: exit status {0}")]

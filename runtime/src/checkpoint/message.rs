@@ -276,8 +276,7 @@ pub(super) struct Response {
     pub(super) notify: Option<(String, i32)>,
     /// Error number.
     pub(super) errno: i32,
-    /// What went wrong, if criu says.
-    pub(super) message: String,
+
     /// Features that are there.
     pub(super) features: Features,
     /// Version as one number: 3.17.1 is 31701, and a version between 4.1 and 4.2 counts as 4.2.
@@ -303,7 +302,7 @@ impl Response {
                         }
                     }
                 }
-                9 => response.message = value.text(),
+
                 10 => response.version = Some(version(value)?),
                 _ => {}
             }

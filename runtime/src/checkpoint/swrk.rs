@@ -264,7 +264,6 @@ impl Criu {
         Err(Error::Failed {
             kind: response.kind(),
             errno: response.errno,
-            message: response.message,
         })
     }
 }

@@ -8,9 +8,11 @@
 mod archives;
 mod build;
 mod bundles;
+mod checkpoint;
 mod copy;
 mod errors;
 mod events;
+mod faults;
 mod format;
 mod journey;
 mod killed;
@@ -46,9 +48,11 @@ fn main() -> std::process::ExitCode {
         archives::tests(),
         build::tests(),
         bundles::tests(),
+        checkpoint::tests(),
         copy::tests(),
         errors::tests(),
         events::tests(),
+        faults::tests(),
         format::tests(),
         journey::tests(),
         killed::tests(),
