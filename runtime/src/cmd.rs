@@ -3,6 +3,7 @@
 //! Each takes what was typed, does its work through the modules below it, and returns the exit code. Standard output is
 //! written only here.
 
+mod checkpoint;
 mod create;
 mod delete;
 mod events;
@@ -13,6 +14,7 @@ mod kill;
 mod launch;
 mod list;
 mod ps;
+mod restore;
 mod run;
 mod spec;
 mod start;
@@ -87,6 +89,7 @@ pub(crate) fn run(global: &Global, arguments: &[String]) -> Result<u8, Failed> {
 /// Calls the command's function.
 fn dispatch(command: &CommandSpec, request: &Request<'_>) -> Result<u8, Failed> {
     match command.name {
+        "checkpoint" => Ok(checkpoint::checkpoint(request)?),
         "create" => Ok(create::create(request)?),
         "run" => Ok(run::run(request)?),
         "start" => Ok(start::start(request)?),
@@ -99,6 +102,7 @@ fn dispatch(command: &CommandSpec, request: &Request<'_>) -> Result<u8, Failed> 
             code: 255,
         }),
         "ps" => Ok(ps::ps(request)?),
+        "restore" => Ok(restore::restore(request)?),
         "pause" => Ok(freeze::pause(request)?),
         "resume" => Ok(freeze::resume(request)?),
         "spec" => Ok(spec::spec(request)?),
@@ -116,6 +120,13 @@ fn help_for(arguments: &[String]) -> Result<String> {
     };
     let command = cli::command(name).ok_or_else(|| cli::Error::UnknownCommand(name.clone()))?;
     Ok(help::command(command))
+}
+
+/// Says that criu without privileges is on its own; runc's words.
+fn warn_of_rootless(command: &str) {
+    if !rustix::process::geteuid().is_root() {
+        log::warn!("qrun {command} is untested with rootless containers");
+    }
 }
 
 /// Writes to standard output.

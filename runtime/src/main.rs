@@ -6,6 +6,7 @@
 
 mod capability;
 mod cgroup;
+mod checkpoint;
 mod cli;
 mod clock;
 mod cmd;

@@ -34,6 +34,11 @@ pub(crate) fn directory(state: &Path) -> Option<PathBuf> {
     host_address().map(|_| state.join(DIRECTORY))
 }
 
+/// The directory that was bound into the container whose state is kept at `state`, if one was.
+pub(crate) fn bound_directory(state: &Path) -> Option<PathBuf> {
+    Some(state.join(DIRECTORY)).filter(|directory| directory.is_dir())
+}
+
 /// A socket at which the container reports, and the host's.
 #[derive(Debug)]
 pub(crate) struct Relay {

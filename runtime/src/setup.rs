@@ -4,7 +4,7 @@
 //! second process of a container, which `exec` starts. [`handshake`] has the drawing and the messages.
 
 pub(crate) mod fault;
-mod filter;
+pub(crate) mod filter;
 pub(crate) mod finish;
 pub(crate) mod handshake;
 pub(crate) mod init;

@@ -30,6 +30,9 @@ const STATE_FILE_NEW: &str = "state.json.new";
 /// Fifo on which a created container waits for `start`. While it is there, the container has not been started.
 pub(crate) const START_FIFO: &str = "exec.fifo";
 
+/// Directory in which criu finds the root while it restores a container. Nothing is ever mounted on it on the host.
+pub(crate) const CRIU_ROOT: &str = "criu-root";
+
 /// The compiled system call filter.
 pub(crate) const FILTER_FILE: &str = "seccomp.bpf";
 
@@ -101,6 +104,9 @@ pub(crate) struct Record {
     pub(crate) resctrl: Option<crate::resctrl::Record>,
     /// What further processes get from it.
     pub(crate) inherited: Inherited,
+    /// What its standard streams were when it was created; empty unless one was a pipe.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) external_descriptors: Vec<String>,
     /// User id of who created it.
     pub(crate) owner: u32,
 }

@@ -39,10 +39,9 @@ fn document() -> Value {
         "linux": linux(),
         "annotations": {
             "org.opencontainers.runc.version": RUNC,
-            "org.opencontainers.runc.checkpoint.enabled": "false",
+            "org.opencontainers.runc.checkpoint.enabled": "true",
         },
-        // None changes what this runtime does.
-        "potentiallyUnsafeConfigAnnotations": [],
+        "potentiallyUnsafeConfigAnnotations": ["org.criu.config", "org.systemd.property."],
     })
 }
 

@@ -16,7 +16,7 @@ use crate::state::{Directory, FILTER_FILE};
 const INSTRUCTION: usize = 8;
 
 /// Writes the filter into a container's directory.
-pub(super) fn store(directory: &Directory, program: &Program) -> Result<(), CallFailed> {
+pub(crate) fn store(directory: &Directory, program: &Program) -> Result<(), CallFailed> {
     let path = directory.path().join(FILTER_FILE);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = openat(

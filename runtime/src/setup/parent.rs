@@ -17,6 +17,7 @@ use super::init::Context;
 use super::source::{self, Users};
 use super::{Error, filter, spawn};
 use crate::cgroup::{self, Cgroup, Hierarchies};
+use crate::checkpoint;
 use crate::clock;
 use crate::failure::{CallFailed, During};
 use crate::hook::{self, Point};
@@ -82,11 +83,11 @@ pub(crate) struct Created {
 }
 
 /// What exists so far, to be undone when something fails.
-struct Made {
-    directory: Directory,
-    cgroup: Option<Cgroup>,
+pub(crate) struct Made {
+    pub(crate) directory: Directory,
+    pub(crate) cgroup: Option<Cgroup>,
     resctrl: Option<resctrl::Record>,
-    child: Option<Child>,
+    pub(crate) child: Option<Child>,
     channel: Option<ParentEnd>,
     devices: Option<Moved>,
     /// For the poststop hooks, if there are any; from the moment the child exists.
@@ -94,8 +95,21 @@ struct Made {
 }
 
 impl Made {
+    /// A state directory and nothing else yet.
+    pub(crate) fn of(directory: Directory) -> Self {
+        Self {
+            directory,
+            cgroup: None,
+            resctrl: None,
+            child: None,
+            channel: None,
+            devices: None,
+            record: None,
+        }
+    }
+
     /// Takes everything back. Failures are logged: the one that led here is what the user is told.
-    fn undo(self) {
+    pub(crate) fn undo(self) {
         // Before the process ends, and the devices with its namespace.
         if let Some(devices) = self.devices {
             devices.undo();
@@ -131,13 +145,13 @@ impl Made {
 }
 
 /// What was worked out before anything was made.
-struct Prepared {
-    hierarchies: Hierarchies,
-    cgroup: Option<cgroup::Plan>,
+pub(crate) struct Prepared {
+    pub(crate) hierarchies: Hierarchies,
+    pub(crate) cgroup: Option<cgroup::Plan>,
     resctrl: Option<resctrl::Plan>,
-    seccomp: Option<Program>,
-    hooks: Hooks,
-    joins: Vec<(Kind, OwnedFd)>,
+    pub(crate) seccomp: Option<Program>,
+    pub(crate) hooks: Hooks,
+    pub(crate) joins: Vec<(Kind, OwnedFd)>,
     users: Users,
 }
 
@@ -145,15 +159,7 @@ struct Prepared {
 pub(crate) fn create(request: &Request<'_>) -> Result<Created, Error> {
     let prepared = prepare(request)?;
     let directory = request.store.create(&request.plan.id)?;
-    let mut made = Made {
-        directory,
-        cgroup: None,
-        resctrl: None,
-        child: None,
-        channel: None,
-        devices: None,
-        record: None,
-    };
+    let mut made = Made::of(directory);
     match carry_out(request, prepared, &mut made) {
         Ok((record, channel, child, relay)) => Ok(Created {
             directory: made.directory,
@@ -172,7 +178,7 @@ pub(crate) fn create(request: &Request<'_>) -> Result<Created, Error> {
 }
 
 /// Works out what can be worked out before anything is made.
-fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
+pub(crate) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     let no_linux = Linux::default();
     let linux = request.spec.linux.as_ref().unwrap_or(&no_linux);
     let hierarchies = Hierarchies::detect()?;
@@ -363,7 +369,7 @@ fn carry_out(
 }
 
 /// The state as it is before there is a process.
-fn first_record(request: &Request<'_>, prepared: &Prepared) -> Record {
+pub(crate) fn first_record(request: &Request<'_>, prepared: &Prepared) -> Record {
     let hooks = &prepared.hooks;
     let later = Hooks {
         poststart: hooks.poststart.clone(),
@@ -400,6 +406,7 @@ fn first_record(request: &Request<'_>, prepared: &Prepared) -> Record {
             .and_then(seccomp_agent::of),
         resctrl: None,
         inherited: Inherited::new(request.spec, request.plan),
+        external_descriptors: checkpoint::standard_streams(request.plan.process.terminal),
         owner: rustix::process::getuid().as_raw(),
     }
 }
