@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::failure::{CallFailed, During};
+use crate::procfs::HostProc;
 use crate::sys::mount::{ATTR_NOSUID, ATTR_RDONLY, MountAttr, mount_setattr};
 use crate::sys::process::fexecve;
 
@@ -58,6 +59,8 @@ pub(crate) fn protect() -> Result<(), CallFailed> {
 
 /// Whether the file this process runs from is on a read-only mount or sealed.
 fn is_protected() -> Result<bool, Errno> {
+    // A file of that name that is not the kernel's word would be executed again and again.
+    HostProc::open()?;
     let own = openat(CWD, OWN_FILE, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     if rustix::fs::fstatvfs(&own)?
         .f_flag

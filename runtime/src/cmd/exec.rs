@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -17,13 +18,16 @@ use crate::spec::Spec;
 use crate::spec::process::{Capabilities, Process};
 use crate::supervise::{Foreground, Terminal};
 
+/// How long another command may be at work on the container.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Runs the command.
 pub(super) fn exec(request: &Request<'_>) -> Result<u8> {
     let parsed = request.parsed;
     self_image::protect()?;
     let keep_fds = parsed.number("preserve-fds")?.unwrap_or(0);
     launch::check_inherited(keep_fds)?;
-    let container = Container::load(&request.store, parsed.id())?;
+    let container = load(request)?;
     match container.status() {
         Status::Stopped => bail!("cannot exec in a stopped container"),
         Status::Paused if !parsed.is_on("ignore-paused") => {
@@ -70,6 +74,17 @@ pub(super) fn exec(request: &Request<'_>) -> Result<u8> {
         .transpose()?;
     let terminal = terminal.map(Terminal::new).transpose()?;
     Ok(foreground.wait_for(&child, terminal.as_ref(), None)?)
+}
+
+/// Loads the container, once nobody is at work on it: until it has been created its root is still the host's.
+fn load(request: &Request<'_>) -> Result<Container> {
+    let id = request.parsed.id();
+    let directory = request.store.open(id)?;
+    if !directory.wait_until_unlocked(PATIENCE)? {
+        bail!("cannot exec in container {id}, which is being created, started or deleted");
+    }
+    let record = directory.read()?;
+    Ok(Container::new(directory, record))
 }
 
 /// The spec of the container's bundle.

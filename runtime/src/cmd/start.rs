@@ -32,6 +32,8 @@ pub(super) fn start(request: &Request<'_>) -> Result<u8> {
     let relay = Relay::listen(container.directory.path())?;
     let pidfd = container.pidfd();
     release(&container)?;
+    // A hook may want to execute something in there.
+    container.directory.share_lock()?;
     if let Some(hooks) = &container.record.hooks {
         let pid = Some(container.record.pid);
         let ran = hook::run(Point::Poststart, &hooks.poststart, &container.record, pid);

@@ -316,8 +316,11 @@ fn step(mount: &Mount, around: &Surroundings<'_>) -> Result<MountStep, Error> {
     {
         return Err(Error::invalid("mount field contains null byte"));
     }
-    let destination = inside(&mount.destination, around.root);
-    check_below_proc(&destination, &mount.kind)?;
+    let mut destination = inside(&mount.destination, around.root);
+    if is_proc(&destination, &mount.kind)? {
+        // However it was written: what is mounted there is checked when the time comes.
+        "/proc".clone_into(&mut destination);
+    }
     let mut step = MountStep::bind(Path::new(source), &destination);
     let mut bind = (mount.kind == "bind").then_some(false);
     let mut idmap = None;
@@ -420,8 +423,9 @@ const REPLACEABLE: [&str; 10] = [
 ];
 
 /// Below `/proc` only a few files may be replaced, and `/proc` itself only by a `/proc` (a bind mount is checked when it is
-/// made): what the kernel says there is what the container's isolation and our own writes rely on.
-fn check_below_proc(destination: &str, kind: &str) -> Result<(), Error> {
+/// made): what the kernel says there is what the container's isolation and our own writes rely on. Says whether it is
+/// `/proc` itself.
+fn is_proc(destination: &str, kind: &str) -> Result<bool, Error> {
     let mut clean: Vec<&str> = Vec::new();
     for component in destination
         .split('/')
@@ -434,14 +438,14 @@ fn check_below_proc(destination: &str, kind: &str) -> Result<(), Error> {
         }
     }
     match clean.as_slice() {
-        ["proc"] if matches!(kind, "proc" | "bind" | "none" | "") => Ok(()),
+        ["proc"] if matches!(kind, "proc" | "bind" | "none" | "") => Ok(true),
         ["proc"] => Err(Error::Invalid(format!(
             "{destination:?} cannot be mounted because it is not of type proc"
         ))),
         ["proc", below @ ..] if !is_replaceable(&below.join("/")) => Err(Error::Invalid(format!(
             "{destination:?} cannot be mounted because it is inside /proc"
         ))),
-        _ => Ok(()),
+        _ => Ok(false),
     }
 }
 

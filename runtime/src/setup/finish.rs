@@ -5,6 +5,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, accessat, fchown, fstat, openat};
 use rustix::io::Errno;
@@ -35,6 +36,8 @@ pub(crate) struct Identity<'a> {
     pub(crate) seccomp: Option<&'a Program>,
     /// How many descriptors after stdio the program inherits.
     pub(crate) keep_fds: u32,
+    /// Where to wait for `start`.
+    pub(crate) start_fifo: Option<&'a OwnedFd>,
 }
 
 /// What is left to do: execute this.
@@ -111,12 +114,12 @@ pub(crate) fn reopen_null() -> Result<(), Fault> {
         }
         if own.is_none() {
             // A container without it keeps the host's.
-            let Ok(null) = openat(
-                CWD,
-                c"/dev/null",
-                OFlags::RDWR | OFlags::CLOEXEC,
-                Mode::empty(),
-            ) else {
+            let flags = OFlags::RDWR
+                | OFlags::NOFOLLOW
+                | OFlags::NONBLOCK
+                | OFlags::NOCTTY
+                | OFlags::CLOEXEC;
+            let Ok(null) = openat(CWD, c"/dev/null", flags, Mode::empty()) else {
                 return Ok(());
             };
             if !fstat(&null).is_ok_and(|stat| is_null(&stat)) {
@@ -138,6 +141,7 @@ pub(crate) fn become_process(identity: Identity<'_>, channel: &InitEnd) -> Resul
         host_proc,
         seccomp,
         keep_fds,
+        start_fifo,
     } = identity;
     apply_labels(process, &host_proc)?;
     // From here on nobody in the container may trace this process, which still has descriptors of the host; exec ends that.
@@ -180,9 +184,10 @@ pub(crate) fn become_process(identity: Identity<'_>, channel: &InitEnd) -> Resul
     if let Some(mask) = process.user.umask {
         umask(Mode::from_raw_mode(mask));
     }
+    // Before the first path of the container's is looked at that is followed wherever it leads.
+    close_descriptors(keep_fds, channel, start_fifo)?;
     let env = complete_environment(process);
     let program = find_program(process)?;
-    close_descriptors(keep_fds)?;
     Ok(Prepared {
         program,
         env,
@@ -223,7 +228,6 @@ pub(crate) fn execute(
 
 /// Installs the filter; hands the listener over if there is one.
 fn install_filter(program: &Program, channel: &InitEnd) -> Result<(), Fault> {
-    use std::os::fd::AsFd;
     if let Some(listener) = sys::seccomp::install(program).at(Step::Seccomp, "seccomp", "")? {
         // Filtered already: a call that asks the listener waits for ever as long as nobody holds it.
         let sent = match program.sends_ask {
@@ -465,12 +469,25 @@ fn check_executable(path: &CStr) -> Result<(), Errno> {
     }
 }
 
-/// Lets only stdio and what the caller asked for survive exec.
-fn close_descriptors(keep: u32) -> Result<(), Fault> {
-    for raw in 3..3 + i32::try_from(keep).unwrap_or(0) {
+/// Closes all descriptors but stdio, what the caller asked for, and what ends with exec and leads nowhere: a socket, a fifo.
+///
+/// That the others are close-on-exec is not enough: exec looks its paths up while they are still open, so a program, or a
+/// script's interpreter, at `/proc/self/fd/N/../…` would be one of the host's (CVE-2024-21626).
+fn close_descriptors(
+    keep: u32,
+    channel: &InitEnd,
+    start_fifo: Option<&OwnedFd>,
+) -> Result<(), Fault> {
+    // The log's file goes too.
+    log::set_max_level(log::LevelFilter::Off);
+    let first = 3 + i32::try_from(keep).unwrap_or(0);
+    for raw in 3..first {
         sys::process::keep_over_exec(raw).at(Step::Descriptors, "fcntl", &raw.to_string())?;
     }
-    sys::process::close_on_exec_from(3 + keep).at(Step::Descriptors, "close_range", "")
+    let kept: Vec<_> = std::iter::once(channel.fd())
+        .chain(start_fifo.map(AsFd::as_fd))
+        .collect();
+    sys::process::close_all_but(first, &kept).at(Step::Descriptors, "close_range", "")
 }
 
 #[cfg(test)]

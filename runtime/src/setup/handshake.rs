@@ -234,6 +234,11 @@ impl ParentEnd {
 }
 
 impl InitEnd {
+    /// Its descriptor.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
     /// Another descriptor of the same end.
     pub(crate) fn duplicate(&self) -> Result<Self, Errno> {
         rustix::io::fcntl_dupfd_cloexec(&self.0, 3).map(Self)

@@ -187,6 +187,7 @@ fn finish_tree(
         host_proc,
         seccomp: context.seccomp,
         keep_fds: keep_fds(plan),
+        start_fifo: context.start_fifo,
     };
     let prepared = finish::become_process(identity, channel)?;
     channel.send_ready().at(Step::Handshake, "sendmsg", "")?;

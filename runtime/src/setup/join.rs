@@ -336,6 +336,7 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
         host_proc,
         seccomp: context.seccomp.as_ref(),
         keep_fds: request.keep_fds,
+        start_fifo: None,
     };
     let prepared = finish::become_process(identity, channel)?;
     channel.send_ready().at(Step::Handshake, "sendmsg", "")?;
