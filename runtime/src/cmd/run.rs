@@ -11,6 +11,7 @@ use crate::container::Container;
 use crate::failure::During;
 use crate::hook::{self, Point};
 use crate::setup;
+use crate::setup::fault::{Fault, Step};
 use crate::setup::handshake::FromInit;
 use crate::setup::parent::Created;
 use crate::setup::spawn;
@@ -26,8 +27,11 @@ pub(super) fn run(request: &Request<'_>) -> Result<u8> {
 fn run_container(request: &Request<'_>) -> Result<u8> {
     let parsed = request.parsed;
     let detach = parsed.is_on("detach");
+    // Paths that were typed are the caller's, so they come before the bundle becomes the current directory.
+    let report = launch::report(parsed);
+    let socket = parsed.path("console-socket");
     let bundle = launch::load(request)?;
-    let outside = launch::console_socket(parsed, bundle.plan.process.terminal, detach)?;
+    let outside = launch::console_socket(socket.as_deref(), bundle.plan.process.terminal, detach)?;
     let (own, foreground) = match detach {
         true => (None, None),
         false => (
@@ -36,13 +40,7 @@ fn run_container(request: &Request<'_>) -> Result<u8> {
         ),
     };
     let console_socket = outside.as_ref().or(own.as_ref().map(|(_, inside)| inside));
-    let created = launch::create(
-        request,
-        &bundle,
-        launch::report(parsed),
-        false,
-        console_socket,
-    )?;
+    let created = launch::create(request, &bundle, report, false, console_socket)?;
     // From here on others may deal with the container as well.
     created.directory.unlock();
     let poststart = bundle
@@ -111,11 +109,21 @@ fn attend(
     }
     let code = foreground.wait_for(&created.child, terminal.as_ref(), created.relay.as_ref())?;
     match created.channel.receive_now().during("recvmsg", "init")? {
+        Some(FromInit::Failed(fault)) if fault.step == Step::Exec => Ok(not_executed(&fault)),
         Some(FromInit::Failed(fault)) => {
             Err(setup::Error::Init(fault)).context("unable to start container process")
         }
         _ => Ok(code),
     }
+}
+
+/// Says that the program could not be executed although it is there, as the process itself would on its standard error:
+/// the container was set up, so that this is no failure of ours for the log. Returns the exit code.
+fn not_executed(fault: &Fault) -> u8 {
+    use std::io::Write as _;
+    // Nobody is left to be told when standard error is closed.
+    let _ = writeln!(std::io::stderr(), "{fault}");
+    255
 }
 
 /// Waits until the process is on its own feet.

@@ -79,6 +79,7 @@ pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
         in_user_namespace: false,
     };
     let (child, channel) = start(&mut context, born_inside)?;
+    super::tell_born(child.pid);
     match attend(&context, cgroup, &child, &channel) {
         Ok(()) => Ok(child),
         Err(error) => {
@@ -148,7 +149,10 @@ fn attend(
     parent::set_oom_score_adj(child.pid, request.process.oom_score_adj, in_user_namespace)?;
     loop {
         match channel.receive().during("recvmsg", "exec")? {
-            Some(FromInit::Ready) => break,
+            Some(FromInit::Ready) => {
+                log::debug!("setns_init: about to exec");
+                break;
+            }
             Some(FromInit::Listener(listener)) => {
                 let pid = child.pid.as_raw_nonzero().get();
                 seccomp_agent::hand_over(listener.as_fd(), record, pid)?;

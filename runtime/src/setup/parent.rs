@@ -244,6 +244,7 @@ fn carry_out(
         spawn::spawn(&context, made.cgroup.as_ref().and_then(Cgroup::clone_into))?;
     let channel = &*made.channel.insert(channel);
     let pid = child.pid;
+    super::tell_born(pid);
     let waits_for_cgroup = context.waits_for_cgroup;
     made.child = Some(child);
     record.pid = pid.as_raw_nonzero().get();
@@ -363,7 +364,10 @@ fn make_fifo(directory: &Directory) -> Result<OwnedFd, CallFailed> {
 fn converse(prepared: &Prepared, record: &Record, channel: &ParentEnd) -> Result<(), Error> {
     loop {
         match channel.receive().during("recvmsg", "init")? {
-            Some(FromInit::Ready) => return Ok(()),
+            Some(FromInit::Ready) => {
+                log::debug!("init: closing the pipe to signal completion");
+                return Ok(());
+            }
             Some(FromInit::RunHooks) => {
                 hook::run(
                     Point::Prestart,
