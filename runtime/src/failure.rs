@@ -40,13 +40,16 @@ impl<T> During<T> for std::io::Result<T> {
     }
 }
 
-/// The error and its causes, outermost first, in one line.
+/// The error and its causes, outermost first, in one line; error numbers as [`text`] spells them.
 pub(crate) fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(current) = cause {
         line.push_str(": ");
-        line.push_str(&current.to_string());
+        match current.downcast_ref::<Errno>() {
+            Some(errno) => line.push_str(&text(*errno)),
+            None => line.push_str(&current.to_string()),
+        }
         cause = current.source();
     }
     line

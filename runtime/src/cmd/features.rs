@@ -43,7 +43,7 @@ pub(super) fn features() -> Result<u8> {
             "apparmor": { "enabled": true },
             "selinux": { "enabled": true },
             "intelRdt": { "enabled": false },
-            "mountExtensions": { "idmap": { "enabled": false } },
+            "mountExtensions": { "idmap": { "enabled": true } },
             "netDevices": { "enabled": false }
         },
         "potentiallyUnsafeConfigAnnotations": []

@@ -14,6 +14,7 @@ use rustix::process::Pid;
 
 use super::handshake::{FromInit, ParentEnd, ToInit};
 use super::init::Context;
+use super::source::{self, Users};
 use super::{Error, filter, spawn};
 use crate::cgroup::{self, Cgroup, Hierarchies};
 use crate::clock;
@@ -23,6 +24,7 @@ use crate::namespace::{self, Kind};
 use crate::plan::Plan;
 use crate::plan::mount::Kind as MountKind;
 use crate::readiness::Relay;
+use crate::rootfs::mount::source::Source;
 use crate::seccomp::{self, Program};
 use crate::seccomp_agent;
 use crate::spec::linux::{IdMapping, Linux};
@@ -112,6 +114,7 @@ struct Prepared {
     seccomp: Option<Program>,
     hooks: Hooks,
     joins: Vec<(Kind, OwnedFd)>,
+    users: Users,
 }
 
 /// Creates a container.
@@ -152,7 +155,7 @@ fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         &request.plan.id,
         path,
         linux.resources.as_ref(),
-        request.systemd_cgroup,
+        request.systemd_cgroup.then_some(&request.spec.annotations),
     )?;
     if hierarchies.is_pure_v2() && manages_its_cgroup(request.plan) {
         cgroup.set_owner(host_id(&linux.uid_mappings, request.plan.process.user.uid));
@@ -172,6 +175,7 @@ fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         seccomp: linux.seccomp.as_ref().map(seccomp::compile).transpose()?,
         hooks: request.spec.hooks.clone().unwrap_or_default(),
         joins,
+        users: Users::new(&request.plan.root)?,
     })
 }
 
@@ -212,10 +216,17 @@ fn carry_out(
         return Err(Error::Protocol);
     };
     let mut cgroup_plan = Some(cgroup_plan);
-    if prepared.hierarchies.is_pure_v2() {
+    if prepared.hierarchies.is_pure_v2()
+        && !cgroup_plan
+            .as_ref()
+            .is_some_and(|plan| plan.needs_process())
+    {
         // The child is born into it, so it comes first; and the record before it, for whoever has to clear up after us.
         made.directory.write(&record)?;
-        made.cgroup = cgroup_plan.take().map(cgroup::Plan::create).transpose()?;
+        made.cgroup = cgroup_plan
+            .take()
+            .map(|plan| plan.create(None))
+            .transpose()?;
     }
     let born_inside = made
         .cgroup
@@ -236,6 +247,8 @@ fn carry_out(
         start_fifo: fifo.as_ref(),
         console_socket: request.console_socket,
         joins: &prepared.joins,
+        users: &prepared.users,
+        has_privileges: rustix::process::geteuid().is_root(),
         waits_for_cgroup: needs_cgroup && !born_inside,
         cgroup_paths: paths_of(&record.cgroup),
         locked_directory: made.directory.fd().as_raw_fd(),
@@ -257,8 +270,10 @@ fn carry_out(
         namespace::write_id_maps(pid, &plan.namespaces)?;
         channel.send(&ToInit::Mapped).during("sendmsg", "init")?;
     }
+    let mut inside = born_inside;
     if let Some(cgroup_plan) = cgroup_plan {
-        made.cgroup = Some(cgroup_plan.create()?);
+        inside = cgroup_plan.takes_process();
+        made.cgroup = Some(cgroup_plan.create(Some(pid))?);
     }
     if let Some(cgroup) = &made.cgroup
         && cgroup.record() != record.cgroup
@@ -267,7 +282,7 @@ fn carry_out(
         record.cgroup = cgroup.record();
         made.directory.write(&record)?;
     }
-    if let Some(cgroup) = made.cgroup.as_ref().filter(|_| !born_inside) {
+    if let Some(cgroup) = made.cgroup.as_ref().filter(|_| !inside) {
         cgroup.join(pid)?;
     }
     if waits_for_cgroup {
@@ -276,7 +291,7 @@ fn carry_out(
             .during("sendmsg", "init")?;
     }
     set_oom_score_adj(pid, plan.process.oom_score_adj, plan.namespaces.has_user())?;
-    converse(&prepared, &record, channel)?;
+    converse(plan, &prepared, &record, channel)?;
     let Some(child) = made.child.as_ref() else {
         return Err(Error::Protocol);
     };
@@ -361,12 +376,23 @@ fn make_fifo(directory: &Directory) -> Result<OwnedFd, CallFailed> {
 }
 
 /// Runs hooks and passes descriptors on until the process is ready.
-fn converse(prepared: &Prepared, record: &Record, channel: &ParentEnd) -> Result<(), Error> {
+fn converse(
+    plan: &Plan,
+    prepared: &Prepared,
+    record: &Record,
+    channel: &ParentEnd,
+) -> Result<(), Error> {
     loop {
         match channel.receive().during("recvmsg", "init")? {
             Some(FromInit::Ready) => {
                 log::debug!("init: closing the pipe to signal completion");
                 return Ok(());
+            }
+            Some(FromInit::OpenSource(index)) => {
+                let source = open_source(plan, prepared, record, index)?;
+                channel
+                    .send(&ToInit::Source(source))
+                    .during("sendmsg", "init")?;
             }
             Some(FromInit::RunHooks) => {
                 hook::run(
@@ -394,6 +420,21 @@ fn converse(prepared: &Prepared, record: &Record, channel: &ParentEnd) -> Result
             None => return Err(Error::Died),
         }
     }
+}
+
+/// Opens the source of a mount for the process.
+fn open_source(
+    plan: &Plan,
+    prepared: &Prepared,
+    record: &Record,
+    index: usize,
+) -> Result<Source, Error> {
+    let step = plan.root.mounts.get(index).ok_or(Error::Protocol)?;
+    let pid = Pid::from_raw(record.pid).ok_or(Error::Protocol)?;
+    let mut joins = prepared.joins.iter();
+    let joined = joins.find(|(kind, _)| *kind == Kind::User);
+    let joined = joined.map(|(_, fd)| fd.as_fd());
+    source::open_inside(pid, step, prepared.users.of(index), joined)
 }
 
 /// Adjusts how gladly the OOM killer takes a process, from outside, where `/proc` is trusted.
