@@ -33,7 +33,9 @@ fn manual(directory: &Path) -> anyhow::Result<()> {
     write_page(directory, "qrun", program()).with_context(failed)?;
     for spec in COMMANDS {
         let name = format!("qrun-{}", spec.name);
-        let page = command(spec).display_name(&name);
+        let page = command(spec)
+            .display_name(&name)
+            .bin_name(format!("qrun {}", spec.name));
         write_page(directory, &name, page).with_context(failed)?;
     }
     Ok(())

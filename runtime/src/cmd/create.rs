@@ -3,10 +3,11 @@
 use anyhow::{Context as _, Result};
 
 use super::{Request, launch};
+use crate::help;
 
 /// Runs the command.
 pub(super) fn create(request: &Request<'_>) -> Result<u8> {
-    create_container(request).context("qrun create failed")
+    create_container(request).with_context(|| format!("{} create failed", help::name()))
 }
 
 /// Does the work.

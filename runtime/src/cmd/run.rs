@@ -9,6 +9,7 @@ use super::{Request, delete, launch};
 use crate::cgroup::Cgroup;
 use crate::container::Container;
 use crate::failure::During;
+use crate::help;
 use crate::hook::{self, Point};
 use crate::setup;
 use crate::setup::fault::{Fault, Step};
@@ -20,7 +21,7 @@ use crate::supervise::{Foreground, Terminal};
 
 /// Runs the command.
 pub(super) fn run(request: &Request<'_>) -> Result<u8> {
-    run_container(request).context("qrun run failed")
+    run_container(request).with_context(|| format!("{} run failed", help::name()))
 }
 
 /// Does the work.
