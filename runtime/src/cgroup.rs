@@ -249,7 +249,8 @@ impl Cgroup {
         self.nodes.is_empty()
     }
 
-    fn is_pure_v2(&self) -> bool {
+    /// Whether it is in a v2 tree and nothing else.
+    pub(crate) fn is_pure_v2(&self) -> bool {
         matches!(self.nodes.as_slice(), [only] if only.is_v2())
     }
 

@@ -3,6 +3,7 @@
 //! Each takes what was typed, does its work through the modules below it, and returns the exit code. Standard output is
 //! written only here.
 
+mod checkpoint;
 mod create;
 mod delete;
 mod events;
@@ -13,6 +14,7 @@ mod kill;
 mod launch;
 mod list;
 mod ps;
+mod restore;
 mod run;
 mod spec;
 mod start;
@@ -102,6 +104,7 @@ pub(crate) fn misuse(error: cli::Error, command: Option<&'static CommandSpec>) -
 /// Calls the command's function.
 fn dispatch(command: &CommandSpec, request: &Request<'_>) -> Result<u8, Failed> {
     match command.name {
+        "checkpoint" => Ok(checkpoint::checkpoint(request)?),
         "create" => Ok(create::create(request)?),
         "run" => Ok(run::run(request)?),
         "start" => Ok(start::start(request)?),
@@ -114,6 +117,7 @@ fn dispatch(command: &CommandSpec, request: &Request<'_>) -> Result<u8, Failed> 
             code: 255,
         }),
         "ps" => Ok(ps::ps(request)?),
+        "restore" => Ok(restore::restore(request)?),
         "pause" => Ok(freeze::pause(request)?),
         "resume" => Ok(freeze::resume(request)?),
         "spec" => Ok(spec::spec(request)?),
@@ -121,6 +125,13 @@ fn dispatch(command: &CommandSpec, request: &Request<'_>) -> Result<u8, Failed> 
         "events" => Ok(events::events(request)?),
         "features" => Ok(features::features()?),
         other => Err(cli::Error::UnknownCommand(other.to_owned()).into()),
+    }
+}
+
+/// Says that criu without privileges is on its own; runc's words.
+fn warn_of_rootless(command: &str) {
+    if !rustix::process::geteuid().is_root() {
+        log::warn!("qrun {command} is untested with rootless containers");
     }
 }
 

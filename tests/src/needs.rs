@@ -21,6 +21,8 @@ pub enum Need {
     Host,
     /// A program of the machine.
     Program(&'static str),
+    /// criu 4 or newer, on a kernel that it can work on.
+    Criu,
 }
 
 impl Need {
@@ -36,9 +38,30 @@ impl Need {
                 Some("process 1 is not systemd".into())
             }
             Self::Host if in_vm() => Some("not in the virtual machine".into()),
+            Self::Criu => criu_missing(),
             Self::Program(name) if on_path(name).is_none() => Some(format!("no program {name}")),
             _ => None,
         }
+    }
+}
+
+/// Why there is no criu that works here.
+fn criu_missing() -> Option<String> {
+    let ask = |argument: &str| std::process::Command::new("criu").arg(argument).output();
+    let Ok(answer) = ask("--version") else {
+        return Some("no program criu".into());
+    };
+    let text = String::from_utf8_lossy(&answer.stdout);
+    let version = text.lines().find_map(|line| line.strip_prefix("Version: "));
+    let major = version.and_then(|version| version.split('.').next()?.parse::<u32>().ok());
+    match major {
+        Some(4..) => {}
+        Some(_) => return Some(format!("criu {} is older than 4", version.unwrap_or("?"))),
+        None => return Some("criu does not tell its version".into()),
+    }
+    match ask("check") {
+        Ok(checked) if checked.status.success() => None,
+        _ => Some("criu check fails".into()),
     }
 }
 

@@ -9,9 +9,11 @@ mod archives;
 mod build;
 mod bundles;
 mod cgroups;
+mod checkpoint;
 mod copy;
 mod errors;
 mod events;
+mod faults;
 mod format;
 mod journey;
 mod killed;
@@ -58,9 +60,11 @@ fn main() -> std::process::ExitCode {
         build::tests(),
         bundles::tests(),
         cgroups::tests(),
+        checkpoint::tests(),
         copy::tests(),
         errors::tests(),
         events::tests(),
+        faults::tests(),
         format::tests(),
         journey::tests(),
         killed::tests(),
