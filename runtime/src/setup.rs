@@ -13,7 +13,16 @@ pub(crate) mod parent;
 pub(crate) mod source;
 pub(crate) mod spawn;
 
+use rustix::process::Pid;
+
 use crate::failure::CallFailed;
+
+/// Tells in the log that a process was born, in the words of runc's debug log, by which people and tests find their way.
+fn tell_born(pid: Pid) {
+    let pid = pid.as_raw_nonzero();
+    log::debug!("nsexec container setup: made process {pid}");
+    log::debug!("child process in init(): {pid}");
+}
 
 /// Why a process could not be set up.
 #[derive(Debug, thiserror::Error)]

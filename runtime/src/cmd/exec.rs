@@ -39,7 +39,8 @@ pub(super) fn exec(request: &Request<'_>) -> Result<u8> {
     let process = container.record.inherited.plan(process)?;
     let cgroup = own_cgroup(parsed, &container)?;
     let detach = parsed.is_on("detach");
-    let outside = launch::console_socket(parsed, process.terminal, detach)?;
+    let socket = parsed.path("console-socket");
+    let outside = launch::console_socket(socket.as_deref(), process.terminal, detach)?;
     let own = match process.terminal && !detach {
         true => Some(
             socketpair(

@@ -86,6 +86,7 @@ pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
         log::debug!("seccomp filter flags: {}", program.flags);
     }
     let (child, channel) = start_on_initial_cpus(&mut context, born_inside)?;
+    super::tell_born(child.pid);
     match attend(&context, cgroup, &child, &channel) {
         Ok(()) => Ok(child),
         Err(error) => {
@@ -200,7 +201,10 @@ fn attend(
     parent::set_oom_score_adj(child.pid, request.process.oom_score_adj, in_user_namespace)?;
     loop {
         match channel.receive().during("recvmsg", "exec")? {
-            Some(FromInit::Ready) => break,
+            Some(FromInit::Ready) => {
+                log::debug!("setns_init: about to exec");
+                break;
+            }
             Some(FromInit::Listener(listener)) => {
                 parent::pass_listener(&listener, record, channel, child)?;
             }

@@ -302,6 +302,7 @@ fn carry_out(
         spawn::spawn(&context, made.cgroup.as_ref().and_then(Cgroup::clone_into))?;
     made.channel = Some(channel);
     let pid = child.pid;
+    super::tell_born(pid);
     let waits_for_cgroup = context.waits_for_cgroup;
     made.child = Some(child);
     record.pid = pid.as_raw_nonzero().get();
@@ -449,7 +450,10 @@ fn converse(
 ) -> Result<(), Error> {
     loop {
         match channel.receive().during("recvmsg", "init")? {
-            Some(FromInit::Ready) => return Ok(()),
+            Some(FromInit::Ready) => {
+                log::debug!("init: closing the pipe to signal completion");
+                return Ok(());
+            }
             Some(FromInit::OpenSource(index)) => {
                 let source = open_source(plan, prepared, record, index)?;
                 channel
