@@ -33,6 +33,8 @@ const SEALS: SealFlags = SealFlags::SEAL
 /// Makes sure that this process runs from a file that cannot be written to; returns only when it does.
 pub(crate) fn protect() -> Result<(), CallFailed> {
     if is_protected().during("open", OWN_FILE)? {
+        // In the words of runc's debug log, whose clone may be a copy or an overlay.
+        log::debug!("runc exeseal: using /proc/self/exe clone");
         return Ok(());
     }
     let copy = match read_only_mount() {
