@@ -6,7 +6,7 @@
 //!
 //! What may differ, and nothing else:
 //! - Numbers above all that the profile names get ENOSYS, where the default action refuses: that is runc's own addition, and
-//!   made here to libseccomp's answer as well.
+//!   made here to libseccomp's answer as well. `socketcall` and `ipc` are exempt where a rule is for a part of theirs.
 //! - Where several conditional rules with different actions hold for a call, libseccomp's answer is that of one of them,
 //!   ours that of the first.
 //! - libseccomp 2.5.4 forgets to load the call's number where the last rule added has no call on one of the architectures, and
@@ -461,6 +461,22 @@ fn newest(profile: &Seccomp, arch: Arch) -> Option<u32> {
     (highest != 0).then(|| number(arch, highest))
 }
 
+/// Whether a number is that of `socketcall` or `ipc`, and a rule is for one of their parts: then ours goes by the rule,
+/// where runc, which knows no number of the part, would answer ENOSYS.
+fn bundles(profile: &Seccomp, arch: Arch, number: u32) -> bool {
+    let default = value(profile.default_action, profile.default_errno_ret);
+    let rules = profile.syscalls.iter();
+    let in_force = rules.filter(|rule| value(rule.action, rule.errno_ret) != default);
+    let mut names = in_force.flat_map(|rule| &rule.names);
+    arch.multiplexers().is_some_and(|(socket, ipc)| {
+        names.any(|name| match Syscall::named(name).and_then(Syscall::part) {
+            Some(Part::Socket(_)) => number == u32::from(socket),
+            Some(Part::Ipc(_)) => number == u32::from(ipc),
+            None => false,
+        })
+    })
+}
+
 /// What libseccomp's filter says, with runc's addition.
 fn theirs(filter: &[sock_filter], profile: &Seccomp, native: Arch, call: &Call) -> u32 {
     let said = run(filter, call).0;
@@ -477,7 +493,11 @@ fn theirs(filter: &[sock_filter], profile: &Seccomp, native: Arch, call: &Call) 
     };
     let private = arch == Arch::Arm && (0xf0000..0xf0010).contains(&call.number);
     match newest(profile, arch) {
-        Some(newest) if call.number > newest && !private => ENOSYS,
+        Some(newest)
+            if call.number > newest && !private && !bundles(profile, arch, call.number) =>
+        {
+            ENOSYS
+        }
         _ => said,
     }
 }

@@ -8,6 +8,7 @@
 
 #[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
 fn main() -> anyhow::Result<()> {
+    use anyhow::Context as _;
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let [place, errno, seconds, command @ ..] = &arguments[..] else {
         anyhow::bail!("usage: fail-call PROCESS:CALL ERRNO SECONDS COMMAND…");

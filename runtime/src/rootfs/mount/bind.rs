@@ -46,7 +46,7 @@ pub(super) fn bind(
         Missing::File
     };
     let target = target::open(root, outside.host_proc, step, missing)?;
-    if step.destination.trim_end_matches('/') == "/proc" {
+    if step.destination == "/proc" {
         let kind = fstatfs(&source.fd)
             .at(Step::Mount, "fstatfs", &subject)?
             .f_type;
