@@ -128,14 +128,17 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
         early: RefCell::new(None),
     };
     let (root, later) = build_root(&gate, &host_proc)?;
-    match finish_tree(context, channel, host_proc, &root, later) {
+    let finished = match finish_tree(context, channel, host_proc, &root, later) {
         Err(fault) if !plan.root.own_mount_namespace => {
             // Nothing else takes the root out of the caller's namespace. The fault is what the user is told.
             let _ = rootfs::detach(&root);
             Err(fault)
         }
         other => other,
-    }
+    };
+    // What they own has been closed by number, and the process ends or executes.
+    std::mem::forget((root, gate));
+    finished
 }
 
 /// Everything from the moment the tree is put together.
