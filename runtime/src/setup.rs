@@ -33,6 +33,14 @@ pub(crate) enum Error {
     /// The cgroup.
     #[error("unable to apply cgroup configuration")]
     Cgroup(#[from] crate::cgroup::Error),
+    /// Putting the second process of a container into a cgroup.
+    #[error("error adding pid {pid} to cgroups")]
+    Join {
+        /// The process.
+        pid: i32,
+        /// Why not.
+        source: crate::cgroup::Error,
+    },
     /// The system call filter.
     #[error("unable to compile the seccomp profile")]
     Seccomp(#[from] crate::seccomp::Error),

@@ -184,7 +184,10 @@ fn attend(
     if context.outside_cgroup
         && let Err(error) = cgroup.join(child.pid)
     {
-        join_cgroup_of_init(record.pid, child).map_err(|()| error)?;
+        join_cgroup_of_init(record.pid, child).map_err(|()| Error::Join {
+            pid: child.pid.as_raw_nonzero().get(),
+            source: error,
+        })?;
     }
     set_final_cpus(context, child)?;
     if let Some(group) = &record.resctrl {
