@@ -46,7 +46,10 @@ pub(crate) fn chain(error: &dyn Error) -> String {
     let mut cause = error.source();
     while let Some(current) = cause {
         line.push_str(": ");
-        line.push_str(&current.to_string());
+        match current.downcast_ref::<Errno>() {
+            Some(errno) => line.push_str(&text(*errno)),
+            None => line.push_str(&current.to_string()),
+        }
         cause = current.source();
     }
     line
@@ -166,6 +169,15 @@ mod tests {
             .during("stat", "/bin/x")
             .unwrap_err();
         assert_eq!(failed.to_string(), "stat /bin/x: no such file or directory");
+    }
+
+    #[test]
+    fn an_error_number_is_spelt_alike_wherever_it_stands() {
+        let error = anyhow::Error::new(Errno::NOENT).context("cannot join");
+        assert_eq!(
+            chain(error.as_ref()),
+            "cannot join: no such file or directory"
+        );
     }
 
     #[test]

@@ -23,6 +23,13 @@ pub(crate) enum Error {
     /// The cgroup.
     #[error("unable to apply cgroup configuration")]
     Cgroup(#[from] crate::cgroup::Error),
+    /// The cgroup of a further process.
+    #[error("error adding pid {pid} to cgroups")]
+    Join {
+        /// The process.
+        pid: i32,
+        source: crate::cgroup::Error,
+    },
     /// The system call filter.
     #[error("unable to compile the seccomp profile")]
     Seccomp(#[from] crate::seccomp::Error),

@@ -183,6 +183,12 @@ fn attend(
     if context.outside_cgroup
         && let Err(error) = cgroup.join(child.pid)
     {
+        let pid = child.pid.as_raw_nonzero().get();
+        let error = Error::Join { pid, source: error };
+        if request.cgroup.is_some() {
+            // Asked for by name: that one or none.
+            return Err(error);
+        }
         join_cgroup_of_init(record.pid, child).map_err(|()| error)?;
     }
     set_final_cpus(context, child)?;
@@ -275,7 +281,7 @@ fn join_cgroup_of_init(init: i32, child: &Child) -> Result<(), ()> {
 
 /// The child; returns its exit code when it could not be set up.
 fn run(context: &Context<'_>, channel: &InitEnd) -> i32 {
-    log_affinity();
+    log_beginning();
     let prepared = prepare(context, channel);
     let fault = match prepared {
         Ok(prepared) => {
@@ -283,6 +289,7 @@ fn run(context: &Context<'_>, channel: &InitEnd) -> i32 {
             if channel.expect(&ToInit::Go).is_err() {
                 return 255;
             }
+            log::debug!("setns_init: about to exec");
             finish::execute(prepared, context.request.process, context.seccomp.as_ref())
         }
         Err(fault) => fault,
@@ -292,12 +299,14 @@ fn run(context: &Context<'_>, channel: &InitEnd) -> i32 {
     255
 }
 
-/// Tells on which CPUs the process begins, in the words of runc, where it is the program "nsexec" that says so: tests and
-/// people look for them.
-fn log_affinity() {
+/// Tells of the process's beginning, and on which CPUs it is, in the words of runc, where it is a program "nsexec" that does
+/// this: tests and people look for them.
+fn log_beginning() {
     if !log::log_enabled!(log::Level::Debug) {
         return;
     }
+    log::debug!("nsexec container setup");
+    log::debug!("child process in init()");
     if let Ok([first, ..]) = sched_getaffinity().as_deref() {
         log::debug!(
             "nsexec[{}]: affinity: {first:#x}",

@@ -22,6 +22,8 @@ mod networks;
 mod peers;
 mod portmap;
 mod ports;
+mod process;
+mod process_agents;
 mod pull;
 mod push;
 mod restart;
@@ -33,7 +35,13 @@ mod volumes;
 /// Says whether a test is run in the virtual machine too, which is slow: what depends on the cgroup
 /// version, or on rights that the host may withhold.
 fn in_machine(name: &str) -> bool {
-    let modules = ["lifecycle::", "limits", "terminal::run", "terminal::exec"];
+    let modules = [
+        "lifecycle::",
+        "process",
+        "limits",
+        "terminal::run",
+        "terminal::exec",
+    ];
     let resources = [" -m ", "cpu", "oom_kill", "-mmem"];
     let tables = ["a:", "b:", "d:", "e:"];
     modules.iter().any(|module| name.starts_with(module))
@@ -60,6 +68,8 @@ fn main() -> std::process::ExitCode {
         peers::tests(),
         portmap::tests(),
         ports::tests(),
+        process::tests(),
+        process_agents::tests(),
         pull::tests(),
         system::tests(),
         push::tests(),
