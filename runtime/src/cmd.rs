@@ -5,6 +5,7 @@
 
 mod create;
 mod delete;
+mod events;
 mod exec;
 mod features;
 mod freeze;
@@ -102,7 +103,7 @@ fn dispatch(command: &CommandSpec, request: &Request<'_>) -> Result<u8, Failed> 
         "resume" => Ok(freeze::resume(request)?),
         "spec" => Ok(spec::spec(request)?),
         "update" => Ok(update::update(request)?),
-        "events" => Ok(update::events(request)?),
+        "events" => Ok(events::events(request)?),
         "features" => Ok(features::features()?),
         other => Err(cli::Error::UnknownCommand(other.to_owned()).into()),
     }

@@ -40,7 +40,7 @@ impl<T> During<T> for std::io::Result<T> {
     }
 }
 
-/// The error and its causes, outermost first, in one line.
+/// The error and its causes, outermost first, in one line; error numbers as [`text`] spells them.
 pub(crate) fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();

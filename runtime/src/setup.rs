@@ -9,7 +9,9 @@ pub(crate) mod finish;
 pub(crate) mod handshake;
 pub(crate) mod init;
 pub(crate) mod join;
+mod outside;
 pub(crate) mod parent;
+pub(crate) mod source;
 pub(crate) mod spawn;
 
 use crate::failure::CallFailed;
@@ -39,6 +41,19 @@ pub(crate) enum Error {
     /// The id mappings.
     #[error("unable to map ids")]
     Map(#[from] crate::namespace::MapError),
+    /// An id-mapped mount for a caller without privileges.
+    #[error("id-mapped mounts are not supported for rootless containers")]
+    RootlessIdmap,
+    /// An id-mapped mount that the kernel refuses.
+    #[error("failed to set MOUNT_ATTR_IDMAP on {path}: {errno}{hint}", path = path.display())]
+    Idmap {
+        /// Its source.
+        path: std::path::PathBuf,
+        /// What may be the reason.
+        hint: &'static str,
+        /// The kernel's answer.
+        errno: String,
+    },
     /// A system call outside.
     #[error(transparent)]
     Call(#[from] CallFailed),

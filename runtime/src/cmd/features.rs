@@ -41,8 +41,8 @@ fn document() -> Value {
             "org.opencontainers.runc.version": RUNC,
             "org.opencontainers.runc.checkpoint.enabled": "false",
         },
-        // None changes what this runtime does.
-        "potentiallyUnsafeConfigAnnotations": [],
+        // A prefix: any property of the container's systemd unit, as far as a container may set it.
+        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property."],
     })
 }
 
@@ -53,7 +53,7 @@ fn linux() -> Value {
     json!({
         "namespaces": namespaces,
         "capabilities": capability::names().collect::<Vec<_>>(),
-        "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true },
+        "cgroup": { "v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": true },
         "seccomp": {
             "enabled": true,
             "actions": ACTIONS.map(|(name, _)| name),
@@ -69,7 +69,7 @@ fn linux() -> Value {
             "modes": MEMORY_MODES.map(|(name, _)| name),
             "flags": MEMORY_FLAGS.map(|(name, _)| name),
         },
-        "mountExtensions": { "idmap": { "enabled": false } },
+        "mountExtensions": { "idmap": { "enabled": true } },
         "netDevices": { "enabled": true },
     })
 }

@@ -79,9 +79,11 @@ pub(super) fn spec(spec: &Spec) -> Result<(), Error> {
 
 /// What needs a namespace of its own.
 pub(super) fn namespaces(spec: &Spec, linux: &Linux, namespaces: &Namespaces) -> Result<(), Error> {
-    if !namespaces.contains(Kind::Mount) {
+    if !namespaces.contains(Kind::Mount)
+        && !(linux.masked_paths.is_empty() && linux.readonly_paths.is_empty())
+    {
         return Err(Error::invalid(
-            "a mount namespace is required: linux.namespaces names none",
+            "unable to restrict sys entries without a private MNT namespace",
         ));
     }
     if !namespaces.contains(Kind::Uts) {
@@ -225,7 +227,12 @@ mod tests {
             error.to_string(),
             "unable to set hostname without a private UTS namespace"
         );
-        assert!(check(r#"{"linux":{"namespaces":[]}}"#).is_err());
+        assert!(check(r#"{"linux":{"namespaces":[]}}"#).is_ok());
+        let error = check(r#"{"linux":{"namespaces":[],"maskedPaths":["/x"]}}"#).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "unable to restrict sys entries without a private MNT namespace"
+        );
     }
 
     #[test]

@@ -141,6 +141,7 @@ impl std::fmt::Display for Fault {
             ),
             Step::Handshake => write!(formatter, "error talking with qrun: {why}"),
             Step::PrepareRoot => write!(formatter, "error preparing rootfs {subject:?}: {why}"),
+            Step::Mount if *errno == 0 => write!(formatter, "error mounting {subject}: {call}"),
             Step::Mount => write!(formatter, "error mounting {subject}: {why}"),
             Step::Device => write!(
                 formatter,

@@ -3,6 +3,7 @@
 //! [`set_up`] is the list of steps. Order matters nearly everywhere; where it is not obvious the reason stands beside it.
 //! Governing text: runtime-spec runtime.md "Lifecycle" and config.md.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::os::fd::{OwnedFd, RawFd};
 
@@ -14,16 +15,18 @@ use rustix::process::umask;
 use super::fault::{At, Fault, Step};
 use super::finish::{self, Identity, Prepared};
 use super::handshake::{InitEnd, ToInit};
-use super::spawn::joined_early;
+use super::source::Users;
+use super::spawn;
 use crate::cgroup::Hierarchies;
 use crate::console;
 use crate::hook::{self, Point};
 use crate::namespace::Kind;
 use crate::plan::Plan;
 use crate::procfs::HostProc;
-use crate::rootfs::mount::CgroupView;
+use crate::rootfs::mount::source::{self, Source};
+use crate::rootfs::mount::{Later, Outside};
 use crate::rootfs::path::{Missing, Root};
-use crate::rootfs::{self, Sources, device, mask, mount, pivot};
+use crate::rootfs::{self, device, mask, mount, pivot};
 use crate::seccomp::Program;
 use crate::spec::Hooks;
 use crate::state::Record;
@@ -46,8 +49,12 @@ pub(crate) struct Context<'a> {
     pub(crate) start_fifo: Option<&'a OwnedFd>,
     /// Where the terminal's master end goes.
     pub(crate) console_socket: Option<&'a OwnedFd>,
-    /// Namespaces to join here: all but those an intermediate process has joined.
+    /// Namespaces to join.
     pub(crate) joins: &'a [(Kind, OwnedFd)],
+    /// User namespaces of id-mapped mounts.
+    pub(crate) users: &'a Users,
+    /// Whether the caller has privileges that the process may lack.
+    pub(crate) has_privileges: bool,
     /// Whether the parent says when the process is in its cgroup.
     pub(crate) waits_for_cgroup: bool,
     /// If not: the cgroup's directories by controller.
@@ -105,12 +112,6 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
         .or_else(ignore_leader)
         .at(Step::Descriptors, "setsid", "")?;
     let host_proc = HostProc::open().at(Step::PrepareRoot, "open", "/proc")?;
-    // Before the mappings of a user namespace are there, because then the caller's rights on paths are gone.
-    let sources = if plan.namespaces.has_user() {
-        rootfs::open_sources(&plan.root)?
-    } else {
-        Sources::new()
-    };
     enter_namespaces(context, channel, &host_proc)?;
     if !plan.extra.no_new_keyring {
         finish::join_keyring(&plan.id, &plan.process, &host_proc)?;
@@ -120,12 +121,32 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
     }
     // So that modes given to mkdir and mknod are what they say.
     umask(Mode::empty());
-    let mut gate = CgroupGate {
+    let gate = Gate {
         context,
         channel,
-        passed: None,
+        passed: RefCell::new(None),
+        early: RefCell::new(None),
     };
-    let root = build_root(context, &mut gate, sources)?;
+    let (root, later) = build_root(&gate, &host_proc)?;
+    match finish_tree(context, channel, host_proc, &root, later) {
+        Err(fault) if !plan.root.own_mount_namespace => {
+            // Nothing else takes the root out of the caller's namespace. The fault is what the user is told.
+            let _ = rootfs::detach(&root);
+            Err(fault)
+        }
+        other => other,
+    }
+}
+
+/// Everything from the moment the tree is put together.
+fn finish_tree(
+    context: &Context<'_>,
+    channel: &InitEnd,
+    host_proc: HostProc,
+    root: &Root,
+    later: Later,
+) -> Result<Prepared, Fault> {
+    let plan = context.plan;
     if !(context.hooks.prestart.is_empty() && context.hooks.create_runtime.is_empty()) {
         channel
             .send_run_hooks()
@@ -145,21 +166,22 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
         Some(own_pid()),
     )
     .map_err(hook_fault)?;
-    pivot::change_root(&root, &plan.root)?;
-    make_working_directory(&root, &plan.process.cwd)?;
+    pivot::change_root(root, &plan.root)?;
+    rootfs::set_propagation(&plan.root)?;
+    make_working_directory(root, &plan.process.cwd)?;
     if let Some(socket) = context.console_socket {
         console::attach_new(socket, plan.process.console_size, plan.root.populate_dev)?;
     }
+    // After the last thing that is made in them: the mount point of the console.
+    mount::finish(later)?;
     set_names(plan)?;
     set_sysctls(plan, &host_proc)?;
-    mask::make_read_only(&root, &plan.root)?;
-    mask::mask(&root, &plan.root)?;
+    mask::make_read_only(root, &plan.root)?;
+    mask::mask(root, &plan.root)?;
     finish::reopen_null()?;
     if plan.root.readonly {
         mask::make_root_read_only()?;
     }
-    // After the last step that may need the root's mount writable, and before the first that gives rights away.
-    drop(root);
     let identity = Identity {
         process: &plan.process,
         host_proc,
@@ -209,7 +231,7 @@ fn enter_namespaces(
     for (kind, fd) in context
         .joins
         .iter()
-        .filter(|namespace| !joined_early(namespace))
+        .filter(|(kind, _)| !spawn::joins_early(context, *kind))
     {
         sys::process::setns(fd, kind.flag()).at(Step::Namespace, "setns", kind.name())?;
     }
@@ -251,57 +273,110 @@ fn make_time_namespace(offsets: &str, host_proc: &HostProc) -> Result<(), Fault>
     sys::process::setns(&made, sys::process::CLONE_NEWTIME).at(Step::Unshare, "setns", "time")
 }
 
-/// The point at which the process must be in its cgroup: passed once, by whoever needs it first.
-struct CgroupGate<'a> {
+/// What the process gets from its parent while it mounts.
+struct Gate<'a> {
     context: &'a Context<'a>,
     channel: &'a InitEnd,
-    passed: Option<Vec<(String, String)>>,
+    /// The cgroup's directories, once [`Gate::pass`] has been passed.
+    passed: RefCell<Option<Vec<(String, String)>>>,
+    /// The same, told while something else was waited for.
+    early: RefCell<Option<Vec<(String, String)>>>,
 }
 
-impl CgroupGate<'_> {
-    /// Waits for the parent's word if it has to be waited for, then makes the cgroup namespace.
-    fn pass(&mut self) -> Result<Vec<(String, String)>, Fault> {
-        if let Some(paths) = &self.passed {
+impl Gate<'_> {
+    /// The point at which the process must be in its cgroup: passed once, by whoever needs it first. Waits for the parent's
+    /// word if it has to be waited for, then makes the cgroup namespace.
+    fn pass(&self) -> Result<Vec<(String, String)>, Fault> {
+        if let Some(paths) = &*self.passed.borrow() {
             return Ok(paths.clone());
         }
-        let paths = if self.context.waits_for_cgroup {
-            match self.channel.receive().at(Step::Handshake, "recvmsg", "")? {
-                ToInit::Joined(paths) => paths,
-                _ => return Err(Errno::PROTO).at(Step::Handshake, "recvmsg", ""),
+        let early = self.early.take();
+        let paths = match early {
+            Some(paths) => paths,
+            None if self.context.waits_for_cgroup => {
+                match self.channel.receive().at(Step::Handshake, "recvmsg", "")? {
+                    ToInit::Joined(paths) => paths,
+                    _ => return Err(Errno::PROTO).at(Step::Handshake, "recvmsg", ""),
+                }
             }
-        } else {
-            self.context.cgroup_paths.clone()
+            None => self.context.cgroup_paths.clone(),
         };
         if self.context.plan.namespaces.makes(Kind::Cgroup) {
             sys::process::unshare(Kind::Cgroup.flag()).at(Step::Unshare, "unshare", "cgroup")?;
         }
-        self.passed = Some(paths.clone());
+        *self.passed.borrow_mut() = Some(paths.clone());
         Ok(paths)
+    }
+
+    /// Opens the source of a bind mount; with a user namespace, by the parent where this process lacks the rights.
+    fn open_source(&self, index: usize) -> Result<Source, Fault> {
+        let plan = self.context.plan;
+        let step = &plan.root.mounts[index];
+        let may_ask = plan.namespaces.has_user() && self.context.has_privileges;
+        if may_ask && step.idmap.is_some() {
+            return self.ask_for_source(index);
+        }
+        let subject = mount::subject(step);
+        let source = match source::open(step) {
+            Err(Errno::ACCESS) if may_ask => return self.ask_for_source(index),
+            other => other.at(Step::Mount, "open_tree", &subject)?,
+        };
+        if let (Some(idmap), Some(users)) = (&step.idmap, self.context.users.of(index)) {
+            super::source::map_ids(&source, users, idmap, step).map_err(|error| Fault {
+                step: Step::Mount,
+                call: crate::failure::chain(&error),
+                subject,
+                errno: 0,
+            })?;
+        }
+        Ok(source)
+    }
+
+    /// Has the parent open a source.
+    fn ask_for_source(&self, index: usize) -> Result<Source, Fault> {
+        self.channel
+            .send_open_source(index)
+            .at(Step::Handshake, "sendmsg", "")?;
+        loop {
+            match self.channel.receive().at(Step::Handshake, "recvmsg", "")? {
+                ToInit::Source(source) => return Ok(source),
+                ToInit::Joined(paths) => *self.early.borrow_mut() = Some(paths),
+                _ => return Err(Errno::PROTO).at(Step::Handshake, "recvmsg", ""),
+            }
+        }
     }
 }
 
 /// Puts the tree together: root, mounts, device files.
-fn build_root(
-    context: &Context<'_>,
-    gate: &mut CgroupGate<'_>,
-    sources: Sources,
-) -> Result<Root, Fault> {
+fn build_root(gate: &Gate<'_>, host_proc: &HostProc) -> Result<(Root, Later), Fault> {
+    let context = gate.context;
     let plan = &context.plan.root;
     let root = rootfs::prepare(plan)?;
-    let own_namespace = context.plan.namespaces.contains(Kind::Cgroup);
-    let mut pass = || gate.pass();
-    let mut view = CgroupView {
+    let filled = fill_root(gate, host_proc, &root);
+    if filled.is_err() && !plan.own_mount_namespace {
+        // Nothing else takes it out of the caller's namespace. The fault is what the user is told.
+        let _ = rootfs::detach(&root);
+    }
+    filled.map(|later| (root, later))
+}
+
+/// Mounts and device files.
+fn fill_root(gate: &Gate<'_>, host_proc: &HostProc, root: &Root) -> Result<Later, Fault> {
+    let context = gate.context;
+    let plan = &context.plan.root;
+    let outside = Outside {
+        host_proc,
         hierarchies: context.hierarchies,
-        own_namespace,
-        join: &mut pass,
+        own_cgroup_namespace: context.plan.namespaces.contains(Kind::Cgroup),
+        join: &|| gate.pass(),
+        source: &|index| gate.open_source(index),
     };
-    mount::mount_all(&root, &plan.mounts, sources, &mut view)?;
+    let later = mount::mount_all(root, &plan.mounts, &outside)?;
     if plan.populate_dev {
-        device::populate(&root, plan)?;
+        device::populate(root, plan)?;
     }
     gate.pass()?;
-    mount::finish(&root, &plan.mounts)?;
-    Ok(root)
+    Ok(later)
 }
 
 /// Makes the working directory if the rootfs lacks it, as runc does. Within the root: no link leads out, those of

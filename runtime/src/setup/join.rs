@@ -16,7 +16,7 @@ use super::fault::{At, Fault, Step};
 use super::finish::{self, Identity, Prepared};
 use super::handshake::{self, FromInit, InitEnd, ParentEnd, ToInit};
 use super::parent::{self, Report};
-use super::{filter, spawn};
+use super::{filter, outside, spawn};
 use crate::cgroup::Cgroup;
 use crate::console;
 use crate::container::Container;
@@ -127,7 +127,7 @@ fn set_final_cpus(context: &Context<'_>, child: &Child) -> Result<(), CallFailed
                 .during("sched_setaffinity", "final CPU affinity")?;
         }
         (None, Some(_)) => {}
-        (None, None) => parent::allow_all_cpus(child.pid),
+        (None, None) => outside::allow_all_cpus(child.pid),
     }
     Ok(())
 }
@@ -196,23 +196,23 @@ fn attend(
         group.add(child.pid.as_raw_nonzero().get())?;
     }
     if in_user_namespace {
-        parent::raise_limits(child.pid, request.process);
+        outside::raise_limits(child.pid, request.process);
     }
     if context.waits {
         channel
             .send(&ToInit::Joined(Vec::new()))
             .during("sendmsg", "exec")?;
     }
-    parent::set_oom_score_adj(child.pid, request.process.oom_score_adj, in_user_namespace)?;
+    outside::set_oom_score_adj(child.pid, request.process.oom_score_adj, in_user_namespace)?;
     loop {
         match channel.receive().during("recvmsg", "exec")? {
             Some(FromInit::Ready) => break,
             Some(FromInit::Listener(listener)) => {
-                parent::pass_listener(&listener, record, channel, child)?;
+                outside::pass_listener(&listener, record, channel, child)?;
             }
             Some(FromInit::ListenerAt(number)) => {
-                let listener = parent::fetch(number, child)?;
-                parent::pass_listener(&listener, record, channel, child)?;
+                let listener = outside::fetch(number, child)?;
+                outside::pass_listener(&listener, record, channel, child)?;
             }
             Some(FromInit::Failed(fault)) => return Err(Error::Init(fault)),
             Some(_) => return Err(Error::Protocol),

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, openat};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdGetfdFlags, Rlimit, pidfd_getfd, prlimit};
+use rustix::process::Pid;
 
 use super::handshake::{FromInit, ParentEnd, ToInit};
 use super::init::Context;
-use super::{Error, filter, spawn};
+use super::source::{self, Users};
+use super::{Error, filter, outside, spawn};
 use crate::cgroup::{self, Cgroup, Hierarchies};
 use crate::clock;
 use crate::failure::{CallFailed, During};
@@ -24,17 +25,15 @@ use crate::network_device::Moved;
 use crate::plan::Plan;
 use crate::plan::inherited::Inherited;
 use crate::plan::mount::Kind as MountKind;
-use crate::plan::number_list::Mask;
-use crate::plan::process::ProcessPlan;
 use crate::readiness::Relay;
 use crate::resctrl;
+use crate::rootfs::mount::source::Source;
 use crate::seccomp::{self, Program};
 use crate::seccomp_agent;
 use crate::spec::linux::{IdMapping, Linux};
 use crate::spec::{Hooks, Spec};
 use crate::state::{self, Directory, Record, START_FIFO, Store};
 use crate::sys::process::Child;
-use crate::sys::sched::sched_setaffinity;
 
 /// What is to be created, and for whom.
 #[derive(Debug)]
@@ -136,6 +135,7 @@ struct Prepared {
     seccomp: Option<Program>,
     hooks: Hooks,
     joins: Vec<(Kind, OwnedFd)>,
+    users: Users,
 }
 
 /// Creates a container.
@@ -179,7 +179,7 @@ fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         &request.plan.id,
         path,
         linux.resources.as_ref(),
-        request.systemd_cgroup,
+        request.systemd_cgroup.then_some(&request.spec.annotations),
     )?;
     if hierarchies.is_pure_v2() && manages_its_cgroup(request.plan) {
         cgroup.set_owner(host_id(&linux.uid_mappings, request.plan.process.user.uid));
@@ -208,6 +208,7 @@ fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         seccomp,
         hooks: request.spec.hooks.clone().unwrap_or_default(),
         joins,
+        users: Users::new(&request.plan.root)?,
     })
 }
 
@@ -248,10 +249,17 @@ fn carry_out(
         return Err(Error::Protocol);
     };
     let mut cgroup_plan = Some(cgroup_plan);
-    if prepared.hierarchies.is_pure_v2() {
+    if prepared.hierarchies.is_pure_v2()
+        && !cgroup_plan
+            .as_ref()
+            .is_some_and(|plan| plan.needs_process())
+    {
         // The child is born into it, so it comes first; and the record before it, for whoever has to clear up after us.
         made.directory.write(&record)?;
-        made.cgroup = cgroup_plan.take().map(cgroup::Plan::create).transpose()?;
+        made.cgroup = cgroup_plan
+            .take()
+            .map(|plan| plan.create(None))
+            .transpose()?;
     }
     let born_inside = made
         .cgroup
@@ -275,6 +283,8 @@ fn carry_out(
         start_fifo: fifo.as_ref(),
         console_socket: request.console_socket,
         joins: &prepared.joins,
+        users: &prepared.users,
+        has_privileges: rustix::process::geteuid().is_root(),
         waits_for_cgroup: needs_cgroup && !born_inside || needs_limits,
         cgroup_paths: paths_of(&record.cgroup),
         locked_directory: made.directory.fd().as_raw_fd(),
@@ -295,15 +305,17 @@ fn carry_out(
         filter::store(&made.directory, program)?;
     }
     if plan.namespaces.has_user() {
-        raise_limits(pid, &plan.process);
+        outside::raise_limits(pid, &plan.process);
     }
     if plan.namespaces.makes(Kind::User) {
         namespace::write_id_maps(pid, &plan.namespaces)?;
         let channel = made.channel.as_ref().ok_or(Error::Protocol)?;
         channel.send(&ToInit::Mapped).during("sendmsg", "init")?;
     }
+    let mut inside = born_inside;
     if let Some(cgroup_plan) = cgroup_plan {
-        made.cgroup = Some(cgroup_plan.create()?);
+        inside = cgroup_plan.takes_process();
+        made.cgroup = Some(cgroup_plan.create(Some(pid))?);
     }
     if let Some(cgroup) = &made.cgroup
         && cgroup.record() != record.cgroup
@@ -312,18 +324,18 @@ fn carry_out(
         record.cgroup = cgroup.record();
         made.directory.write(&record)?;
     }
-    if let Some(cgroup) = made.cgroup.as_ref().filter(|_| !born_inside) {
+    if let Some(cgroup) = made.cgroup.as_ref().filter(|_| !inside) {
         cgroup.join(pid)?;
     }
     // In its cgroup, whose CPUs then are its own.
-    allow_all_cpus(pid);
+    outside::allow_all_cpus(pid);
     if let Some(resctrl) = prepared.resctrl.take() {
         record.resctrl = Some(resctrl.apply(record.pid)?);
         made.resctrl.clone_from(&record.resctrl);
         made.directory.write(&record)?;
     }
     if !plan.network_devices.is_empty() {
-        move_network_devices(plan, &prepared.joins, pid, made)?;
+        outside::move_network_devices(plan, &prepared.joins, pid, &mut made.devices)?;
     }
     let (Some(channel), Some(child)) = (made.channel.as_ref(), made.child.as_ref()) else {
         return Err(Error::Protocol);
@@ -333,8 +345,8 @@ fn carry_out(
             .send(&ToInit::Joined(paths_of(&record.cgroup)))
             .during("sendmsg", "init")?;
     }
-    set_oom_score_adj(pid, plan.process.oom_score_adj, plan.namespaces.has_user())?;
-    converse(&prepared, &record, channel, child)?;
+    outside::set_oom_score_adj(pid, plan.process.oom_score_adj, plan.namespaces.has_user())?;
+    converse(plan, &prepared, &record, channel, child)?;
     report(&request.report, child)?;
     let relay = match request.wait_for_start {
         true => None,
@@ -419,6 +431,7 @@ fn make_fifo(directory: &Directory) -> Result<OwnedFd, CallFailed> {
 
 /// Runs hooks and passes descriptors on until the process is ready.
 fn converse(
+    plan: &Plan,
     prepared: &Prepared,
     record: &Record,
     channel: &ParentEnd,
@@ -427,6 +440,12 @@ fn converse(
     loop {
         match channel.receive().during("recvmsg", "init")? {
             Some(FromInit::Ready) => return Ok(()),
+            Some(FromInit::OpenSource(index)) => {
+                let source = open_source(plan, prepared, record, index)?;
+                channel
+                    .send(&ToInit::Source(source))
+                    .during("sendmsg", "init")?;
+            }
             Some(FromInit::RunHooks) => {
                 hook::run(
                     Point::Prestart,
@@ -443,10 +462,10 @@ fn converse(
                 channel.send(&ToInit::HooksDone).during("sendmsg", "init")?;
             }
             Some(FromInit::Listener(listener)) => {
-                pass_listener(&listener, record, channel, child)?;
+                outside::pass_listener(&listener, record, channel, child)?;
             }
             Some(FromInit::ListenerAt(number)) => {
-                pass_listener(&fetch(number, child)?, record, channel, child)?;
+                outside::pass_listener(&outside::fetch(number, child)?, record, channel, child)?;
             }
             Some(FromInit::Failed(fault)) => return Err(Error::Init(fault)),
             Some(FromInit::Forked(_)) => return Err(Error::Protocol),
@@ -455,106 +474,19 @@ fn converse(
     }
 }
 
-/// Fetches a descriptor of the child by its number.
-pub(super) fn fetch(number: i32, child: &Child) -> Result<OwnedFd, CallFailed> {
-    let pidfd = child.pidfd.as_ref().ok_or(Errno::NOSYS);
-    let flags = PidfdGetfdFlags::empty();
-    pidfd
-        .and_then(|pidfd| pidfd_getfd(pidfd, number, flags))
-        .during("pidfd_getfd", "seccomp listener")
-}
-
-/// Gives the listener of a child's filter to the agent, and tells the child so.
-pub(super) fn pass_listener(
-    listener: &OwnedFd,
-    record: &Record,
-    channel: &ParentEnd,
-    child: &Child,
-) -> Result<(), Error> {
-    let pid = child.pid.as_raw_nonzero().get();
-    seccomp_agent::hand_over(listener.as_fd(), record, pid)?;
-    channel
-        .send(&ToInit::ListenerTaken)
-        .during("sendmsg", "init")?;
-    Ok(())
-}
-
-/// Lets a process run on every CPU that its cgroup allows, on whichever its caller was allowed to run.
-pub(super) fn allow_all_cpus(pid: Pid) {
-    let pid = pid.as_raw_nonzero().get();
-    if let Err(errno) = sched_setaffinity(pid, Mask::all().words()) {
-        log::warn!(
-            "resetting the CPU affinity of pid {pid} failed -- the container process may inherit that of qrun: {}",
-            crate::failure::text(errno)
-        );
-    }
-}
-
-/// Raises the hard limits of a process in a user namespace as far as it will want to set them, which from in there it may
-/// not. It sets them itself, and says so when it cannot.
-pub(super) fn raise_limits(pid: Pid, process: &ProcessPlan) {
-    for limit in &process.rlimits {
-        let now = rustix::process::getrlimit(limit.resource);
-        let wanted = (limit.hard != u64::MAX).then_some(limit.hard);
-        let higher = match (wanted, now.maximum) {
-            (_, None) => false,
-            (None, Some(_)) => true,
-            (Some(wanted), Some(now)) => wanted > now,
-        };
-        if higher {
-            let raised = Rlimit {
-                current: now.current,
-                maximum: wanted,
-            };
-            if let Err(errno) = prlimit(Some(pid), limit.resource, raised) {
-                log::debug!("prlimit {}: {errno}", pid.as_raw_nonzero());
-            }
-        }
-    }
-}
-
-/// Moves the network devices of the plan into the network namespace that the child is in, or is about to join.
-fn move_network_devices(
+/// Opens the source of a mount for the process.
+fn open_source(
     plan: &Plan,
-    joins: &[(Kind, OwnedFd)],
-    pid: Pid,
-    made: &mut Made,
-) -> Result<(), Error> {
-    let joined = joins.iter().find(|(kind, _)| *kind == Kind::Network);
-    let namespace = match joined {
-        Some((_, fd)) => rustix::io::fcntl_dupfd_cloexec(fd, 3).during("dup", "network")?,
-        None => {
-            let path = format!("/proc/{}/ns/net", pid.as_raw_nonzero());
-            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-            openat(CWD, &path, flags, Mode::empty()).during("open", &path)?
-        }
-    };
-    let moved = made.devices.insert(Moved::begin(namespace)?);
-    for device in &plan.network_devices {
-        moved.move_in(device)?;
-    }
-    Ok(())
-}
-
-/// Adjusts how gladly the OOM killer takes a process, from outside, where `/proc` is trusted.
-pub(crate) fn set_oom_score_adj(
-    pid: Pid,
-    score: Option<i32>,
-    in_user_namespace: bool,
-) -> Result<(), CallFailed> {
-    let Some(score) = score else { return Ok(()) };
-    let path = format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero());
-    match std::fs::write(&path, score.to_string()) {
-        // Lowering it takes a privilege that callers in user namespaces do not have; runc goes on without.
-        Err(error)
-            if error.kind() == std::io::ErrorKind::PermissionDenied
-                && (in_user_namespace || !rustix::process::geteuid().is_root()) =>
-        {
-            log::debug!("cannot set oom_score_adj to {score}: {error}");
-            Ok(())
-        }
-        other => other.during("write", &path),
-    }
+    prepared: &Prepared,
+    record: &Record,
+    index: usize,
+) -> Result<Source, Error> {
+    let step = plan.root.mounts.get(index).ok_or(Error::Protocol)?;
+    let pid = Pid::from_raw(record.pid).ok_or(Error::Protocol)?;
+    let mut joins = prepared.joins.iter();
+    let joined = joins.find(|(kind, _)| *kind == Kind::User);
+    let joined = joined.map(|(_, fd)| fd.as_fd());
+    source::open_inside(pid, step, prepared.users.of(index), joined)
 }
 
 /// Tells whoever wants to know which process it is.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::resources::{Resources, null_as_default};
+use super::resources::{Resources, null_as_default, with_capitals};
 use super::seccomp::Seccomp;
 
 /// Everything that is particular to Linux.
@@ -21,6 +21,7 @@ pub(crate) struct Linux {
     #[serde(deserialize_with = "null_as_default")]
     pub(crate) sysctl: BTreeMap<String, String>,
     /// Limits.
+    #[serde(deserialize_with = "with_capitals")]
     pub(crate) resources: Option<Resources>,
     /// Where the cgroup is.
     #[serde(deserialize_with = "null_as_default")]

@@ -8,6 +8,7 @@
 mod archives;
 mod build;
 mod bundles;
+mod cgroups;
 mod copy;
 mod errors;
 mod events;
@@ -29,16 +30,21 @@ mod push;
 mod restart;
 mod sessions;
 mod system;
+mod systemd;
 mod terminal;
 mod volumes;
 
 /// Says whether a test is run in the virtual machine too, which is slow: what depends on the cgroup
 /// version, or on rights that the host may withhold.
 fn in_machine(name: &str) -> bool {
+    if stack_tests::needs::in_systemd_vm() {
+        return name.starts_with("systemd");
+    }
     let modules = [
         "lifecycle::",
         "process",
         "limits",
+        "cgroups",
         "terminal::run",
         "terminal::exec",
     ];
@@ -54,6 +60,7 @@ fn main() -> std::process::ExitCode {
         archives::tests(),
         build::tests(),
         bundles::tests(),
+        cgroups::tests(),
         copy::tests(),
         errors::tests(),
         events::tests(),
@@ -72,6 +79,7 @@ fn main() -> std::process::ExitCode {
         process_agents::tests(),
         pull::tests(),
         system::tests(),
+        systemd::tests(),
         push::tests(),
         restart::tests(),
         sessions::tests(),
