@@ -43,9 +43,6 @@ pub(crate) enum Error {
     /// A rule of the specification is broken.
     #[error("{0}")]
     Invalid(String),
-    /// Something that the specification has and this runtime has not.
-    #[error("{0} is not supported")]
-    Unsupported(String),
 }
 
 impl Error {
