@@ -172,6 +172,15 @@ mod tests {
     }
 
     #[test]
+    fn an_error_number_is_spelt_alike_wherever_it_stands() {
+        let error = anyhow::Error::new(Errno::NOENT).context("cannot join");
+        assert_eq!(
+            chain(error.as_ref()),
+            "cannot join: no such file or directory"
+        );
+    }
+
+    #[test]
     fn a_chain_is_one_line() {
         let failed = Err::<(), _>(Errno::ACCESS)
             .during("open", "/x")

@@ -9,6 +9,7 @@ pub(crate) mod finish;
 pub(crate) mod handshake;
 pub(crate) mod init;
 pub(crate) mod join;
+mod outside;
 pub(crate) mod parent;
 pub(crate) mod source;
 pub(crate) mod spawn;

@@ -81,6 +81,18 @@ impl Runtime {
         run(&mut self.command(line))
     }
 
+    /// Runs `qrun LINE` by way of another program: `prefix qrun LINE`.
+    #[track_caller]
+    pub fn run_by(&self, prefix: &str, line: &str) -> Outcome {
+        let command = self.command(line);
+        let words = words::split(prefix);
+        let mut by = Command::new(&words[0]);
+        by.args(&words[1..])
+            .arg(command.get_program())
+            .args(command.get_args());
+        run(&mut by)
+    }
+
     /// Runs `qrun LINE` with a file for stdout and stderr, as for a command after which a container
     /// lives on; gives the file.
     ///

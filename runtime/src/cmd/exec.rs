@@ -276,7 +276,7 @@ mod tests {
             paths: [("memory", "/m/c"), ("cpu", "/cpu/c"), ("cpuacct", "/cpu/c")]
                 .map(|(name, path)| (name.to_owned(), path.into()))
                 .into(),
-            unit: None,
+            ..Record::default()
         };
         let paths = |values: &[&str]| -> Result<Vec<String>> {
             let below = below(&own, values)?;

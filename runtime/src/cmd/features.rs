@@ -41,6 +41,7 @@ fn document() -> Value {
             "org.opencontainers.runc.version": RUNC,
             "org.opencontainers.runc.checkpoint.enabled": "true",
         },
+        // The second is a prefix: any property of the container's systemd unit, as far as a container may set it.
         "potentiallyUnsafeConfigAnnotations": ["org.criu.config", "org.systemd.property."],
     })
 }

@@ -261,7 +261,7 @@ fn profile(random: &mut Random, names: &[&str], others: &[Arch], native: Arch) -
     let few: Vec<_> = (0..=random.below(5)).map(|_| random.of(names)).collect();
     let syscalls = (0..random.below(7)).map(|_| rule(random, &few)).collect();
     Seccomp {
-        default_action: default,
+        default_action: Some(default),
         default_errno_ret: errno(random, default),
         architectures,
         flags: None,
@@ -313,7 +313,7 @@ fn rule(random: &mut Random, few: &[&str]) -> Rule {
 
 /// The profile as the reference program reads it.
 fn describe(profile: &Seccomp, native: Arch) -> String {
-    let default = value(profile.default_action, profile.default_errno_ret);
+    let default = value(profile.default_action.unwrap(), profile.default_errno_ret);
     let mut text = format!(
         "profile {} {default} {}",
         native.token(),
@@ -450,7 +450,7 @@ fn near(random: &mut Random, condition: &Arg) -> u64 {
 /// The highest number that the profile names for an architecture, if what is above gets ENOSYS.
 fn newest(profile: &Seccomp, arch: Arch) -> Option<u32> {
     if matches!(
-        profile.default_action,
+        profile.default_action.unwrap(),
         Action::Allow | Action::Log | Action::Trace
     ) {
         return None;
@@ -464,7 +464,7 @@ fn newest(profile: &Seccomp, arch: Arch) -> Option<u32> {
 /// Whether a number is that of `socketcall` or `ipc`, and a rule is for one of their parts: then ours goes by the rule,
 /// where runc, which knows no number of the part, would answer ENOSYS.
 fn bundles(profile: &Seccomp, arch: Arch, number: u32) -> bool {
-    let default = value(profile.default_action, profile.default_errno_ret);
+    let default = value(profile.default_action.unwrap(), profile.default_errno_ret);
     let rules = profile.syscalls.iter();
     let in_force = rules.filter(|rule| value(rule.action, rule.errno_ret) != default);
     let mut names = in_force.flat_map(|rule| &rule.names);
@@ -552,7 +552,10 @@ fn meant(profile: &Seccomp, arch: Arch, call: &Call) -> Meant {
         }
     }
     if values.is_empty() {
-        values.insert(value(profile.default_action, profile.default_errno_ret));
+        values.insert(value(
+            profile.default_action.unwrap(),
+            profile.default_errno_ret,
+        ));
     }
     Meant { values, lists }
 }

@@ -244,14 +244,21 @@ impl InitEnd {
         rustix::io::fcntl_dupfd_cloexec(&self.0, 3).map(Self)
     }
 
+    /// Says something, with write(2): it is the one call that a filter never asks its listener about, so that what is said
+    /// after the filter is in force waits for no answer.
+    fn say(&self, tag: u8, body: &[u8]) -> Result<(), Errno> {
+        let bytes = [&[tag], body].concat();
+        rustix::io::retry_on_intr(|| rustix::io::write(&self.0, &bytes)).map(drop)
+    }
+
     /// Reports the real child.
     pub(crate) fn send_forked(&self, pid: i32) -> Result<(), Errno> {
-        send(self.0.as_fd(), 1, &pid.to_le_bytes(), None)
+        self.say(1, &pid.to_le_bytes())
     }
 
     /// Asks for the hooks outside.
     pub(crate) fn send_run_hooks(&self) -> Result<(), Errno> {
-        send(self.0.as_fd(), 2, &[], None)
+        self.say(2, &[])
     }
 
     /// Hands the seccomp listener over.
@@ -259,26 +266,24 @@ impl InitEnd {
         send(self.0.as_fd(), 3, &[], Some(listener))
     }
 
-    /// Says which number the seccomp listener has. With write(2), for a process that may not call sendmsg(2) any more until
-    /// somebody listens.
+    /// Says which number the seccomp listener has: for a process that may not call sendmsg(2) until somebody listens.
     pub(crate) fn send_listener_number(&self, listener: BorrowedFd<'_>) -> Result<(), Errno> {
-        let [a, b, c, d] = listener.as_raw_fd().to_le_bytes();
-        rustix::io::write(&self.0, &[7, a, b, c, d]).map(drop)
+        self.say(7, &listener.as_raw_fd().to_le_bytes())
     }
 
     /// Says that all is set up.
     pub(crate) fn send_ready(&self) -> Result<(), Errno> {
-        send(self.0.as_fd(), 4, &[], None)
+        self.say(4, &[])
     }
 
     /// Says what failed.
     pub(crate) fn send_fault(&self, fault: &Fault) -> Result<(), Errno> {
-        send(self.0.as_fd(), 5, &fault.encode(), None)
+        self.say(5, &fault.encode())
     }
 
     /// Asks for the source of a mount.
     pub(crate) fn send_open_source(&self, index: usize) -> Result<(), Errno> {
-        send(self.0.as_fd(), 6, &(index as u64).to_le_bytes(), None)
+        self.say(6, &(index as u64).to_le_bytes())
     }
 
     /// Waits for one particular message without content; ECONNRESET when the parent is gone, EPROTO when it says something

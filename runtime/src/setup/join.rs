@@ -16,7 +16,7 @@ use super::fault::{At, Fault, Step};
 use super::finish::{self, Identity, Prepared};
 use super::handshake::{self, FromInit, InitEnd, ParentEnd, ToInit};
 use super::parent::{self, Report};
-use super::{filter, spawn};
+use super::{filter, outside, spawn};
 use crate::cgroup::Cgroup;
 use crate::console;
 use crate::container::Container;
@@ -128,7 +128,7 @@ fn set_final_cpus(context: &Context<'_>, child: &Child) -> Result<(), CallFailed
                 .during("sched_setaffinity", "final CPU affinity")?;
         }
         (None, Some(_)) => {}
-        (None, None) => parent::allow_all_cpus(child.pid),
+        (None, None) => outside::allow_all_cpus(child.pid),
     }
     Ok(())
 }
@@ -184,24 +184,27 @@ fn attend(
     if context.outside_cgroup
         && let Err(error) = cgroup.join(child.pid)
     {
-        join_cgroup_of_init(record.pid, child).map_err(|()| Error::Join {
-            pid: child.pid.as_raw_nonzero().get(),
-            source: error,
-        })?;
+        let pid = child.pid.as_raw_nonzero().get();
+        let error = Error::Join { pid, source: error };
+        if request.cgroup.is_some() {
+            // Asked for by name: that one or none.
+            return Err(error);
+        }
+        join_cgroup_of_init(record.pid, child).map_err(|()| error)?;
     }
     set_final_cpus(context, child)?;
     if let Some(group) = &record.resctrl {
         group.add(child.pid.as_raw_nonzero().get())?;
     }
     if in_user_namespace {
-        parent::raise_limits(child.pid, request.process);
+        outside::raise_limits(child.pid, request.process);
     }
     if context.waits {
         channel
             .send(&ToInit::Joined(Vec::new()))
             .during("sendmsg", "exec")?;
     }
-    parent::set_oom_score_adj(child.pid, request.process.oom_score_adj, in_user_namespace)?;
+    outside::set_oom_score_adj(child.pid, request.process.oom_score_adj, in_user_namespace)?;
     loop {
         match channel.receive().during("recvmsg", "exec")? {
             Some(FromInit::Ready) => {
@@ -209,11 +212,11 @@ fn attend(
                 break;
             }
             Some(FromInit::Listener(listener)) => {
-                parent::pass_listener(&listener, record, channel, child)?;
+                outside::pass_listener(&listener, record, channel, child)?;
             }
             Some(FromInit::ListenerAt(number)) => {
-                let listener = parent::fetch(number, child)?;
-                parent::pass_listener(&listener, record, channel, child)?;
+                let listener = outside::fetch(number, child)?;
+                outside::pass_listener(&listener, record, channel, child)?;
             }
             Some(FromInit::Failed(fault)) => return Err(Error::Init(fault)),
             Some(_) => return Err(Error::Protocol),
@@ -282,7 +285,7 @@ fn join_cgroup_of_init(init: i32, child: &Child) -> Result<(), ()> {
 
 /// The child; returns its exit code when it could not be set up.
 fn run(context: &Context<'_>, channel: &InitEnd) -> i32 {
-    log_affinity();
+    log_beginning();
     let prepared = prepare(context, channel);
     let fault = match prepared {
         Ok(prepared) => {
@@ -290,6 +293,7 @@ fn run(context: &Context<'_>, channel: &InitEnd) -> i32 {
             if channel.expect(&ToInit::Go).is_err() {
                 return 255;
             }
+            log::debug!("setns_init: about to exec");
             finish::execute(prepared, context.request.process, context.seccomp.as_ref())
         }
         Err(fault) => fault,
@@ -299,12 +303,14 @@ fn run(context: &Context<'_>, channel: &InitEnd) -> i32 {
     255
 }
 
-/// Tells on which CPUs the process begins, in the words of runc, where it is the program "nsexec" that says so: tests and
-/// people look for them.
-fn log_affinity() {
+/// Tells of the process's beginning, and on which CPUs it is, in the words of runc, where it is a program "nsexec" that does
+/// this: tests and people look for them.
+fn log_beginning() {
     if !log::log_enabled!(log::Level::Debug) {
         return;
     }
+    log::debug!("nsexec container setup");
+    log::debug!("child process in init()");
     if let Ok([first, ..]) = sched_getaffinity().as_deref() {
         log::debug!(
             "nsexec[{}]: affinity: {first:#x}",

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, openat};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdGetfdFlags, Rlimit, pidfd_getfd, prlimit};
+use rustix::process::Pid;
 
 use super::handshake::{FromInit, ParentEnd, ToInit};
 use super::init::Context;
 use super::source::{self, Users};
-use super::{Error, filter, spawn};
+use super::{Error, filter, outside, spawn};
 use crate::cgroup::{self, Cgroup, Hierarchies};
 use crate::checkpoint;
 use crate::clock;
@@ -26,8 +26,6 @@ use crate::network_device::Moved;
 use crate::plan::Plan;
 use crate::plan::inherited::Inherited;
 use crate::plan::mount::Kind as MountKind;
-use crate::plan::number_list::Mask;
-use crate::plan::process::ProcessPlan;
 use crate::readiness::Relay;
 use crate::resctrl;
 use crate::rootfs::mount::source::Source;
@@ -37,7 +35,6 @@ use crate::spec::linux::{IdMapping, Linux};
 use crate::spec::{Hooks, Spec};
 use crate::state::{self, Directory, Record, START_FIFO, Store};
 use crate::sys::process::Child;
-use crate::sys::sched::sched_setaffinity;
 
 /// What is to be created, and for whom.
 #[derive(Debug)]
@@ -315,7 +312,7 @@ fn carry_out(
         filter::store(&made.directory, program)?;
     }
     if plan.namespaces.has_user() {
-        raise_limits(pid, &plan.process);
+        outside::raise_limits(pid, &plan.process);
     }
     if plan.namespaces.makes(Kind::User) {
         namespace::write_id_maps(pid, &plan.namespaces)?;
@@ -338,14 +335,14 @@ fn carry_out(
         cgroup.join(pid)?;
     }
     // In its cgroup, whose CPUs then are its own.
-    allow_all_cpus(pid);
+    outside::allow_all_cpus(pid);
     if let Some(resctrl) = prepared.resctrl.take() {
         record.resctrl = Some(resctrl.apply(record.pid)?);
         made.resctrl.clone_from(&record.resctrl);
         made.directory.write(&record)?;
     }
     if !plan.network_devices.is_empty() {
-        move_network_devices(plan, &prepared.joins, pid, made)?;
+        outside::move_network_devices(plan, &prepared.joins, pid, &mut made.devices)?;
     }
     let (Some(channel), Some(child)) = (made.channel.as_ref(), made.child.as_ref()) else {
         return Err(Error::Protocol);
@@ -355,7 +352,7 @@ fn carry_out(
             .send(&ToInit::Joined(paths_of(&record.cgroup)))
             .during("sendmsg", "init")?;
     }
-    set_oom_score_adj(pid, plan.process.oom_score_adj, plan.namespaces.has_user())?;
+    outside::set_oom_score_adj(pid, plan.process.oom_score_adj, plan.namespaces.has_user())?;
     converse(plan, &prepared, &record, channel, child)?;
     report(&request.report, child)?;
     let relay = match request.wait_for_start {
@@ -476,10 +473,10 @@ fn converse(
                 channel.send(&ToInit::HooksDone).during("sendmsg", "init")?;
             }
             Some(FromInit::Listener(listener)) => {
-                pass_listener(&listener, record, channel, child)?;
+                outside::pass_listener(&listener, record, channel, child)?;
             }
             Some(FromInit::ListenerAt(number)) => {
-                pass_listener(&fetch(number, child)?, record, channel, child)?;
+                outside::pass_listener(&outside::fetch(number, child)?, record, channel, child)?;
             }
             Some(FromInit::Failed(fault)) => return Err(Error::Init(fault)),
             Some(FromInit::Forked(_)) => return Err(Error::Protocol),
@@ -501,108 +498,6 @@ fn open_source(
     let joined = joins.find(|(kind, _)| *kind == Kind::User);
     let joined = joined.map(|(_, fd)| fd.as_fd());
     source::open_inside(pid, step, prepared.users.of(index), joined)
-}
-
-/// Fetches a descriptor of the child by its number.
-pub(super) fn fetch(number: i32, child: &Child) -> Result<OwnedFd, CallFailed> {
-    let pidfd = child.pidfd.as_ref().ok_or(Errno::NOSYS);
-    let flags = PidfdGetfdFlags::empty();
-    pidfd
-        .and_then(|pidfd| pidfd_getfd(pidfd, number, flags))
-        .during("pidfd_getfd", "seccomp listener")
-}
-
-/// Gives the listener of a child's filter to the agent, and tells the child so.
-pub(super) fn pass_listener(
-    listener: &OwnedFd,
-    record: &Record,
-    channel: &ParentEnd,
-    child: &Child,
-) -> Result<(), Error> {
-    let pid = child.pid.as_raw_nonzero().get();
-    seccomp_agent::hand_over(listener.as_fd(), record, pid)?;
-    channel
-        .send(&ToInit::ListenerTaken)
-        .during("sendmsg", "init")?;
-    Ok(())
-}
-
-/// Lets a process run on every CPU that its cgroup allows, on whichever its caller was allowed to run.
-pub(super) fn allow_all_cpus(pid: Pid) {
-    let pid = pid.as_raw_nonzero().get();
-    if let Err(errno) = sched_setaffinity(pid, Mask::all().words()) {
-        log::warn!(
-            "resetting the CPU affinity of pid {pid} failed -- the container process may inherit that of qrun: {}",
-            crate::failure::text(errno)
-        );
-    }
-}
-
-/// Raises the hard limits of a process in a user namespace as far as it will want to set them, which from in there it may
-/// not. It sets them itself, and says so when it cannot.
-pub(super) fn raise_limits(pid: Pid, process: &ProcessPlan) {
-    for limit in &process.rlimits {
-        let now = rustix::process::getrlimit(limit.resource);
-        let wanted = (limit.hard != u64::MAX).then_some(limit.hard);
-        let higher = match (wanted, now.maximum) {
-            (_, None) => false,
-            (None, Some(_)) => true,
-            (Some(wanted), Some(now)) => wanted > now,
-        };
-        if higher {
-            let raised = Rlimit {
-                current: now.current,
-                maximum: wanted,
-            };
-            if let Err(errno) = prlimit(Some(pid), limit.resource, raised) {
-                log::debug!("prlimit {}: {errno}", pid.as_raw_nonzero());
-            }
-        }
-    }
-}
-
-/// Moves the network devices of the plan into the network namespace that the child is in, or is about to join.
-fn move_network_devices(
-    plan: &Plan,
-    joins: &[(Kind, OwnedFd)],
-    pid: Pid,
-    made: &mut Made,
-) -> Result<(), Error> {
-    let joined = joins.iter().find(|(kind, _)| *kind == Kind::Network);
-    let namespace = match joined {
-        Some((_, fd)) => rustix::io::fcntl_dupfd_cloexec(fd, 3).during("dup", "network")?,
-        None => {
-            let path = format!("/proc/{}/ns/net", pid.as_raw_nonzero());
-            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-            openat(CWD, &path, flags, Mode::empty()).during("open", &path)?
-        }
-    };
-    let moved = made.devices.insert(Moved::begin(namespace)?);
-    for device in &plan.network_devices {
-        moved.move_in(device)?;
-    }
-    Ok(())
-}
-
-/// Adjusts how gladly the OOM killer takes a process, from outside, where `/proc` is trusted.
-pub(crate) fn set_oom_score_adj(
-    pid: Pid,
-    score: Option<i32>,
-    in_user_namespace: bool,
-) -> Result<(), CallFailed> {
-    let Some(score) = score else { return Ok(()) };
-    let path = format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero());
-    match std::fs::write(&path, score.to_string()) {
-        // Lowering it takes a privilege that callers in user namespaces do not have; runc goes on without.
-        Err(error)
-            if error.kind() == std::io::ErrorKind::PermissionDenied
-                && (in_user_namespace || !rustix::process::geteuid().is_root()) =>
-        {
-            log::debug!("cannot set oom_score_adj to {score}: {error}");
-            Ok(())
-        }
-        other => other.during("write", &path),
-    }
 }
 
 /// Tells whoever wants to know which process it is.

@@ -25,6 +25,8 @@ mod networks;
 mod peers;
 mod portmap;
 mod ports;
+mod process;
+mod process_agents;
 mod pull;
 mod push;
 mod restart;
@@ -42,6 +44,7 @@ fn in_machine(name: &str) -> bool {
     }
     let modules = [
         "lifecycle::",
+        "process",
         "limits",
         "cgroups",
         "terminal::run",
@@ -76,6 +79,8 @@ fn main() -> std::process::ExitCode {
         peers::tests(),
         portmap::tests(),
         ports::tests(),
+        process::tests(),
+        process_agents::tests(),
         pull::tests(),
         system::tests(),
         systemd::tests(),
