@@ -13,10 +13,12 @@ mod errors;
 mod events;
 mod format;
 mod journey;
+mod kernels;
 mod killed;
 mod life;
 mod lifecycle;
 mod limits;
+mod mounts;
 mod names;
 mod networks;
 mod peers;
@@ -33,7 +35,14 @@ mod volumes;
 /// Says whether a test is run in the virtual machine too, which is slow: what depends on the cgroup
 /// version, or on rights that the host may withhold.
 fn in_machine(name: &str) -> bool {
-    let modules = ["lifecycle::", "limits", "terminal::run", "terminal::exec"];
+    let modules = [
+        "lifecycle::",
+        "limits",
+        "terminal::run",
+        "terminal::exec",
+        "kernels::",
+        "mounts::",
+    ];
     let resources = [" -m ", "cpu", "oom_kill", "-mmem"];
     let tables = ["a:", "b:", "d:", "e:"];
     modules.iter().any(|module| name.starts_with(module))
@@ -51,10 +60,12 @@ fn main() -> std::process::ExitCode {
         events::tests(),
         format::tests(),
         journey::tests(),
+        kernels::tests(),
         killed::tests(),
         life::tests(),
         lifecycle::tests(),
         limits::tests(),
+        mounts::tests(),
         names::tests(),
         networks::tests(),
         peers::tests(),
