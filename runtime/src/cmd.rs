@@ -3,8 +3,10 @@
 //! Each takes what was typed, does its work through the modules below it, and returns the exit code. Standard output is
 //! written only here.
 
+mod checkpoint;
 mod create;
 mod delete;
+mod events;
 mod exec;
 mod features;
 mod freeze;
@@ -12,6 +14,7 @@ mod kill;
 mod launch;
 mod list;
 mod ps;
+mod restore;
 mod run;
 mod spec;
 mod start;
@@ -86,6 +89,7 @@ pub(crate) fn run(global: &Global, arguments: &[String]) -> Result<u8, Failed> {
 /// Calls the command's function.
 fn dispatch(command: &CommandSpec, request: &Request<'_>) -> Result<u8, Failed> {
     match command.name {
+        "checkpoint" => Ok(checkpoint::checkpoint(request)?),
         "create" => Ok(create::create(request)?),
         "run" => Ok(run::run(request)?),
         "start" => Ok(start::start(request)?),
@@ -98,11 +102,12 @@ fn dispatch(command: &CommandSpec, request: &Request<'_>) -> Result<u8, Failed> 
             code: 255,
         }),
         "ps" => Ok(ps::ps(request)?),
+        "restore" => Ok(restore::restore(request)?),
         "pause" => Ok(freeze::pause(request)?),
         "resume" => Ok(freeze::resume(request)?),
         "spec" => Ok(spec::spec(request)?),
         "update" => Ok(update::update(request)?),
-        "events" => Ok(update::events(request)?),
+        "events" => Ok(events::events(request)?),
         "features" => Ok(features::features()?),
         other => Err(cli::Error::UnknownCommand(other.to_owned()).into()),
     }
@@ -115,6 +120,13 @@ fn help_for(arguments: &[String]) -> Result<String> {
     };
     let command = cli::command(name).ok_or_else(|| cli::Error::UnknownCommand(name.clone()))?;
     Ok(help::command(command))
+}
+
+/// Says that criu without privileges is on its own; runc's words.
+fn warn_of_rootless(command: &str) {
+    if !rustix::process::geteuid().is_root() {
+        log::warn!("qrun {command} is untested with rootless containers");
+    }
 }
 
 /// Writes to standard output.

@@ -3,6 +3,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, makedev, openat};
@@ -38,7 +39,12 @@ pub(crate) enum Error {
 
 /// Connects to a socket that waits for a descriptor.
 pub(crate) fn connect_socket(path: &Path) -> Result<OwnedFd, CallFailed> {
-    let address = SocketAddrUnix::new(path).during("connect", path)?;
+    // As in Go's net package: an at sign stands for the abstract namespace.
+    let address = match path.as_os_str().as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddrUnix::new_abstract_name(name),
+        None => SocketAddrUnix::new(path),
+    };
+    let address = address.during("connect", path)?;
     let socket = socket_with(
         AddressFamily::UNIX,
         SocketType::STREAM,

@@ -6,6 +6,7 @@
 
 mod capability;
 mod cgroup;
+mod checkpoint;
 mod cli;
 mod clock;
 mod cmd;
@@ -16,9 +17,12 @@ mod help;
 mod hook;
 mod logging;
 mod namespace;
+mod netlink;
+mod network_device;
 mod plan;
 mod procfs;
 mod readiness;
+mod resctrl;
 mod rootfs;
 mod seccomp;
 mod seccomp_agent;

@@ -10,13 +10,17 @@ use crate::failure::{CallFailed, During};
 use crate::namespace::{Kind, Namespaces};
 use crate::spec::Spec;
 use crate::spec::linux::{Device, Linux};
-use crate::spec::process::Process;
 
+pub(crate) mod inherited;
 pub(crate) mod mount;
+pub(crate) mod network_device;
+pub(crate) mod number_list;
 pub(crate) mod process;
+pub(crate) mod scheduling;
 mod validate;
 
 use mount::MountStep;
+use network_device::NetworkDevice;
 use process::ProcessPlan;
 
 /// What is wrong with a bundle. The texts are runc's where runc has one.
@@ -39,9 +43,6 @@ pub(crate) enum Error {
     /// A rule of the specification is broken.
     #[error("{0}")]
     Invalid(String),
-    /// Something that the specification has and this runtime has not.
-    #[error("{0} is not supported")]
-    Unsupported(String),
 }
 
 impl Error {
@@ -83,6 +84,8 @@ pub(crate) struct Plan {
     pub(crate) hostname: Option<String>,
     /// NIS domain name to set.
     pub(crate) domainname: Option<String>,
+    /// Network devices to move in.
+    pub(crate) network_devices: Vec<NetworkDevice>,
     /// Kernel parameters to set: path below `/proc/sys`, value.
     pub(crate) sysctl: Vec<(String, String)>,
     /// What the command line adds.
@@ -159,16 +162,18 @@ impl Plan {
             .ok_or_else(|| Error::invalid("root must be specified"))?;
         let no_linux = Linux::default();
         let linux = spec.linux.as_ref().unwrap_or(&no_linux);
-        validate::spec(spec, linux)?;
+        validate::spec(spec)?;
         let namespaces = Namespaces::new(linux)?;
         validate::namespaces(spec, linux, &namespaces)?;
         let root_path = bundle.join(&root.path);
         let mut process_plan = ProcessPlan::new(process)?;
-        process_plan.personality = linux
-            .personality
-            .as_ref()
-            .map(process::personality)
-            .transpose()?;
+        let (personality, policy) = (linux.personality.as_ref(), linux.memory_policy.as_ref());
+        let confined = scheduling::is_confined(linux);
+        process_plan
+            .scheduling
+            .add_container(personality, policy, confined)?;
+        // What runc gives the first process; further ones keep that of whoever starts them.
+        process_plan.user.umask.get_or_insert(0o022);
         add_notify_and_listen(&mut process_plan, &extra)?;
         let around = mount::Surroundings {
             bundle,
@@ -209,6 +214,7 @@ impl Plan {
                 masked: without_duplicates(&linux.masked_paths),
                 readonly_paths: linux.readonly_paths.clone(),
             },
+            network_devices: network_device::plan(&linux.net_devices, &namespaces)?,
             namespaces,
             process: process_plan,
             hostname: Some(spec.hostname.clone()).filter(|name| !name.is_empty()),
@@ -246,9 +252,4 @@ fn add_notify_and_listen(process: &mut ProcessPlan, extra: &Extra) -> Result<(),
         ))?;
     }
     Ok(())
-}
-
-/// Checks a process that joins a container.
-pub(crate) fn exec_process(process: &Process) -> Result<ProcessPlan, Error> {
-    ProcessPlan::new(validate::process(Some(process))?)
 }

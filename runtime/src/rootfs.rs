@@ -10,6 +10,7 @@ pub(crate) mod mask;
 pub(crate) mod mount;
 pub(crate) mod path;
 pub(crate) mod pivot;
+pub(crate) mod restore;
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;

@@ -4,7 +4,7 @@
 //! second process of a container, which `exec` starts. [`handshake`] has the drawing and the messages.
 
 pub(crate) mod fault;
-mod filter;
+pub(crate) mod filter;
 pub(crate) mod finish;
 pub(crate) mod handshake;
 pub(crate) mod init;
@@ -55,6 +55,12 @@ pub(crate) enum Error {
     /// The agent that wants the seccomp listener.
     #[error(transparent)]
     Agent(#[from] crate::seccomp_agent::Error),
+    /// Network devices.
+    #[error("error creating network interfaces")]
+    NetworkDevice(#[from] crate::network_device::Error),
+    /// The shares of cache and memory bandwidth.
+    #[error(transparent)]
+    Resctrl(#[from] crate::resctrl::Error),
     /// Something inside.
     #[error("error during container init")]
     Init(#[source] fault::Fault),

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup;
 use crate::failure::{CallFailed, During};
 use crate::namespace::Kind;
+use crate::plan::inherited::Inherited;
 use crate::spec::Hooks;
 
 /// Name of the state file.
@@ -28,6 +29,9 @@ const STATE_FILE: &str = "state.json";
 const STATE_FILE_NEW: &str = "state.json.new";
 /// Fifo on which a created container waits for `start`. While it is there, the container has not been started.
 pub(crate) const START_FIFO: &str = "exec.fifo";
+
+/// Directory in which criu finds the root while it restores a container. Nothing is ever mounted on it on the host.
+pub(crate) const CRIU_ROOT: &str = "criu-root";
 
 /// The compiled system call filter.
 pub(crate) const FILTER_FILE: &str = "seccomp.bpf";
@@ -95,6 +99,14 @@ pub(crate) struct Record {
     /// Who answers the filter's questions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) agent: Option<Agent>,
+    /// Its group in the resctrl file system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) resctrl: Option<crate::resctrl::Record>,
+    /// What further processes get from it.
+    pub(crate) inherited: Inherited,
+    /// What its standard streams were when it was created; empty unless one was a pipe.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) external_descriptors: Vec<String>,
     /// User id of who created it.
     pub(crate) owner: u32,
 }

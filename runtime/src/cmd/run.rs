@@ -15,6 +15,7 @@ use crate::setup::handshake::FromInit;
 use crate::setup::parent::Created;
 use crate::setup::spawn;
 use crate::spec::Hook;
+use crate::state::{Directory, Record};
 use crate::supervise::{Foreground, Terminal};
 
 /// Runs the command.
@@ -65,7 +66,7 @@ fn run_container(request: &Request<'_>) -> Result<u8> {
     if outcome.is_err() {
         spawn::end(&created.child);
     }
-    let removed = remove(created);
+    let removed = remove(created.directory, created.record);
     // What failed first is told.
     let code = outcome?;
     removed?;
@@ -73,7 +74,7 @@ fn run_container(request: &Request<'_>) -> Result<u8> {
 }
 
 /// Both ends of what a terminal for the foreground comes through.
-fn own_terminal(wanted: bool) -> Result<Option<(OwnedFd, OwnedFd)>> {
+pub(super) fn own_terminal(wanted: bool) -> Result<Option<(OwnedFd, OwnedFd)>> {
     if !wanted {
         return Ok(None);
     }
@@ -87,7 +88,7 @@ fn own_terminal(wanted: bool) -> Result<Option<(OwnedFd, OwnedFd)>> {
 }
 
 /// Takes up signals, and the container's orphans.
-fn prepare_foreground(no_subreaper: bool) -> Result<Foreground> {
+pub(super) fn prepare_foreground(no_subreaper: bool) -> Result<Foreground> {
     if !no_subreaper {
         crate::sys::process::set_child_subreaper().during("prctl", "subreaper")?;
     }
@@ -136,20 +137,17 @@ fn executed(created: &Created, poststart: &[Hook]) -> Result<()> {
     if let Some(FromInit::Failed(fault)) = created.channel.receive().during("recvmsg", "init")? {
         return Err(setup::Error::Init(fault)).context("unable to start container process");
     }
-    hook::run_all(
+    let pid = Some(created.record.pid);
+    Ok(hook::run(
         Point::Poststart,
         poststart,
         &created.record,
-        Some(created.record.pid),
-    );
-    Ok(())
+        pid,
+    )?)
 }
 
 /// Removes all traces of a container whose process has ended.
-fn remove(created: Created) -> Result<()> {
-    let Created {
-        directory, record, ..
-    } = created;
+pub(super) fn remove(directory: Directory, record: Record) -> Result<()> {
     directory.lock()?;
     if directory.is_removed() {
         // Somebody deleted it while it ran.

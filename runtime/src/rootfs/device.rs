@@ -76,6 +76,16 @@ pub(crate) fn populate(root: &Root, plan: &RootPlan) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Where the device files are that every container has, and those of the spec.
+pub(crate) fn paths(plan: &RootPlan) -> Vec<String> {
+    let default = DEFAULT.iter().map(|(name, _, _)| format!("/dev/{name}"));
+    let listed = plan.devices.iter().map(|device| device.path.clone());
+    let mut paths: Vec<String> = default.chain(listed).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    paths
+}
+
 /// Makes a device file; one that is there already is taken as it is, and the answer then is false. The umask is empty, so
 /// it has its permissions from the beginning.
 fn make(

@@ -159,6 +159,37 @@ impl Root {
         }
     }
 
+    /// The path without links: where `path` leads, as far as it exists; the rest is taken as it is.
+    ///
+    /// A name only: by the time it is used, somebody may have put links there again.
+    pub(crate) fn canonical(&self, path: &str) -> String {
+        let mut known: Vec<String> = Vec::new();
+        let mut left: Vec<String> = components(path).rev().map(str::to_owned).collect();
+        let mut links = 0;
+        while let Some(name) = left.pop() {
+            if name == ".." {
+                known.pop();
+                continue;
+            }
+            known.push(name);
+            // Nothing before the last component is a link, so this does not leave the root.
+            let Ok(target) = readlinkat(&self.fd, known.join("/"), Vec::new()) else {
+                continue;
+            };
+            links += 1;
+            if links > MAX_LINKS {
+                continue;
+            }
+            let target = target.to_string_lossy();
+            known.pop();
+            if target.starts_with('/') {
+                known.clear();
+            }
+            left.extend(components(&target).rev().map(str::to_owned));
+        }
+        format!("/{}", known.join("/"))
+    }
+
     /// Opens what is at a path; makes it, and the directories on the way, where they are missing.
     pub(crate) fn ensure(&self, path: &str, missing: Missing) -> Result<OwnedFd, Errno> {
         self.ensure_within(path, missing, 0)
@@ -295,6 +326,28 @@ mod tests {
             root.ensure("loop/x", Missing::Directory).err(),
             Some(Errno::LOOP)
         );
+    }
+
+    #[test]
+    fn canonical_paths() {
+        let scratch = Scratch::new("canonical");
+        let inside = scratch.0.join("root");
+        std::fs::create_dir_all(inside.join("real/conf")).unwrap();
+        symlink("/real/conf", inside.join("conf")).unwrap();
+        symlink("../../../real", inside.join("up")).unwrap();
+        symlink("loop", inside.join("loop")).unwrap();
+        let root = scratch.root();
+        for (path, expected) in [
+            ("/conf", "/real/conf"),
+            ("/conf/missing/../x", "/real/conf/x"),
+            ("up//conf/.", "/real/conf"),
+            ("../../a", "/a"),
+            ("/", "/"),
+            ("/sys/fs/cgroup/memory", "/sys/fs/cgroup/memory"),
+            ("/loop/a", "/loop/a"),
+        ] {
+            assert_eq!(root.canonical(path), expected, "{path}");
+        }
     }
 
     #[test]

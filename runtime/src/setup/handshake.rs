@@ -15,7 +15,7 @@
 //!  ◀──────────────────────────────── RunHooks ──    (only if there are such hooks)
 //!  prestart, createRuntime hooks
 //!      ── HooksDone ──────────────────────────────▶ createContainer hooks, pivot, masks, identity …
-//!  ◀───────────────────────── Listener(+fd) ────    (only with SCMP_ACT_NOTIFY)
+//!  ◀───────── Listener(+fd) or ListenerAt(n) ────    (only with SCMP_ACT_NOTIFY)
 //!  gives it to the agent ── ListenerTaken ────────▶
 //!  ◀──────────────────────────────────── Ready ──
 //!  pid file
@@ -31,7 +31,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -53,6 +53,8 @@ pub(crate) enum FromInit {
     RunHooks,
     /// The seccomp listener.
     Listener(OwnedFd),
+    /// The number that the seccomp listener has in the child.
+    ListenerAt(i32),
     /// All is set up but for exec.
     Ready,
     /// It failed, and ends.
@@ -226,6 +228,9 @@ impl ParentEnd {
                 };
                 Some(FromInit::OpenSource(index, form))
             }),
+            (7, _) => body
+                .first_chunk()
+                .map(|number| FromInit::ListenerAt(i32::from_le_bytes(*number))),
             _ => None,
         };
         message.map(Some).ok_or(Errno::PROTO)
@@ -251,6 +256,13 @@ impl InitEnd {
     /// Hands the seccomp listener over.
     pub(crate) fn send_listener(&self, listener: BorrowedFd<'_>) -> Result<(), Errno> {
         send(self.0.as_fd(), 3, &[], Some(listener))
+    }
+
+    /// Says which number the seccomp listener has. With write(2), for a process that may not call sendmsg(2) any more until
+    /// somebody listens.
+    pub(crate) fn send_listener_number(&self, listener: BorrowedFd<'_>) -> Result<(), Errno> {
+        let [a, b, c, d] = listener.as_raw_fd().to_le_bytes();
+        rustix::io::write(&self.0, &[7, a, b, c, d]).map(drop)
     }
 
     /// Says that all is set up.
@@ -348,6 +360,11 @@ mod tests {
             Some(FromInit::Listener(_))
         ));
         assert!(parent.receive_now().unwrap().is_none());
+        init.send_listener_number(null.as_fd()).unwrap();
+        let number = null.as_raw_fd();
+        assert!(
+            matches!(parent.receive().unwrap(), Some(FromInit::ListenerAt(at)) if at == number)
+        );
         drop(init);
         assert!(parent.receive().unwrap().is_none());
     }

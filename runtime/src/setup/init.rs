@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::os::fd::{OwnedFd, RawFd};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::umask;
@@ -30,6 +31,7 @@ use crate::seccomp::Program;
 use crate::spec::Hooks;
 use crate::state::Record;
 use crate::sys;
+use crate::sys::signal::SignalSet;
 
 /// Everything the new process needs; made by the parent before the fork.
 pub(crate) struct Context<'a> {
@@ -112,7 +114,7 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
     let host_proc = HostProc::open().at(Step::PrepareRoot, "open", "/proc")?;
     enter_namespaces(context, channel, &host_proc)?;
     if !plan.extra.no_new_keyring {
-        finish::join_keyring(&plan.id)?;
+        finish::join_keyring(&plan.id, &plan.process, &host_proc)?;
     }
     if plan.namespaces.makes(Kind::Network) {
         sys::net::set_loopback_up().at(Step::Network, "ioctl", "lo")?;
@@ -152,6 +154,10 @@ fn finish_tree(
         channel
             .expect(&ToInit::HooksDone)
             .at(Step::Handshake, "recvmsg", "")?;
+    }
+    if !context.hooks.create_container.is_empty() {
+        // Where runc runs them, though the specification names no directory.
+        rustix::process::fchdir(root.fd()).at(Step::Pivot, "fchdir", "")?;
     }
     hook::run(
         Point::CreateContainer,
@@ -438,18 +444,37 @@ fn wait_and_start(context: &Context<'_>, prepared: Prepared, fifo: &OwnedFd) -> 
 }
 
 /// Blocks until `start` writes to the fifo.
+///
+/// The signals that end a program end this process too. As the first one of a pid namespace, which the kernel shields from
+/// signals it has no handler for, it has to see to that itself.
 fn wait_for_word(fifo: &OwnedFd) -> Result<(), Fault> {
-    let mut byte = [0];
-    loop {
-        match rustix::io::read(fifo, &mut byte) {
-            Err(Errno::INTR) => {}
-            other => return other.map(drop).at(Step::Start, "read", "exec.fifo"),
-        }
+    let ending = SignalSet::of(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM]);
+    let former = ending.block().at(Step::Start, "sigprocmask", "")?;
+    let signals = ending.descriptor().at(Step::Start, "signalfd", "")?;
+    let mut watched = [
+        PollFd::new(fifo, PollFlags::IN),
+        PollFd::new(&signals, PollFlags::IN),
+    ];
+    rustix::io::retry_on_intr(|| poll(&mut watched, None)).at(Step::Start, "poll", "exec.fifo")?;
+    if !watched[1].revents().is_empty() {
+        // As a shell counts; nobody is told more of a process that was told to end.
+        let signal = ending.wait(Some(0)).unwrap_or(libc::SIGTERM);
+        sys::process::exit_now(128 + signal);
     }
+    rustix::io::retry_on_intr(|| rustix::io::read(fifo, &mut [0]))
+        .map(drop)
+        .at(Step::Start, "read", "exec.fifo")?;
+    former.block().map(drop).at(Step::Start, "sigprocmask", "")
 }
 
 /// The last steps: hooks, filter, exec. Returns only when they fail.
-fn start(context: &Context<'_>, prepared: Prepared) -> Fault {
+fn start(context: &Context<'_>, mut prepared: Prepared) -> Fault {
+    // Hooks in the container are filtered as it is.
+    if !context.hooks.start_container.is_empty()
+        && let Err(fault) = finish::install_rest(&mut prepared, context.seccomp)
+    {
+        return fault;
+    }
     let mut hooks = context.hooks.start_container.clone();
     // One without an environment gets the container's, as with runc.
     for hook in hooks.iter_mut().filter(|hook| hook.env.is_empty()) {

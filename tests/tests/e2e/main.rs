@@ -8,9 +8,12 @@
 mod archives;
 mod build;
 mod bundles;
+mod cgroups;
+mod checkpoint;
 mod copy;
 mod errors;
 mod events;
+mod faults;
 mod format;
 mod journey;
 mod kernels;
@@ -29,15 +32,20 @@ mod push;
 mod restart;
 mod sessions;
 mod system;
+mod systemd;
 mod terminal;
 mod volumes;
 
 /// Says whether a test is run in the virtual machine too, which is slow: what depends on the cgroup
 /// version, or on rights that the host may withhold.
 fn in_machine(name: &str) -> bool {
+    if stack_tests::needs::in_systemd_vm() {
+        return name.starts_with("systemd");
+    }
     let modules = [
         "lifecycle::",
         "limits",
+        "cgroups",
         "terminal::run",
         "terminal::exec",
         "kernels::",
@@ -55,9 +63,12 @@ fn main() -> std::process::ExitCode {
         archives::tests(),
         build::tests(),
         bundles::tests(),
+        cgroups::tests(),
+        checkpoint::tests(),
         copy::tests(),
         errors::tests(),
         events::tests(),
+        faults::tests(),
         format::tests(),
         journey::tests(),
         kernels::tests(),
@@ -73,6 +84,7 @@ fn main() -> std::process::ExitCode {
         ports::tests(),
         pull::tests(),
         system::tests(),
+        systemd::tests(),
         push::tests(),
         restart::tests(),
         sessions::tests(),

@@ -39,7 +39,7 @@ pub(crate) fn open_as(step: &MountStep, form: Form) -> Result<Source, Errno> {
 }
 
 /// Opens the source of a step as a detached copy; where that cannot be had, as it is.
-fn open(step: &MountStep) -> Result<Source, Errno> {
+pub(crate) fn open(step: &MountStep) -> Result<Source, Errno> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE;
     if step.kind == (Kind::Bind { recursive: true }) {
         flags |= OpenTreeFlags::AT_RECURSIVE;
