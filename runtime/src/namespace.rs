@@ -129,10 +129,17 @@ impl Namespaces {
             time_offsets: time_offsets(linux)?,
         };
         namespaces.check_mappings()?;
-        if !namespaces.time_offsets.is_empty() && !namespaces.makes(Kind::Time) {
-            return Err(Error::invalid(
-                "time namespace offsets are specified, but no new time namespace is",
-            ));
+        if !namespaces.time_offsets.is_empty() {
+            if namespaces.is_joined(Kind::Time) {
+                return Err(Error::invalid(
+                    "time namespace enabled, but both namespace path and time offsets specified -- you may only provide one",
+                ));
+            }
+            if !namespaces.makes(Kind::Time) {
+                return Err(Error::invalid(
+                    "time namespace offsets specified, but time namespace isn't enabled in the config",
+                ));
+            }
         }
         Ok(namespaces)
     }
@@ -143,17 +150,17 @@ impl Namespaces {
         if self.makes(Kind::User) {
             if self.uid_map.is_empty() {
                 return Err(Error::invalid(
-                    "User namespaces enabled, but no uid mapping found.",
+                    "user namespaces enabled, but no uid mappings found",
                 ));
             }
             if self.gid_map.is_empty() {
                 return Err(Error::invalid(
-                    "User namespaces enabled, but no gid mapping found.",
+                    "user namespaces enabled, but no gid mappings found",
                 ));
             }
         } else if mapped && !self.is_joined(Kind::User) {
             return Err(Error::invalid(
-                "User namespace mappings specified, but user namespace isn't enabled in the config",
+                "user namespace mappings specified, but user namespace isn't enabled in the config",
             ));
         }
         Ok(())
@@ -368,7 +375,15 @@ mod tests {
             ),
             (
                 r#"{"namespaces":[{"type":"user"}]}"#,
-                "User namespaces enabled, but no uid mapping found.",
+                "user namespaces enabled, but no uid mappings found",
+            ),
+            (
+                r#"{"namespaces":[{"type":"time","path":"/t"}],"timeOffsets":{"boottime":{"secs":5}}}"#,
+                "time namespace enabled, but both namespace path and time offsets specified -- you may only provide one",
+            ),
+            (
+                r#"{"namespaces":[],"timeOffsets":{"boottime":{"secs":5}}}"#,
+                "time namespace offsets specified, but time namespace isn't enabled in the config",
             ),
         ] {
             assert_eq!(parse(json).unwrap_err().to_string(), text);

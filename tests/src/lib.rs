@@ -5,6 +5,7 @@
 //! after a failed assertion, and [`host`] checks that it did.
 
 pub mod bundle;
+pub mod calls;
 pub mod case;
 pub mod command;
 pub mod cutter;

@@ -46,7 +46,7 @@ pub(super) fn mount_cgroup(
         label: step.label.as_deref(),
     };
     let made = tmpfs
-        .put_on(&target, |_| Ok(()))
+        .put_prepared(&target, |_| Ok(()))
         .map_err(|refusal| refusal.fault(&subject))?;
     let tmpfs = match made {
         Some(tmpfs) => tmpfs,
@@ -98,14 +98,14 @@ fn mount_v2(
         data: &step.data,
         label: None,
     };
-    match new.put_on(target, |_| Ok(())) {
+    match new.put_at_once(target) {
         Err(refusal) if matches!(refusal.errno, Errno::PERM | Errno::BUSY) => {
             let own = joined
                 .first()
                 .map_or("/sys/fs/cgroup", |(_, path)| path.as_str());
             bind_hierarchy(own, target, step).at(Step::Mount, "open_tree", own)
         }
-        other => other.map(drop).map_err(|refusal| refusal.fault(subject)),
+        other => other.map_err(|refusal| refusal.fault(subject)),
     }
 }
 
@@ -125,7 +125,7 @@ fn mount_hierarchy(
         data: hierarchy.mount_data.as_deref().unwrap_or_default(),
         label: None,
     };
-    new.put_on(place, |_| Ok(())).map(drop)
+    new.put_at_once(place)
 }
 
 /// The directory of the container's cgroup in a hierarchy.

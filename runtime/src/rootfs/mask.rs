@@ -128,8 +128,10 @@ fn mask_directory(
     label: Option<&str>,
 ) -> Result<(), Errno> {
     if let Some(empty) = empty {
-        let tree = open_tree(&*empty, c"", COPY)?;
-        return put(&tree, place);
+        match open_tree(&*empty, c"", COPY).and_then(|tree| put(&tree, place)) {
+            Err(errno) if is_refused(errno) => {}
+            other => return other,
+        }
     }
     match new_empty_directory(label).and_then(|made| put(&made, place).map(|()| made)) {
         Ok(made) => {

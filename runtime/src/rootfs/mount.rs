@@ -26,7 +26,7 @@ pub(super) mod file_system;
 pub(crate) mod source;
 pub(super) mod target;
 
-use source::Source;
+use source::{Form, Source};
 
 /// What mounts need of the world outside the container.
 pub(crate) struct Outside<'a> {
@@ -39,7 +39,7 @@ pub(crate) struct Outside<'a> {
     /// Waits until the process is in its cgroup, then tells the directories by controller.
     pub(crate) join: &'a dyn Fn() -> Result<Vec<(String, String)>, Fault>,
     /// Opens the source of a bind mount, which may take rights that this process lacks.
-    pub(crate) source: &'a dyn Fn(usize) -> Result<Source, Fault>,
+    pub(crate) source: &'a dyn Fn(usize, Form) -> Result<Source, Fault>,
 }
 
 /// Mounts that become read-only in the end, with their `MS_*` flags.
@@ -58,7 +58,7 @@ pub(crate) fn mount_all(
     let mut late: Option<&MountStep> = None;
     for (index, step) in steps.iter().enumerate() {
         match &step.kind {
-            Kind::Bind { .. } => bind::bind(root, step, (outside.source)(index)?, outside)?,
+            Kind::Bind { .. } => bind::bind(root, step, index, outside)?,
             Kind::FileSystem(kind) => {
                 let mounted = file_system::mount_new(root, step, kind, outside)?;
                 read_only

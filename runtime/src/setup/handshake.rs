@@ -40,7 +40,7 @@ use rustix::net::{
 };
 
 use super::fault::Fault;
-use crate::rootfs::mount::source::Source;
+use crate::rootfs::mount::source::{Form, Source};
 
 /// What the child says.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub(crate) enum FromInit {
     /// The intermediate process has made the real child.
     Forked(i32),
     /// The source of this mount, by its index, takes the caller's rights to open.
-    OpenSource(usize),
+    OpenSource(usize, Form),
     /// Mounts are in place: time for the hooks outside.
     RunHooks,
     /// The seccomp listener.
@@ -222,7 +222,11 @@ impl ParentEnd {
             (5, _) => Fault::decode(body).map(FromInit::Failed),
             (6, _) => body.first_chunk().and_then(|index| {
                 let index = usize::try_from(u64::from_le_bytes(*index)).ok()?;
-                Some(FromInit::OpenSource(index))
+                let form = match body.last()? {
+                    0 => Form::Detached,
+                    _ => Form::InPlace,
+                };
+                Some(FromInit::OpenSource(index, form))
             }),
             (7, _) => body
                 .first_chunk()
@@ -282,8 +286,10 @@ impl InitEnd {
     }
 
     /// Asks for the source of a mount.
-    pub(crate) fn send_open_source(&self, index: usize) -> Result<(), Errno> {
-        self.say(6, &(index as u64).to_le_bytes())
+    pub(crate) fn send_open_source(&self, index: usize, form: Form) -> Result<(), Errno> {
+        let mut body = (index as u64).to_le_bytes().to_vec();
+        body.push(u8::from(form == Form::InPlace));
+        self.say(6, &body)
     }
 
     /// Waits for one particular message without content; ECONNRESET when the parent is gone, EPROTO when it says something
@@ -350,10 +356,10 @@ mod tests {
             init.receive().unwrap(),
             ToInit::Source(source) if source.is_detached
         ));
-        init.send_open_source(7).unwrap();
+        init.send_open_source(7, Form::InPlace).unwrap();
         assert!(matches!(
             parent.receive().unwrap(),
-            Some(FromInit::OpenSource(7))
+            Some(FromInit::OpenSource(7, Form::InPlace))
         ));
         parent.send(&ToInit::Go).unwrap();
         assert_eq!(init.expect(&ToInit::Mapped), Err(Errno::PROTO));

@@ -23,7 +23,7 @@ use crate::hook::{self, Point};
 use crate::namespace::Kind;
 use crate::plan::Plan;
 use crate::procfs::HostProc;
-use crate::rootfs::mount::source::{self, Source};
+use crate::rootfs::mount::source::{self, Form, Source};
 use crate::rootfs::mount::{Later, Outside};
 use crate::rootfs::path::{Missing, Root};
 use crate::rootfs::{self, device, mask, mount, pivot};
@@ -313,16 +313,16 @@ impl Gate<'_> {
     }
 
     /// Opens the source of a bind mount; with a user namespace, by the parent where this process lacks the rights.
-    fn open_source(&self, index: usize) -> Result<Source, Fault> {
+    fn open_source(&self, index: usize, form: Form) -> Result<Source, Fault> {
         let plan = self.context.plan;
         let step = &plan.root.mounts[index];
         let may_ask = plan.namespaces.has_user() && self.context.has_privileges;
         if may_ask && step.idmap.is_some() {
-            return self.ask_for_source(index);
+            return self.ask_for_source(index, form);
         }
         let subject = mount::subject(step);
-        let source = match source::open(step) {
-            Err(Errno::ACCESS) if may_ask => return self.ask_for_source(index),
+        let source = match source::open_as(step, form) {
+            Err(Errno::ACCESS) if may_ask => return self.ask_for_source(index, form),
             other => other.at(Step::Mount, "open_tree", &subject)?,
         };
         if let (Some(idmap), Some(users)) = (&step.idmap, self.context.users.of(index)) {
@@ -337,9 +337,9 @@ impl Gate<'_> {
     }
 
     /// Has the parent open a source.
-    fn ask_for_source(&self, index: usize) -> Result<Source, Fault> {
+    fn ask_for_source(&self, index: usize, form: Form) -> Result<Source, Fault> {
         self.channel
-            .send_open_source(index)
+            .send_open_source(index, form)
             .at(Step::Handshake, "sendmsg", "")?;
         loop {
             match self.channel.receive().at(Step::Handshake, "recvmsg", "")? {
@@ -373,7 +373,7 @@ fn fill_root(gate: &Gate<'_>, host_proc: &HostProc, root: &Root) -> Result<Later
         hierarchies: context.hierarchies,
         own_cgroup_namespace: context.plan.namespaces.contains(Kind::Cgroup),
         join: &|| gate.pass(),
-        source: &|index| gate.open_source(index),
+        source: &|index, form| gate.open_source(index, form),
     };
     let later = mount::mount_all(root, &plan.mounts, &outside)?;
     if plan.populate_dev {

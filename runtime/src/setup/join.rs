@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
+use rustix::process::{chroot, fchdir};
 
 use super::Error;
 use super::fault::{At, Fault, Step};
@@ -25,7 +26,7 @@ use crate::namespace::Kind;
 use crate::plan::process::ProcessPlan;
 use crate::procfs::HostProc;
 use crate::seccomp::Program;
-use crate::sys::process::{Child, clone_process, set_not_dumpable, setns};
+use crate::sys::process::{Child, clone_process, has_clone3, set_not_dumpable, setns};
 use crate::sys::sched::{sched_getaffinity, sched_setaffinity};
 
 /// What is to be executed, and where.
@@ -48,10 +49,12 @@ pub(crate) struct Request<'a> {
 /// What the child needs.
 struct Context<'a> {
     request: &'a Request<'a>,
-    /// Init of the container.
-    pidfd: &'a OwnedFd,
+    /// Init of the container; nothing on kernels without pidfds (before 5.3).
+    pidfd: Option<&'a OwnedFd>,
     /// Its namespaces one by one, for kernels where a pidfd does not do (before 5.8).
     files: Vec<(Kind, PathBuf)>,
+    /// The same, opened, for kernels without pidfds.
+    open_files: Vec<(Kind, OwnedFd)>,
     seccomp: Option<Program>,
     /// Whether the parent has to put it into the cgroup.
     outside_cgroup: bool,
@@ -64,13 +67,23 @@ struct Context<'a> {
 /// Starts the process; it has executed its program when this returns.
 pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
     let container = request.container;
-    let pidfd = container.pidfd().ok_or(Error::Died)?;
+    let pidfd = container.pidfd();
+    let files = namespace_files(container);
+    let open_files = match pidfd {
+        Some(_) => Vec::new(),
+        None => open_all(&files)?,
+    };
+    // Looked at after they were opened: now the id cannot mean another process.
+    if pidfd.is_none() && container.pid().is_none() {
+        return Err(Error::Died);
+    }
     let cgroup = request.cgroup.unwrap_or(&container.cgroup);
-    let born_inside = cgroup.clone_into();
+    let born_inside = cgroup.clone_into().filter(|_| has_clone3());
     let mut context = Context {
         request,
-        pidfd: &pidfd,
-        files: namespace_files(container),
+        pidfd: pidfd.as_ref(),
+        files,
+        open_files,
         seccomp: container
             .record
             .has_filter
@@ -150,7 +163,7 @@ fn start(
                 let join = || {
                     // Before the namespaces, because processes in them could trace this one; the child inherits it.
                     set_not_dumpable().at(Step::User, "prctl", "")?;
-                    setns(context.pidfd, Kind::User.flag()).at(Step::Namespace, "setns", "user")?;
+                    enter_one(context, Kind::User).at(Step::Namespace, "setns", "user")?;
                     enter_pid_namespace(context).at(Step::Namespace, "setns", "pid")
                 };
                 return spawn::spawn_after(join, 0, cgroup, |channel| run(context, &channel));
@@ -255,18 +268,38 @@ fn namespace_files(container: &Container) -> Vec<(Kind, PathBuf)> {
 
 /// Makes the children of this process be born in the container's pid namespace.
 fn enter_pid_namespace(context: &Context<'_>) -> Result<(), Errno> {
-    match setns(context.pidfd, Kind::Pid.flag()) {
-        Err(Errno::INVAL) => {
-            let (_, path) = context
-                .files
-                .iter()
-                .find(|(kind, _)| *kind == Kind::Pid)
-                .ok_or(Errno::INVAL)?;
+    enter_one(context, Kind::Pid)
+}
+
+/// Enters one namespace of the container.
+fn enter_one(context: &Context<'_>, wanted: Kind) -> Result<(), Errno> {
+    let is_wanted = |kind: &Kind| *kind == wanted;
+    match context.pidfd.map(|pidfd| setns(pidfd, wanted.flag())) {
+        Some(Err(Errno::INVAL)) => {
+            let mut files = context.files.iter();
+            let found = files.find(|(kind, _)| is_wanted(kind));
+            let (_, path) = found.ok_or(Errno::INVAL)?;
             let file = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-            setns(&file, Kind::Pid.flag())
+            setns(&file, wanted.flag())
         }
-        other => other,
+        Some(other) => other,
+        None => {
+            let mut files = context.open_files.iter();
+            let found = files.find(|(kind, _)| is_wanted(kind));
+            setns(&found.ok_or(Errno::INVAL)?.1, wanted.flag())
+        }
     }
+}
+
+/// Opens the files of namespaces.
+fn open_all(files: &[(Kind, PathBuf)]) -> Result<Vec<(Kind, OwnedFd)>, Error> {
+    let mut open = Vec::with_capacity(files.len());
+    for (kind, path) in files {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = openat(CWD, path, flags, Mode::empty()).during("open", path)?;
+        open.push((*kind, file));
+    }
+    Ok(open)
 }
 
 /// Puts the child where the init process is, when the container's cgroup takes no process: on cgroup v2 a container that
@@ -364,12 +397,21 @@ fn enter_namespaces(context: &Context<'_>) -> Result<(), Fault> {
     } else {
         0
     };
+    // A container in the caller's mount namespace has but another root there.
+    let root = match flags & Kind::Mount.flag() {
+        0 => Some(root_of(context).at(Step::Namespace, "open", "root")?),
+        _ => None,
+    };
     let rest = flags & !Kind::Pid.flag() & !joined;
     if rest != 0 {
-        match setns(context.pidfd, rest) {
-            Err(Errno::INVAL) => enter_one_by_one(context, rest)?,
-            other => other.at(Step::Namespace, "setns", &names(rest))?,
+        match context.pidfd.map(|pidfd| setns(pidfd, rest)) {
+            None | Some(Err(Errno::INVAL)) => enter_one_by_one(context, rest)?,
+            Some(other) => other.at(Step::Namespace, "setns", &names(rest))?,
         }
+    }
+    if let Some(root) = root {
+        fchdir(&root).at(Step::Namespace, "fchdir", "root")?;
+        chroot(c".").at(Step::Namespace, "chroot", "root")?;
     }
     if flags & Kind::User.flag() != 0 {
         finish::become_namespace_root()?;
@@ -379,8 +421,28 @@ fn enter_namespaces(context: &Context<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
+/// The root of the container's init.
+fn root_of(context: &Context<'_>) -> Result<OwnedFd, Errno> {
+    let container = context.request.container;
+    let path = format!("/proc/{}/root", container.record.pid);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = openat(CWD, path, flags, Mode::empty())?;
+    // Looked at after it was opened: now the id cannot mean another process.
+    container.pid().map(|_| root).ok_or(Errno::SRCH)
+}
+
 /// The same by the files of the namespaces.
 fn enter_one_by_one(context: &Context<'_>, flags: u64) -> Result<(), Fault> {
+    for (kind, file) in context
+        .open_files
+        .iter()
+        .filter(|(kind, _)| flags & kind.flag() != 0)
+    {
+        setns(file, kind.flag()).at(Step::Namespace, "setns", kind.name())?;
+    }
+    if context.pidfd.is_none() {
+        return Ok(());
+    }
     let mut open = Vec::new();
     for (kind, path) in context
         .files

@@ -28,13 +28,13 @@ use crate::plan::inherited::Inherited;
 use crate::plan::mount::Kind as MountKind;
 use crate::readiness::Relay;
 use crate::resctrl;
-use crate::rootfs::mount::source::Source;
+use crate::rootfs::mount::source::{Form, Source};
 use crate::seccomp::{self, Program};
 use crate::seccomp_agent;
 use crate::spec::linux::{IdMapping, Linux};
 use crate::spec::{Hooks, Spec};
 use crate::state::{self, Directory, Record, START_FIFO, Store};
-use crate::sys::process::Child;
+use crate::sys::process::{Child, has_clone3};
 
 /// What is to be created, and for whom.
 #[derive(Debug)]
@@ -270,7 +270,7 @@ fn carry_out(
     let born_inside = made
         .cgroup
         .as_ref()
-        .is_some_and(|cgroup| cgroup.clone_into().is_some());
+        .is_some_and(|cgroup| cgroup.clone_into().is_some() && has_clone3());
     let needs_cgroup = plan.process.scheduling.needs_cgroup()
         || plan.namespaces.makes(Kind::Cgroup)
         || plan
@@ -295,8 +295,8 @@ fn carry_out(
         cgroup_paths: paths_of(&record.cgroup),
         locked_directory: made.directory.fd().as_raw_fd(),
     };
-    let (child, channel) =
-        spawn::spawn(&context, made.cgroup.as_ref().and_then(Cgroup::clone_into))?;
+    let cgroup = made.cgroup.as_ref().filter(|_| born_inside);
+    let (child, channel) = spawn::spawn(&context, cgroup.and_then(Cgroup::clone_into))?;
     made.channel = Some(channel);
     let pid = child.pid;
     super::tell_born(pid);
@@ -451,8 +451,8 @@ fn converse(
                 log::debug!("init: closing the pipe to signal completion");
                 return Ok(());
             }
-            Some(FromInit::OpenSource(index)) => {
-                let source = open_source(plan, prepared, record, index)?;
+            Some(FromInit::OpenSource(index, form)) => {
+                let source = open_source(plan, prepared, record, (index, form))?;
                 channel
                     .send(&ToInit::Source(source))
                     .during("sendmsg", "init")?;
@@ -490,14 +490,14 @@ fn open_source(
     plan: &Plan,
     prepared: &Prepared,
     record: &Record,
-    index: usize,
+    (index, form): (usize, Form),
 ) -> Result<Source, Error> {
     let step = plan.root.mounts.get(index).ok_or(Error::Protocol)?;
     let pid = Pid::from_raw(record.pid).ok_or(Error::Protocol)?;
     let mut joins = prepared.joins.iter();
     let joined = joins.find(|(kind, _)| *kind == Kind::User);
     let joined = joined.map(|(_, fd)| fd.as_fd());
-    source::open_inside(pid, step, prepared.users.of(index), joined)
+    source::open_inside(pid, (step, form), prepared.users.of(index), joined)
 }
 
 /// Tells whoever wants to know which process it is.

@@ -17,7 +17,7 @@ use crate::failure::{CallFailed, During};
 use crate::namespace::{self, Kind};
 use crate::plan::RootPlan;
 use crate::plan::mount::{Idmap, Mapping, MountStep};
-use crate::rootfs::mount::source::{self, Source};
+use crate::rootfs::mount::source::{self, Form, Source};
 use crate::sys::process::setns;
 
 /// The user namespaces that say which ids files have in id-mapped mounts, by the index of their step.
@@ -64,7 +64,7 @@ impl Users {
 /// `joined` is the user namespace that the container joins.
 pub(super) fn open_inside(
     pid: Pid,
-    step: &MountStep,
+    (step, form): (&MountStep, Form),
     own: Option<BorrowedFd<'_>>,
     joined: Option<BorrowedFd<'_>>,
 ) -> Result<Source, Error> {
@@ -77,7 +77,7 @@ pub(super) fn open_inside(
     };
     let inside = open(&format!("{process}/ns/mnt"))?;
     let visit = Visit::begin(&inside)?;
-    let opened = source::open(step);
+    let opened = source::open_as(step, form);
     visit.end()?;
     let source = opened.during("open_tree", &step.source)?;
     if let Some(idmap) = &step.idmap {

@@ -138,9 +138,10 @@ fn spawn_sibling(
 
 /// Kills a child and waits for its end.
 pub(crate) fn end(child: &Child) {
-    let killed = match &child.pidfd {
-        Some(pidfd) => pidfd_send_signal(pidfd, libc::SIGKILL),
-        None => kill(child.pid, libc::SIGKILL),
+    let sent = child.pidfd.as_ref();
+    let killed = match sent.map(|pidfd| pidfd_send_signal(pidfd, libc::SIGKILL)) {
+        None | Some(Err(Errno::NOSYS)) => kill(child.pid, libc::SIGKILL),
+        Some(other) => other,
     };
     // It may have ended by itself; either way it is a child of ours until it is waited for.
     if let Err(errno) = killed {

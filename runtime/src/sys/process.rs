@@ -101,7 +101,17 @@ pub(crate) fn clone_process<P, C>(
         .ok_or(Errno::CHILD)?;
     // SAFETY: the kernel has just put a new descriptor there, which nothing else owns; -1 means it did not.
     let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
+    // A child that nobody has waited for keeps its id.
+    let pidfd = pidfd
+        .or_else(|| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
     Ok((Child { pid, pidfd }, for_parent))
+}
+
+/// Whether there is `clone3(2)`, without which no process is born into a cgroup.
+pub(crate) fn has_clone3() -> bool {
+    // SAFETY: a size of 0 is refused before anything is read, so there is nothing to point to.
+    let answer = unsafe { libc::syscall(libc::SYS_clone3, null::<CloneArgs>(), 0) };
+    check(answer) != Err(Errno::NOSYS)
 }
 
 /// An address as the kernel's structures hold it.

@@ -16,10 +16,12 @@ mod events;
 mod faults;
 mod format;
 mod journey;
+mod kernels;
 mod killed;
 mod life;
 mod lifecycle;
 mod limits;
+mod mounts;
 mod names;
 mod networks;
 mod peers;
@@ -49,6 +51,8 @@ fn in_machine(name: &str) -> bool {
         "cgroups",
         "terminal::run",
         "terminal::exec",
+        "kernels::",
+        "mounts::",
     ];
     let resources = [" -m ", "cpu", "oom_kill", "-mmem"];
     let tables = ["a:", "b:", "d:", "e:"];
@@ -70,10 +74,12 @@ fn main() -> std::process::ExitCode {
         faults::tests(),
         format::tests(),
         journey::tests(),
+        kernels::tests(),
         killed::tests(),
         life::tests(),
         lifecycle::tests(),
         limits::tests(),
+        mounts::tests(),
         names::tests(),
         networks::tests(),
         peers::tests(),

@@ -8,9 +8,9 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{FileType, PROC_SUPER_MAGIC, fstat, fstatfs, fstatvfs};
 use rustix::io::Errno;
 
-use super::source::Source;
+use super::source::Form;
 use super::target::{self, Target};
-use super::{Outside, attribute, fd_path, is_refused, put, reopen, source, subject};
+use super::{Outside, attribute, fd_path, is_refused, put, reopen, subject};
 use crate::plan::mount::{Kind, MountStep};
 use crate::rootfs::path::{Missing, Root};
 use crate::setup::fault::{At, Fault, Step};
@@ -31,16 +31,16 @@ impl Refusal {
     }
 }
 
-/// Makes a bind mount.
+/// Makes the bind mount of a step, by its index.
 pub(super) fn bind(
     root: &Root,
     step: &MountStep,
-    source: Source,
+    index: usize,
     outside: &Outside<'_>,
 ) -> Result<(), Fault> {
     let subject = subject(step);
-    let stat = fstat(&source.fd).at(Step::Mount, "fstat", &subject)?;
-    let missing = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+    let source = (outside.source)(index, Form::Detached)?;
+    let missing = if is_directory(&source.fd) {
         Missing::Directory
     } else {
         Missing::File
@@ -58,7 +58,12 @@ pub(super) fn bind(
     if source.is_detached && put_in_place(&source.fd, step, &target)? {
         return Ok(());
     }
-    by_mount(root, step, source, &target)
+    let source = match source.is_detached {
+        // The old call copies from a place only.
+        true => (outside.source)(index, Form::InPlace)?,
+        false => source,
+    };
+    by_mount(root, step, &source.fd, &target)
 }
 
 /// Dresses a detached mount and puts it in place; false where that cannot be had.
@@ -71,12 +76,21 @@ fn put_in_place(tree: &OwnedFd, step: &MountStep, target: &Target) -> Result<boo
     };
     match put(tree, &target.fd) {
         Err(errno) if is_refused(errno) => return Ok(false),
+        // The old call tells this apart from other reasons.
+        Err(Errno::INVAL) if is_directory(tree) != is_directory(&target.fd) => {
+            return Err(Errno::NOTDIR).at(Step::Mount, "move_mount", &subject(step));
+        }
         other => other.at(Step::Mount, "move_mount", &subject(step))?,
     }
     if !dressed {
         remount(tree, step).map_err(|refusal| refusal.fault(step))?;
     }
     Ok(true)
+}
+
+/// Whether something that is open is a directory.
+fn is_directory(fd: &OwnedFd) -> bool {
+    fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
 }
 
 /// Sets what a step says of attributes and propagation.
@@ -104,21 +118,17 @@ fn flags_with_locked(mounted: &OwnedFd, step: &MountStep) -> Result<u64, Refusal
 }
 
 /// Makes a bind mount by `mount(2)` alone.
-fn by_mount(root: &Root, step: &MountStep, source: Source, target: &Target) -> Result<(), Fault> {
+fn by_mount(root: &Root, step: &MountStep, from: &OwnedFd, target: &Target) -> Result<(), Fault> {
     let subject = subject(step);
     if step.idmap.is_some() {
         return Err(Errno::NOSYS).at(Step::Mount, "move_mount of an id-mapped mount", &subject);
     }
-    let from = match source.is_detached {
-        true => source::open_path(step).at(Step::Mount, "open", &subject)?,
-        false => source.fd,
-    };
     let below = if step.kind == (Kind::Bind { recursive: true }) {
         libc::MS_REC
     } else {
         0
     };
-    let (from, to) = (fd_path(&from), fd_path(&target.fd));
+    let (from, to) = (fd_path(from), fd_path(&target.fd));
     mount(Some(&from), &to, None, libc::MS_BIND | below, None).at(
         Step::Mount,
         "mount",

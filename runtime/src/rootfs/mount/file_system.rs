@@ -1,7 +1,8 @@
 //! New file systems.
 //!
-//! Made and filled detached (`fsopen`, `fsconfig`, `fsmount`), then put in place. What that interface cannot take, and
-//! kernels or filters without it, go through `mount(2)` onto the opened target.
+//! What is to be filled or changed is made and prepared detached (`fsopen`, `fsconfig`, `fsmount`), then put in place. What
+//! is ready as it is made goes through one `mount(2)` onto the opened target; so does what the newer interface cannot take,
+//! and everything on kernels or under filters without it.
 
 use std::borrow::Cow;
 use std::ffi::CString;
@@ -141,9 +142,21 @@ impl New<'_> {
             .map_err(|errno| Refusal::new("mount", errno))
     }
 
+    /// Mounts it on `target` by one call. For what is ready as it is made: it is as safe as the other way, because nothing
+    /// has to be opened again, and takes an eighth of the calls.
+    pub(in crate::rootfs) fn put_at_once(&self, target: &OwnedFd) -> Result<(), Refusal> {
+        fchdir(target).map_err(|errno| Refusal::new("fchdir", errno))?;
+        let made = self.by_mount();
+        if matches!(&made, Err(refusal) if refusal.errno == Errno::INVAL) && self.is_simple() {
+            // The other way the kernel says why.
+            self.detached()?;
+        }
+        made
+    }
+
     /// Makes it, prepares it and puts it on `target`. Gives what it was prepared by, which still refers to it; nothing where
     /// it had to be mounted by the old call, unprepared.
-    pub(in crate::rootfs) fn put_on(
+    pub(in crate::rootfs) fn put_prepared(
         &self,
         target: &OwnedFd,
         prepare: impl FnOnce(&OwnedFd) -> Result<(), Refusal>,
@@ -162,8 +175,7 @@ impl New<'_> {
                 Err(refusal) => return Err(refusal),
             }
         }
-        fchdir(target).map_err(|errno| Refusal::new("fchdir", errno))?;
-        self.by_mount().map(|()| None)
+        self.put_at_once(target).map(|()| None)
     }
 }
 
@@ -212,23 +224,29 @@ pub(super) fn mount_new(
         true => Some(copy_up::open_directory(&target.fd).at(Step::Mount, "open", &subject)?),
         false => None,
     };
-    let prepare = |mounted: &OwnedFd| prepare(mounted, step, kind, original.as_ref());
-    let made = new
-        .put_on(&target.fd, prepare)
-        .map_err(|refusal| refusal.fault(&subject))?;
-    let is_prepared = made.is_some();
     let needs_more = original.is_some()
         || !step.propagation.is_empty()
         || !step.recursive_attr.is_empty()
-        || later;
+        || later
+        || kind == "mqueue" && step.label.is_some();
+    if !needs_more || !is_new {
+        return new
+            .put_at_once(&target.fd)
+            .map(|()| None)
+            .map_err(|refusal| refusal.fault(&subject));
+    }
+    let prepare = |mounted: &OwnedFd| prepare(mounted, step, kind, original.as_ref());
+    let made = new
+        .put_prepared(&target.fd, prepare)
+        .map_err(|refusal| refusal.fault(&subject))?;
     let mounted = match made {
         Some(mounted) => mounted,
-        None if needs_more && is_new => reopen(root, step, &target.fd)?,
-        None => return Ok(None),
+        None => {
+            let mounted = reopen(root, step, &target.fd)?;
+            prepare(&mounted).map_err(|refusal| refusal.fault(&subject))?;
+            mounted
+        }
     };
-    if !is_prepared {
-        prepare(&mounted).map_err(|refusal| refusal.fault(&subject))?;
-    }
     Ok(Some(mounted).filter(|_| later))
 }
 

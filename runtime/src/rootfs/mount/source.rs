@@ -18,6 +18,26 @@ pub(crate) struct Source {
     pub(crate) is_detached: bool,
 }
 
+/// How a source is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As a mount of its own, if that can be had.
+    Detached,
+    /// As the place it is to be copied from.
+    InPlace,
+}
+
+/// Opens the source of a step as it is wanted.
+pub(crate) fn open_as(step: &MountStep, form: Form) -> Result<Source, Errno> {
+    match form {
+        Form::Detached => open(step),
+        Form::InPlace => open_path(step).map(|fd| Source {
+            fd,
+            is_detached: false,
+        }),
+    }
+}
+
 /// Opens the source of a step as a detached copy; where that cannot be had, as it is.
 pub(crate) fn open(step: &MountStep) -> Result<Source, Errno> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE;
@@ -38,7 +58,7 @@ pub(crate) fn open(step: &MountStep) -> Result<Source, Errno> {
 }
 
 /// Opens the source of a step as it is.
-pub(super) fn open_path(step: &MountStep) -> Result<OwnedFd, Errno> {
+fn open_path(step: &MountStep) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     openat(CWD, &step.source, flags, Mode::empty())
 }
