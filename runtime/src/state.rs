@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup;
 use crate::failure::{CallFailed, During};
 use crate::namespace::Kind;
+use crate::plan::inherited::Inherited;
 use crate::spec::Hooks;
 
 /// Name of the state file.
@@ -95,6 +96,11 @@ pub(crate) struct Record {
     /// Who answers the filter's questions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) agent: Option<Agent>,
+    /// Its group in the resctrl file system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) resctrl: Option<crate::resctrl::Record>,
+    /// What further processes get from it.
+    pub(crate) inherited: Inherited,
     /// User id of who created it.
     pub(crate) owner: u32,
 }

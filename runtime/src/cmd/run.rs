@@ -136,13 +136,13 @@ fn executed(created: &Created, poststart: &[Hook]) -> Result<()> {
     if let Some(FromInit::Failed(fault)) = created.channel.receive().during("recvmsg", "init")? {
         return Err(setup::Error::Init(fault)).context("unable to start container process");
     }
-    hook::run_all(
+    let pid = Some(created.record.pid);
+    Ok(hook::run(
         Point::Poststart,
         poststart,
         &created.record,
-        Some(created.record.pid),
-    );
-    Ok(())
+        pid,
+    )?)
 }
 
 /// Removes all traces of a container whose process has ended.

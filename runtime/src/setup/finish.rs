@@ -71,8 +71,17 @@ pub(crate) fn become_namespace_root() -> Result<(), Fault> {
     }
 }
 
-/// Leaves the caller's session keyring for the container's own, `_ses.<id>`.
-pub(crate) fn join_keyring(id: &str) -> Result<(), Fault> {
+/// Leaves the caller's session keyring for the container's own, `_ses.<id>`, which gets the process's SELinux label.
+pub(crate) fn join_keyring(
+    id: &str,
+    process: &ProcessPlan,
+    host_proc: &HostProc,
+) -> Result<(), Fault> {
+    if let Some(label) = &process.selinux_label {
+        host_proc
+            .write("thread-self/attr/keycreate", label.as_bytes())
+            .at(Step::Label, "write", label)?;
+    }
     /// Everything for the possessor; view, read, search and link for the user: so that `exec` finds it.
     const PERMISSIONS: u32 = 0x3f1b_0000;
     let name = CString::new(format!("_ses.{id}"))
@@ -164,10 +173,13 @@ pub(crate) fn become_process(identity: Identity<'_>, channel: &InitEnd) -> Resul
         .capabilities
         .apply()
         .at(Step::Capabilities, "capset", "")?;
-    if !refused.is_empty() {
-        log::warn!("cannot raise ambient capabilities: [{}]", refused.join(" "));
+    for (name, errno) in refused {
+        let why = crate::failure::text(errno);
+        log::warn!("can't raise ambient capability {name}: {why}");
     }
-    umask(Mode::from_raw_mode(process.user.umask.unwrap_or(0o022)));
+    if let Some(mask) = process.user.umask {
+        umask(Mode::from_raw_mode(mask));
+    }
     let env = complete_environment(process);
     let program = find_program(process)?;
     close_descriptors(keep_fds)?;
@@ -178,15 +190,25 @@ pub(crate) fn become_process(identity: Identity<'_>, channel: &InitEnd) -> Resul
     })
 }
 
+/// Installs the filter if that is yet to be done.
+pub(crate) fn install_rest(
+    prepared: &mut Prepared,
+    seccomp: Option<&Program>,
+) -> Result<(), Fault> {
+    if let Some(filter) = seccomp.filter(|_| prepared.filter_left) {
+        sys::seccomp::install(filter).at(Step::Seccomp, "seccomp", "")?;
+        prepared.filter_left = false;
+    }
+    Ok(())
+}
+
 /// Executes the program; returns only when that fails.
 pub(crate) fn execute(
-    prepared: Prepared,
+    mut prepared: Prepared,
     process: &ProcessPlan,
     seccomp: Option<&Program>,
 ) -> Fault {
-    if let Some(filter) = seccomp.filter(|_| prepared.filter_left)
-        && let Err(fault) = sys::seccomp::install(filter).at(Step::Seccomp, "seccomp", "")
-    {
+    if let Err(fault) = install_rest(&mut prepared, seccomp) {
         return fault;
     }
     let errno = sys::process::execve(&prepared.program, &process.args, &prepared.env);
@@ -203,9 +225,12 @@ pub(crate) fn execute(
 fn install_filter(program: &Program, channel: &InitEnd) -> Result<(), Fault> {
     use std::os::fd::AsFd;
     if let Some(listener) = sys::seccomp::install(program).at(Step::Seccomp, "seccomp", "")? {
-        channel
-            .send_listener(listener.as_fd())
-            .at(Step::Seccomp, "sendmsg", "")?;
+        // Filtered already: a call that asks the listener waits for ever as long as nobody holds it.
+        let sent = match program.sends_ask {
+            true => channel.send_listener_number(listener.as_fd()),
+            false => channel.send_listener(listener.as_fd()),
+        };
+        sent.at(Step::Seccomp, "sendmsg", "")?;
         channel
             .expect(&ToInit::ListenerTaken)
             .at(Step::Seccomp, "recvmsg", "")?;
@@ -222,7 +247,7 @@ fn apply_labels(process: &ProcessPlan, host_proc: &HostProc) -> Result<(), Fault
             Err(Errno::NOENT) => host_proc.write("thread-self/attr/exec", value.as_bytes()),
             other => other,
         };
-        written.at(Step::Label, "write", profile)?;
+        written.at(Step::AppArmor, "write", profile)?;
     }
     if let Some(label) = &process.selinux_label {
         host_proc
@@ -232,7 +257,7 @@ fn apply_labels(process: &ProcessPlan, host_proc: &HostProc) -> Result<(), Fault
     Ok(())
 }
 
-/// Resource limits, scheduling, execution domain.
+/// Resource limits, scheduling, memory policy, execution domain.
 fn set_limits(process: &ProcessPlan) -> Result<(), Fault> {
     for limit in &process.rlimits {
         let value = Rlimit {
@@ -242,13 +267,29 @@ fn set_limits(process: &ProcessPlan) -> Result<(), Fault> {
         let number = limit.resource as u32;
         setrlimit(limit.resource, value).at(Step::Rlimit, "setrlimit", &number.to_string())?;
     }
-    if let Some(scheduler) = &process.scheduler {
-        sys::sched::sched_setattr(scheduler).at(Step::Scheduling, "sched_setattr", "scheduler")?;
+    let scheduling = &process.scheduling;
+    if let Some(scheduler) = &scheduling.scheduler {
+        match sys::sched::sched_setattr(scheduler) {
+            // See ERRORS in sched_setattr(2): the deadline policy wants every CPU.
+            Err(Errno::PERM) if scheduling.confined => {
+                return Err(Fault {
+                    step: Step::Scheduling,
+                    call: String::new(),
+                    subject: "process scheduler can't be used together with AllowedCPUs".into(),
+                    errno: 0,
+                });
+            }
+            other => other.at(Step::Scheduling, "sched_setattr", "scheduler")?,
+        }
     }
-    if let Some((class, level)) = process.io_priority {
+    if let Some((mode, nodes)) = &scheduling.memory_policy {
+        let set = sys::sched::set_mempolicy(*mode, nodes.words());
+        set.at(Step::Scheduling, "set_mempolicy", "memoryPolicy")?;
+    }
+    if let Some((class, level)) = scheduling.io_priority {
         sys::sched::ioprio_set(class, level).at(Step::Scheduling, "ioprio_set", "ioPriority")?;
     }
-    if let Some(persona) = process.personality {
+    if let Some(persona) = scheduling.personality {
         sys::process::personality(persona).at(Step::Scheduling, "personality", "personality")?;
     }
     Ok(())
