@@ -260,6 +260,7 @@ mod tests {
             paths: [("memory", "/m/c"), ("cpu", "/cpu/c"), ("cpuacct", "/cpu/c")]
                 .map(|(name, path)| (name.to_owned(), path.into()))
                 .into(),
+            ..Record::default()
         };
         let paths = |values: &[&str]| -> Result<Vec<String>> {
             let below = below(&own, values)?;
