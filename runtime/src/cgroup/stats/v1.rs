@@ -157,6 +157,8 @@ fn pids(directory: &Path) -> Result<Pids> {
 
 /// Lists in the order in which files are looked for.
 type List = fn(&mut BlockIo) -> &mut Vec<BlockIoEntry>;
+/// Names of files without what all of a set have in common, and where their content goes.
+type Files<'a> = &'a [(&'a str, List)];
 
 /// The file sets of different schedulers and kernels, the most telling first. The first one whose first file says anything is
 /// what is shown.
@@ -174,7 +176,7 @@ fn block_io(directory: &Path) -> Result<BlockIo> {
         bytes,
     ];
     let both = [serviced, bytes];
-    let sets: [(&str, &str, &[(&str, List)]); 5] = [
+    let sets: [(&str, &str, Files<'_>); 5] = [
         ("blkio.bfq.", "_recursive", &all),
         ("blkio.bfq.", "_recursive", &both),
         ("blkio.", "_recursive", &all),

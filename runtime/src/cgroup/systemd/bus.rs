@@ -183,11 +183,11 @@ impl Bus {
         };
         bus.authenticate().map_err(lost)?;
         if bus.shared {
-            bus.to_bus("Hello", &[])?;
+            bus.call_bus("Hello", &[])?;
             let rule = format!(
                 "type='signal',sender='{SYSTEMD}',path='{OBJECT}',interface='{MANAGER}',member='JobRemoved'"
             );
-            bus.to_bus("AddMatch", &[Value::text(rule)])?;
+            bus.call_bus("AddMatch", &[Value::text(rule)])?;
         }
         Ok(bus)
     }
@@ -224,7 +224,7 @@ impl Bus {
         Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
     }
 
-    fn to_bus(&mut self, member: &str, arguments: &[Value]) -> Result<Message> {
+    fn call_bus(&mut self, member: &str, arguments: &[Value]) -> Result<Message> {
         self.send(&Call {
             destination: Some("org.freedesktop.DBus"),
             path: "/org/freedesktop/DBus",
