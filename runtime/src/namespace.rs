@@ -3,15 +3,18 @@
 //! Governing text: runtime-spec config-linux.md, "Namespaces", "User namespace mappings" and "Offset for time namespace".
 
 use std::fmt::Write as _;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::process::Pid;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, WaitOptions, waitpid};
 
 use crate::failure::{CallFailed, During};
 use crate::plan::Error;
 use crate::spec::linux::{IdMapping, Linux};
-use crate::sys::process::CLONE_NEWTIME;
+use crate::sys::process::{CLONE_NEWTIME, clone_process};
 
 /// A kind of namespace, in the order in which they are joined: the user namespace first, because it decides what one may
 /// do in the others; the mount namespace last, because it takes the paths away.
@@ -208,7 +211,7 @@ impl Namespaces {
 }
 
 /// One line a mapping: inside, outside, how many.
-fn map_lines(mappings: &[IdMapping]) -> String {
+pub(crate) fn map_lines(mappings: &[IdMapping]) -> String {
     let mut lines = String::new();
     for mapping in mappings {
         // Writing to a string does not fail.
@@ -234,6 +237,34 @@ fn time_offsets(linux: &Linux) -> Result<String, Error> {
         let _ = writeln!(lines, "{clock} {} {}", offset.secs, offset.nanosecs);
     }
     Ok(lines)
+}
+
+/// Makes a user namespace with these mappings, which no process is in.
+pub(crate) fn make_user_namespace(uids: &str, gids: &str) -> Result<OwnedFd, CallFailed> {
+    let (held, release) = pipe_with(PipeFlags::CLOEXEC).during("pipe2", "user namespace")?;
+    // The process is there only until the namespace is open: the end of the pipe ends it.
+    let flags = Kind::User.flag();
+    let (child, release) = clone_process(flags, None, (release, held), |held| {
+        let _ = rustix::io::retry_on_intr(|| rustix::io::read(&held, &mut [0]));
+        0
+    })
+    .during("clone3", "user namespace")?;
+    let directory = PathBuf::from(format!("/proc/{}", child.pid.as_raw_nonzero()));
+    let write = |name: &str, text: &str| {
+        let path = directory.join(name);
+        std::fs::write(&path, text).during("write", &path)
+    };
+    let path = directory.join("ns/user");
+    let made = write("uid_map", uids)
+        .and_then(|()| write("gid_map", gids))
+        .and_then(|()| {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            openat(CWD, &path, flags, Mode::empty()).during("open", &path)
+        });
+    drop(release);
+    // ECHILD would mean that it has been waited for already.
+    let _ = rustix::io::retry_on_intr(|| waitpid(Some(child.pid), WaitOptions::empty()));
+    made
 }
 
 /// Why id mappings could not be written.

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{
     AtFlags, CWD, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, unlinkat,
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup;
 use crate::failure::{CallFailed, During};
 use crate::namespace::Kind;
+use crate::plan::inherited::Inherited;
 use crate::spec::Hooks;
 
 /// Name of the state file.
@@ -98,6 +100,11 @@ pub(crate) struct Record {
     /// Who answers the filter's questions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) agent: Option<Agent>,
+    /// Its group in the resctrl file system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) resctrl: Option<crate::resctrl::Record>,
+    /// What further processes get from it.
+    pub(crate) inherited: Inherited,
     /// What its standard streams were when it was created; empty unless one was a pipe.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) external_descriptors: Vec<String>,
@@ -192,10 +199,11 @@ impl Store {
     pub(crate) fn open(&self, id: &str) -> Result<Directory, Error> {
         check_id(id)?;
         let path = self.path(id);
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // A link in the root is not of our making, and no container.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match openat(CWD, &path, flags, Mode::empty()) {
             Ok(fd) => Ok(Directory { fd, path }),
-            Err(Errno::NOENT) => Err(Error::NotExist),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Err(Error::NotExist),
             Err(errno) => Ok(Err(errno).during("open", &path)?),
         }
     }
@@ -235,6 +243,29 @@ impl Directory {
     /// Waits for the exclusive lock; it is held until this value is dropped.
     pub(crate) fn lock(&self) -> Result<(), CallFailed> {
         flock(&self.fd, FlockOperation::LockExclusive).during("flock", &self.path)
+    }
+
+    /// Waits until nobody has the exclusive lock; false when that takes longer than `patience`.
+    pub(crate) fn wait_until_unlocked(&self, patience: Duration) -> Result<bool, CallFailed> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match flock(&self.fd, FlockOperation::NonBlockingLockShared) {
+                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(Errno::WOULDBLOCK) => return Ok(false),
+                other => {
+                    other.during("flock", &self.path)?;
+                    self.unlock();
+                    return Ok(true);
+                }
+            }
+        }
+    }
+
+    /// Lets others read what it was locked for, and still no one change it.
+    pub(crate) fn share_lock(&self) -> Result<(), CallFailed> {
+        flock(&self.fd, FlockOperation::LockShared).during("flock", &self.path)
     }
 
     /// Gives the lock back, also for a child that has a copy of the descriptor.

@@ -15,6 +15,8 @@ pub enum Need {
     Cgroup1,
     /// A host with all controllers on cgroup v2.
     Cgroup2,
+    /// systemd as process 1, which makes cgroups for others.
+    Systemd,
     /// The machine itself, not the virtual machine: disk space, time, or a server.
     Host,
     /// A program of the machine.
@@ -32,6 +34,9 @@ impl Need {
             Self::Root if !nix::unistd::Uid::effective().is_root() => Some("not root".into()),
             Self::Cgroup1 if v2 => Some("no controllers on cgroup v1".into()),
             Self::Cgroup2 if !v2 => Some("no controllers on cgroup v2".into()),
+            Self::Systemd if !Path::new("/run/systemd/system").is_dir() => {
+                Some("process 1 is not systemd".into())
+            }
             Self::Host if in_vm() => Some("not in the virtual machine".into()),
             Self::Criu => criu_missing(),
             Self::Program(name) if on_path(name).is_none() => Some(format!("no program {name}")),
@@ -60,7 +65,13 @@ fn criu_missing() -> Option<String> {
     }
 }
 
-/// Says whether this is the virtual machine of `hack/vm.sh`.
+/// Says whether this is the virtual machine of `hack/vm-systemd.sh`.
+#[must_use]
+pub fn in_systemd_vm() -> bool {
+    std::env::var_os("QSTACK_VM").is_some_and(|machine| machine == "systemd")
+}
+
+/// Says whether this is the virtual machine of `hack/vm.sh` or `hack/vm-systemd.sh`.
 #[must_use]
 pub fn in_vm() -> bool {
     std::env::var_os("QSTACK_VM").is_some()

@@ -128,7 +128,7 @@ impl Restoring<'_> {
         let cgroup = prepared.cgroup.take().ok_or(SetupError::Protocol)?;
         let cgroup = &*made
             .cgroup
-            .insert(cgroup.create().map_err(SetupError::from)?);
+            .insert(cgroup.create(None).map_err(SetupError::from)?);
         self.record.cgroup = cgroup.record();
         made.directory.write(&self.record)?;
         let place = make_place(&made.directory)?;

@@ -520,6 +520,18 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
             ),
             value("pids-limit", None, "N", "number of tasks"),
             value(
+                "l3-cache-schema",
+                None,
+                "SCHEMA",
+                "cache allocation (Intel RDT)",
+            ),
+            value(
+                "mem-bw-schema",
+                None,
+                "SCHEMA",
+                "memory bandwidth allocation (Intel RDT)",
+            ),
+            value(
                 "cpu-idle",
                 None,
                 "0|1",

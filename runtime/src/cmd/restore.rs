@@ -15,10 +15,11 @@ pub(super) fn restore(request: &Request<'_>) -> Result<u8> {
     // Before the bundle becomes the current directory: paths are relative to the caller's.
     let wanted = RestoreWanted::parse(parsed)?;
     let report = launch::report(parsed);
+    let socket = parsed.path("console-socket");
     let detach = parsed.is_on("detach");
     let bundle = launch::load(request)?;
     let terminal = bundle.plan.process.terminal;
-    let outside = launch::console_socket(parsed, terminal, detach)?;
+    let outside = launch::console_socket(socket.as_deref(), terminal, detach)?;
     let (own, foreground) = match detach {
         true => (None, None),
         false => (

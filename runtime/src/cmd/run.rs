@@ -9,8 +9,10 @@ use super::{Request, delete, launch};
 use crate::cgroup::Cgroup;
 use crate::container::Container;
 use crate::failure::During;
+use crate::help;
 use crate::hook::{self, Point};
 use crate::setup;
+use crate::setup::fault::{Fault, Step};
 use crate::setup::handshake::FromInit;
 use crate::setup::parent::Created;
 use crate::setup::spawn;
@@ -20,15 +22,18 @@ use crate::supervise::{Foreground, Terminal};
 
 /// Runs the command.
 pub(super) fn run(request: &Request<'_>) -> Result<u8> {
-    run_container(request).context("qrun run failed")
+    run_container(request).with_context(|| format!("{} run failed", help::name()))
 }
 
 /// Does the work.
 fn run_container(request: &Request<'_>) -> Result<u8> {
     let parsed = request.parsed;
     let detach = parsed.is_on("detach");
+    // Paths that were typed are the caller's, so they come before the bundle becomes the current directory.
+    let report = launch::report(parsed);
+    let socket = parsed.path("console-socket");
     let bundle = launch::load(request)?;
-    let outside = launch::console_socket(parsed, bundle.plan.process.terminal, detach)?;
+    let outside = launch::console_socket(socket.as_deref(), bundle.plan.process.terminal, detach)?;
     let (own, foreground) = match detach {
         true => (None, None),
         false => (
@@ -37,13 +42,7 @@ fn run_container(request: &Request<'_>) -> Result<u8> {
         ),
     };
     let console_socket = outside.as_ref().or(own.as_ref().map(|(_, inside)| inside));
-    let created = launch::create(
-        request,
-        &bundle,
-        launch::report(parsed),
-        false,
-        console_socket,
-    )?;
+    let created = launch::create(request, &bundle, report, false, console_socket)?;
     // From here on others may deal with the container as well.
     created.directory.unlock();
     let poststart = bundle
@@ -112,11 +111,21 @@ fn attend(
     }
     let code = foreground.wait_for(&created.child, terminal.as_ref(), created.relay.as_ref())?;
     match created.channel.receive_now().during("recvmsg", "init")? {
+        Some(FromInit::Failed(fault)) if fault.step == Step::Exec => Ok(not_executed(&fault)),
         Some(FromInit::Failed(fault)) => {
             Err(setup::Error::Init(fault)).context("unable to start container process")
         }
         _ => Ok(code),
     }
+}
+
+/// Says that the program could not be executed although it is there, as the process itself would on its standard error:
+/// the container was set up, so that this is no failure of ours for the log. Returns the exit code.
+fn not_executed(fault: &Fault) -> u8 {
+    use std::io::Write as _;
+    // Nobody is left to be told when standard error is closed.
+    let _ = writeln!(std::io::stderr(), "{fault}");
+    255
 }
 
 /// Waits until the process is on its own feet.
@@ -137,13 +146,13 @@ fn executed(created: &Created, poststart: &[Hook]) -> Result<()> {
     if let Some(FromInit::Failed(fault)) = created.channel.receive().during("recvmsg", "init")? {
         return Err(setup::Error::Init(fault)).context("unable to start container process");
     }
-    hook::run_all(
+    let pid = Some(created.record.pid);
+    Ok(hook::run(
         Point::Poststart,
         poststart,
         &created.record,
-        Some(created.record.pid),
-    );
-    Ok(())
+        pid,
+    )?)
 }
 
 /// Removes all traces of a container whose process has ended.

@@ -13,7 +13,8 @@ use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 
-use super::mount::{fd_path, open_source, subject};
+use super::mount::source::{self, Source};
+use super::mount::{fd_path, subject};
 use super::path::{Missing, Root};
 use crate::plan::RootPlan;
 use crate::plan::mount::{Kind, MountStep};
@@ -51,13 +52,13 @@ fn make_mount_points(root: &Root, plan: &RootPlan) -> Result<(), Fault> {
         if step.kind == Kind::Cgroup || is_on_tmpfs(&step.destination, &plan.mounts) {
             continue;
         }
+        let subject = subject(step);
         let source = match step.kind {
-            Kind::Bind { recursive } => Some(open_source(step, recursive)?),
+            Kind::Bind { .. } => Some(source::open(step).at(Step::Mount, "open", &subject)?),
             _ => None,
         };
-        let subject = subject(step);
         let missing = match &source {
-            Some(source) => missing(source).at(Step::Mount, "fstat", &subject)?,
+            Some(source) => missing(&source.fd).at(Step::Mount, "fstat", &subject)?,
             None => Missing::Directory,
         };
         let target = root.ensure(&step.destination, missing).at(
@@ -90,18 +91,19 @@ fn is_on_tmpfs(path: &str, mounts: &[MountStep]) -> bool {
 }
 
 /// Mounts a detached mount, or on kernels without those binds what was opened.
-fn put(source: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
+fn put(source: &Source, target: &OwnedFd) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    match move_mount(source, c"", target, c"", flags) {
-        Err(Errno::NOSYS) => mount(
-            Some(&fd_path(source)),
-            &fd_path(target),
-            None,
-            libc::MS_BIND | libc::MS_REC,
-            None,
-        ),
-        other => other,
+    if source.is_detached {
+        return move_mount(&source.fd, c"", target, c"", flags);
     }
+    let bind = libc::MS_BIND | libc::MS_REC;
+    mount(
+        Some(&fd_path(&source.fd)),
+        &fd_path(target),
+        None,
+        bind,
+        None,
+    )
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! child is born into the container's cgroup; on v1 the parent puts it there while it joins.
 
 use std::fmt::Write as _;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -20,13 +20,13 @@ use super::{filter, spawn};
 use crate::cgroup::Cgroup;
 use crate::console;
 use crate::container::Container;
-use crate::failure::During;
+use crate::failure::{CallFailed, During};
 use crate::namespace::Kind;
 use crate::plan::process::ProcessPlan;
 use crate::procfs::HostProc;
 use crate::seccomp::Program;
-use crate::seccomp_agent;
 use crate::sys::process::{Child, clone_process, set_not_dumpable, setns};
+use crate::sys::sched::{sched_getaffinity, sched_setaffinity};
 
 /// What is to be executed, and where.
 #[derive(Debug)]
@@ -39,8 +39,6 @@ pub(crate) struct Request<'a> {
     pub(crate) cgroup: Option<&'a Cgroup>,
     /// Where the terminal's master end goes.
     pub(crate) console_socket: Option<&'a OwnedFd>,
-    /// Whether it gets the container's session keyring.
-    pub(crate) keyring: bool,
     /// How many descriptors after stdio it inherits.
     pub(crate) keep_fds: u32,
     /// Who is told which process it is.
@@ -55,7 +53,10 @@ struct Context<'a> {
     /// Its namespaces one by one, for kernels where a pidfd does not do (before 5.8).
     files: Vec<(Kind, PathBuf)>,
     seccomp: Option<Program>,
-    waits_for_cgroup: bool,
+    /// Whether the parent has to put it into the cgroup.
+    outside_cgroup: bool,
+    /// Whether it waits for the parent's word that it is there, and may set its limits.
+    waits: bool,
     /// Whether the user namespace has been joined before the child was born.
     in_user_namespace: bool,
 }
@@ -75,10 +76,17 @@ pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
             .has_filter
             .then(|| filter::load(&container.directory))
             .transpose()?,
-        waits_for_cgroup: born_inside.is_none(),
+        outside_cgroup: born_inside.is_none(),
+        waits: born_inside.is_none()
+            || container.record.namespaces & Kind::User.flag() != 0
+                && !request.process.rlimits.is_empty(),
         in_user_namespace: false,
     };
-    let (child, channel) = start(&mut context, born_inside)?;
+    if let Some(program) = &context.seccomp {
+        log::debug!("seccomp filter flags: {}", program.flags);
+    }
+    let (child, channel) = start_on_initial_cpus(&mut context, born_inside)?;
+    super::tell_born(child.pid);
     match attend(&context, cgroup, &child, &channel) {
         Ok(()) => Ok(child),
         Err(error) => {
@@ -88,6 +96,41 @@ pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
             Err(fault.map_or(error, Error::Init))
         }
     }
+}
+
+/// Starts the child on the CPUs that the process is to have until it enters the cgroup: it inherits them from this process,
+/// which has its own again afterwards.
+fn start_on_initial_cpus(
+    context: &mut Context<'_>,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<(Child, ParentEnd), Error> {
+    let Some(cpus) = &context.request.process.scheduling.initial_cpus else {
+        return start(context, cgroup);
+    };
+    let own = sched_getaffinity().during("sched_getaffinity", "exec")?;
+    sched_setaffinity(0, cpus.words()).during("sched_setaffinity", "initial CPU affinity")?;
+    let started = start(context, cgroup);
+    if let Err(errno) = sched_setaffinity(0, &own) {
+        // Slower for the rest of its life, no more.
+        log::debug!("sched_setaffinity: {errno}");
+    }
+    started
+}
+
+/// Sets the CPUs that the process has from now on: what was asked for; else whatever its cgroup allows, unless initial
+/// ones were asked for, which it keeps.
+fn set_final_cpus(context: &Context<'_>, child: &Child) -> Result<(), CallFailed> {
+    let scheduling = &context.request.process.scheduling;
+    match (&scheduling.final_cpus, &scheduling.initial_cpus) {
+        (Some(cpus), _) => {
+            let pid = child.pid.as_raw_nonzero().get();
+            sched_setaffinity(pid, cpus.words())
+                .during("sched_setaffinity", "final CPU affinity")?;
+        }
+        (None, Some(_)) => {}
+        (None, None) => parent::allow_all_cpus(child.pid),
+    }
+    Ok(())
 }
 
 /// Starts the child.
@@ -119,7 +162,8 @@ fn start(
     let started = match clone_process(0, cgroup, ends()?, |channel| run(context, &channel)) {
         // The container's cgroup has children and takes no processes of its own any more.
         Err(Errno::BUSY) => {
-            context.waits_for_cgroup = true;
+            context.outside_cgroup = true;
+            context.waits = true;
             clone_process(0, None, ends()?, |channel| run(context, &channel))
         }
         other => other,
@@ -136,25 +180,37 @@ fn attend(
 ) -> Result<(), Error> {
     let request = context.request;
     let record = &request.container.record;
-    if context.waits_for_cgroup {
-        if let Err(error) = cgroup.join(child.pid) {
-            join_cgroup_of_init(record.pid, child).map_err(|()| error)?;
-        }
+    let in_user_namespace = record.namespaces & Kind::User.flag() != 0;
+    if context.outside_cgroup
+        && let Err(error) = cgroup.join(child.pid)
+    {
+        join_cgroup_of_init(record.pid, child).map_err(|()| error)?;
+    }
+    set_final_cpus(context, child)?;
+    if let Some(group) = &record.resctrl {
+        group.add(child.pid.as_raw_nonzero().get())?;
+    }
+    if in_user_namespace {
+        parent::raise_limits(child.pid, request.process);
+    }
+    if context.waits {
         channel
             .send(&ToInit::Joined(Vec::new()))
             .during("sendmsg", "exec")?;
     }
-    let in_user_namespace = record.namespaces & Kind::User.flag() != 0;
     parent::set_oom_score_adj(child.pid, request.process.oom_score_adj, in_user_namespace)?;
     loop {
         match channel.receive().during("recvmsg", "exec")? {
-            Some(FromInit::Ready) => break,
+            Some(FromInit::Ready) => {
+                log::debug!("setns_init: about to exec");
+                break;
+            }
             Some(FromInit::Listener(listener)) => {
-                let pid = child.pid.as_raw_nonzero().get();
-                seccomp_agent::hand_over(listener.as_fd(), record, pid)?;
-                channel
-                    .send(&ToInit::ListenerTaken)
-                    .during("sendmsg", "exec")?;
+                parent::pass_listener(&listener, record, channel, child)?;
+            }
+            Some(FromInit::ListenerAt(number)) => {
+                let listener = parent::fetch(number, child)?;
+                parent::pass_listener(&listener, record, channel, child)?;
             }
             Some(FromInit::Failed(fault)) => return Err(Error::Init(fault)),
             Some(_) => return Err(Error::Protocol),
@@ -223,6 +279,7 @@ fn join_cgroup_of_init(init: i32, child: &Child) -> Result<(), ()> {
 
 /// The child; returns its exit code when it could not be set up.
 fn run(context: &Context<'_>, channel: &InitEnd) -> i32 {
+    log_affinity();
     let prepared = prepare(context, channel);
     let fault = match prepared {
         Ok(prepared) => {
@@ -239,6 +296,20 @@ fn run(context: &Context<'_>, channel: &InitEnd) -> i32 {
     255
 }
 
+/// Tells on which CPUs the process begins, in the words of runc, where it is the program "nsexec" that says so: tests and
+/// people look for them.
+fn log_affinity() {
+    if !log::log_enabled!(log::Level::Debug) {
+        return;
+    }
+    if let Ok([first, ..]) = sched_getaffinity().as_deref() {
+        log::debug!(
+            "nsexec[{}]: affinity: {first:#x}",
+            rustix::process::getpid().as_raw_nonzero()
+        );
+    }
+}
+
 /// Everything up to the moment the parent is told that the process is ready.
 fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> {
     let request = context.request;
@@ -249,15 +320,16 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
     rustix::process::setsid()
         .map(drop)
         .at(Step::Descriptors, "setsid", "")?;
-    if context.waits_for_cgroup {
+    if context.waits {
         match channel.receive().at(Step::Handshake, "recvmsg", "")? {
             ToInit::Joined(_) => {}
             _ => return Err(Errno::PROTO).at(Step::Handshake, "recvmsg", ""),
         }
     }
     enter_namespaces(context)?;
-    if request.keyring {
-        finish::join_keyring(&request.container.record.id)?;
+    if !request.container.record.inherited.no_new_keyring {
+        let id = &request.container.record.id;
+        finish::join_keyring(id, request.process, &host_proc)?;
     }
     if let Some(socket) = request.console_socket {
         console::attach_new(socket, request.process.console_size, false)?;
@@ -268,6 +340,7 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
         host_proc,
         seccomp: context.seccomp.as_ref(),
         keep_fds: request.keep_fds,
+        start_fifo: None,
     };
     let prepared = finish::become_process(identity, channel)?;
     channel.send_ready().at(Step::Handshake, "sendmsg", "")?;

@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, openat};
 use rustix::io::Errno;
-use rustix::process::Pid;
+use rustix::process::{Pid, PidfdGetfdFlags, Rlimit, pidfd_getfd, prlimit};
 
 use super::handshake::{FromInit, ParentEnd, ToInit};
 use super::init::Context;
+use super::source::{self, Users};
 use super::{Error, filter, spawn};
 use crate::cgroup::{self, Cgroup, Hierarchies};
 use crate::checkpoint;
@@ -21,15 +22,22 @@ use crate::clock;
 use crate::failure::{CallFailed, During};
 use crate::hook::{self, Point};
 use crate::namespace::{self, Kind};
+use crate::network_device::Moved;
 use crate::plan::Plan;
+use crate::plan::inherited::Inherited;
 use crate::plan::mount::Kind as MountKind;
+use crate::plan::number_list::Mask;
+use crate::plan::process::ProcessPlan;
 use crate::readiness::Relay;
+use crate::resctrl;
+use crate::rootfs::mount::source::Source;
 use crate::seccomp::{self, Program};
 use crate::seccomp_agent;
 use crate::spec::linux::{IdMapping, Linux};
 use crate::spec::{Hooks, Spec};
 use crate::state::{self, Directory, Record, START_FIFO, Store};
 use crate::sys::process::Child;
+use crate::sys::sched::sched_setaffinity;
 
 /// What is to be created, and for whom.
 #[derive(Debug)]
@@ -78,8 +86,12 @@ pub(crate) struct Created {
 pub(crate) struct Made {
     pub(crate) directory: Directory,
     pub(crate) cgroup: Option<Cgroup>,
+    resctrl: Option<resctrl::Record>,
     pub(crate) child: Option<Child>,
     channel: Option<ParentEnd>,
+    devices: Option<Moved>,
+    /// For the poststop hooks, if there are any; from the moment the child exists.
+    record: Option<Record>,
 }
 
 impl Made {
@@ -88,13 +100,20 @@ impl Made {
         Self {
             directory,
             cgroup: None,
+            resctrl: None,
             child: None,
             channel: None,
+            devices: None,
+            record: None,
         }
     }
 
     /// Takes everything back. Failures are logged: the one that led here is what the user is told.
     pub(crate) fn undo(self) {
+        // Before the process ends, and the devices with its namespace.
+        if let Some(devices) = self.devices {
+            devices.undo();
+        }
         if let Some(child) = &self.child {
             spawn::end(child);
         }
@@ -110,6 +129,15 @@ impl Made {
                 );
             }
         }
+        if let Some(Err(error)) = self.resctrl.map(|group| group.remove()) {
+            log::warn!("cannot remove the resctrl group: {error}");
+        }
+        // A create that fails ends like a container: runtime.md "Lifecycle", steps 3 to 13.
+        if let Some(record) = &self.record {
+            let hooks = record.hooks.iter().flat_map(|hooks| &hooks.poststop);
+            let hooks: Vec<_> = hooks.cloned().collect();
+            hook::run_all(Point::Poststop, &hooks, record, None);
+        }
         if let Err(error) = self.directory.remove() {
             log::warn!("cannot remove the state directory: {error}");
         }
@@ -120,9 +148,11 @@ impl Made {
 pub(crate) struct Prepared {
     pub(crate) hierarchies: Hierarchies,
     pub(crate) cgroup: Option<cgroup::Plan>,
+    resctrl: Option<resctrl::Plan>,
     pub(crate) seccomp: Option<Program>,
     pub(crate) hooks: Hooks,
     pub(crate) joins: Vec<(Kind, OwnedFd)>,
+    users: Users,
 }
 
 /// Creates a container.
@@ -158,13 +188,21 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         &request.plan.id,
         path,
         linux.resources.as_ref(),
-        request.systemd_cgroup,
+        request.systemd_cgroup.then_some(&request.spec.annotations),
     )?;
     if hierarchies.is_pure_v2() && manages_its_cgroup(request.plan) {
         cgroup.set_owner(host_id(&linux.uid_mappings, request.plan.process.user.uid));
     }
     for warning in cgroup.warnings() {
         log::warn!("{warning}");
+    }
+    let resctrl = linux.intel_rdt.as_ref().map(|asked| {
+        let root = resctrl::root();
+        resctrl::Plan::new(asked, root.as_deref(), &request.plan.id)
+    });
+    let seccomp = linux.seccomp.as_ref().map(seccomp::compile).transpose()?;
+    if let Some(program) = &seccomp {
+        log::debug!("seccomp filter flags: {}", program.flags);
     }
     let mut joins = Vec::new();
     for (kind, path) in request.plan.namespaces.joined() {
@@ -175,9 +213,11 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     Ok(Prepared {
         hierarchies,
         cgroup: Some(cgroup),
-        seccomp: linux.seccomp.as_ref().map(seccomp::compile).transpose()?,
+        resctrl: resctrl.transpose()?,
+        seccomp,
         hooks: request.spec.hooks.clone().unwrap_or_default(),
         joins,
+        users: Users::new(&request.plan.root)?,
     })
 }
 
@@ -218,21 +258,31 @@ fn carry_out(
         return Err(Error::Protocol);
     };
     let mut cgroup_plan = Some(cgroup_plan);
-    if prepared.hierarchies.is_pure_v2() {
+    if prepared.hierarchies.is_pure_v2()
+        && !cgroup_plan
+            .as_ref()
+            .is_some_and(|plan| plan.needs_process())
+    {
         // The child is born into it, so it comes first; and the record before it, for whoever has to clear up after us.
         made.directory.write(&record)?;
-        made.cgroup = cgroup_plan.take().map(cgroup::Plan::create).transpose()?;
+        made.cgroup = cgroup_plan
+            .take()
+            .map(|plan| plan.create(None))
+            .transpose()?;
     }
     let born_inside = made
         .cgroup
         .as_ref()
         .is_some_and(|cgroup| cgroup.clone_into().is_some());
-    let needs_cgroup = plan.namespaces.makes(Kind::Cgroup)
+    let needs_cgroup = plan.process.scheduling.needs_cgroup()
+        || plan.namespaces.makes(Kind::Cgroup)
         || plan
             .root
             .mounts
             .iter()
             .any(|step| step.kind == MountKind::Cgroup);
+    // Where it would not wait for its mappings either.
+    let needs_limits = plan.namespaces.is_joined(Kind::User) && !plan.process.rlimits.is_empty();
     let context = Context {
         plan,
         hierarchies: &prepared.hierarchies,
@@ -242,28 +292,40 @@ fn carry_out(
         start_fifo: fifo.as_ref(),
         console_socket: request.console_socket,
         joins: &prepared.joins,
-        waits_for_cgroup: needs_cgroup && !born_inside,
+        users: &prepared.users,
+        has_privileges: rustix::process::geteuid().is_root(),
+        waits_for_cgroup: needs_cgroup && !born_inside || needs_limits,
         cgroup_paths: paths_of(&record.cgroup),
         locked_directory: made.directory.fd().as_raw_fd(),
     };
     let (child, channel) =
         spawn::spawn(&context, made.cgroup.as_ref().and_then(Cgroup::clone_into))?;
-    let channel = &*made.channel.insert(channel);
+    made.channel = Some(channel);
     let pid = child.pid;
+    super::tell_born(pid);
     let waits_for_cgroup = context.waits_for_cgroup;
     made.child = Some(child);
     record.pid = pid.as_raw_nonzero().get();
     record.start_time = state::start_time(pid).ok_or(Error::Died)?.0;
     made.directory.write(&record)?;
+    if record.hooks.is_some() {
+        made.record = Some(record.clone());
+    }
     if let Some(program) = &prepared.seccomp {
         filter::store(&made.directory, program)?;
     }
+    if plan.namespaces.has_user() {
+        raise_limits(pid, &plan.process);
+    }
     if plan.namespaces.makes(Kind::User) {
         namespace::write_id_maps(pid, &plan.namespaces)?;
+        let channel = made.channel.as_ref().ok_or(Error::Protocol)?;
         channel.send(&ToInit::Mapped).during("sendmsg", "init")?;
     }
+    let mut inside = born_inside;
     if let Some(cgroup_plan) = cgroup_plan {
-        made.cgroup = Some(cgroup_plan.create()?);
+        inside = cgroup_plan.takes_process();
+        made.cgroup = Some(cgroup_plan.create(Some(pid))?);
     }
     if let Some(cgroup) = &made.cgroup
         && cgroup.record() != record.cgroup
@@ -272,19 +334,29 @@ fn carry_out(
         record.cgroup = cgroup.record();
         made.directory.write(&record)?;
     }
-    if let Some(cgroup) = made.cgroup.as_ref().filter(|_| !born_inside) {
+    if let Some(cgroup) = made.cgroup.as_ref().filter(|_| !inside) {
         cgroup.join(pid)?;
     }
+    // In its cgroup, whose CPUs then are its own.
+    allow_all_cpus(pid);
+    if let Some(resctrl) = prepared.resctrl.take() {
+        record.resctrl = Some(resctrl.apply(record.pid)?);
+        made.resctrl.clone_from(&record.resctrl);
+        made.directory.write(&record)?;
+    }
+    if !plan.network_devices.is_empty() {
+        move_network_devices(plan, &prepared.joins, pid, made)?;
+    }
+    let (Some(channel), Some(child)) = (made.channel.as_ref(), made.child.as_ref()) else {
+        return Err(Error::Protocol);
+    };
     if waits_for_cgroup {
         channel
             .send(&ToInit::Joined(paths_of(&record.cgroup)))
             .during("sendmsg", "init")?;
     }
     set_oom_score_adj(pid, plan.process.oom_score_adj, plan.namespaces.has_user())?;
-    converse(&prepared, &record, channel)?;
-    let Some(child) = made.child.as_ref() else {
-        return Err(Error::Protocol);
-    };
+    converse(plan, &prepared, &record, channel, child)?;
     report(&request.report, child)?;
     let relay = match request.wait_for_start {
         true => None,
@@ -333,6 +405,8 @@ pub(crate) fn first_record(request: &Request<'_>, prepared: &Prepared) -> Record
             .as_ref()
             .and_then(|linux| linux.seccomp.as_ref())
             .and_then(seccomp_agent::of),
+        resctrl: None,
+        inherited: Inherited::new(request.spec, request.plan),
         external_descriptors: checkpoint::standard_streams(request.plan.process.terminal),
         owner: rustix::process::getuid().as_raw(),
     }
@@ -367,10 +441,25 @@ fn make_fifo(directory: &Directory) -> Result<OwnedFd, CallFailed> {
 }
 
 /// Runs hooks and passes descriptors on until the process is ready.
-fn converse(prepared: &Prepared, record: &Record, channel: &ParentEnd) -> Result<(), Error> {
+fn converse(
+    plan: &Plan,
+    prepared: &Prepared,
+    record: &Record,
+    channel: &ParentEnd,
+    child: &Child,
+) -> Result<(), Error> {
     loop {
         match channel.receive().during("recvmsg", "init")? {
-            Some(FromInit::Ready) => return Ok(()),
+            Some(FromInit::Ready) => {
+                log::debug!("init: closing the pipe to signal completion");
+                return Ok(());
+            }
+            Some(FromInit::OpenSource(index)) => {
+                let source = open_source(plan, prepared, record, index)?;
+                channel
+                    .send(&ToInit::Source(source))
+                    .during("sendmsg", "init")?;
+            }
             Some(FromInit::RunHooks) => {
                 hook::run(
                     Point::Prestart,
@@ -387,16 +476,112 @@ fn converse(prepared: &Prepared, record: &Record, channel: &ParentEnd) -> Result
                 channel.send(&ToInit::HooksDone).during("sendmsg", "init")?;
             }
             Some(FromInit::Listener(listener)) => {
-                seccomp_agent::hand_over(listener.as_fd(), record, record.pid)?;
-                channel
-                    .send(&ToInit::ListenerTaken)
-                    .during("sendmsg", "init")?;
+                pass_listener(&listener, record, channel, child)?;
+            }
+            Some(FromInit::ListenerAt(number)) => {
+                pass_listener(&fetch(number, child)?, record, channel, child)?;
             }
             Some(FromInit::Failed(fault)) => return Err(Error::Init(fault)),
             Some(FromInit::Forked(_)) => return Err(Error::Protocol),
             None => return Err(Error::Died),
         }
     }
+}
+
+/// Opens the source of a mount for the process.
+fn open_source(
+    plan: &Plan,
+    prepared: &Prepared,
+    record: &Record,
+    index: usize,
+) -> Result<Source, Error> {
+    let step = plan.root.mounts.get(index).ok_or(Error::Protocol)?;
+    let pid = Pid::from_raw(record.pid).ok_or(Error::Protocol)?;
+    let mut joins = prepared.joins.iter();
+    let joined = joins.find(|(kind, _)| *kind == Kind::User);
+    let joined = joined.map(|(_, fd)| fd.as_fd());
+    source::open_inside(pid, step, prepared.users.of(index), joined)
+}
+
+/// Fetches a descriptor of the child by its number.
+pub(super) fn fetch(number: i32, child: &Child) -> Result<OwnedFd, CallFailed> {
+    let pidfd = child.pidfd.as_ref().ok_or(Errno::NOSYS);
+    let flags = PidfdGetfdFlags::empty();
+    pidfd
+        .and_then(|pidfd| pidfd_getfd(pidfd, number, flags))
+        .during("pidfd_getfd", "seccomp listener")
+}
+
+/// Gives the listener of a child's filter to the agent, and tells the child so.
+pub(super) fn pass_listener(
+    listener: &OwnedFd,
+    record: &Record,
+    channel: &ParentEnd,
+    child: &Child,
+) -> Result<(), Error> {
+    let pid = child.pid.as_raw_nonzero().get();
+    seccomp_agent::hand_over(listener.as_fd(), record, pid)?;
+    channel
+        .send(&ToInit::ListenerTaken)
+        .during("sendmsg", "init")?;
+    Ok(())
+}
+
+/// Lets a process run on every CPU that its cgroup allows, on whichever its caller was allowed to run.
+pub(super) fn allow_all_cpus(pid: Pid) {
+    let pid = pid.as_raw_nonzero().get();
+    if let Err(errno) = sched_setaffinity(pid, Mask::all().words()) {
+        log::warn!(
+            "resetting the CPU affinity of pid {pid} failed -- the container process may inherit that of qrun: {}",
+            crate::failure::text(errno)
+        );
+    }
+}
+
+/// Raises the hard limits of a process in a user namespace as far as it will want to set them, which from in there it may
+/// not. It sets them itself, and says so when it cannot.
+pub(super) fn raise_limits(pid: Pid, process: &ProcessPlan) {
+    for limit in &process.rlimits {
+        let now = rustix::process::getrlimit(limit.resource);
+        let wanted = (limit.hard != u64::MAX).then_some(limit.hard);
+        let higher = match (wanted, now.maximum) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(wanted), Some(now)) => wanted > now,
+        };
+        if higher {
+            let raised = Rlimit {
+                current: now.current,
+                maximum: wanted,
+            };
+            if let Err(errno) = prlimit(Some(pid), limit.resource, raised) {
+                log::debug!("prlimit {}: {errno}", pid.as_raw_nonzero());
+            }
+        }
+    }
+}
+
+/// Moves the network devices of the plan into the network namespace that the child is in, or is about to join.
+fn move_network_devices(
+    plan: &Plan,
+    joins: &[(Kind, OwnedFd)],
+    pid: Pid,
+    made: &mut Made,
+) -> Result<(), Error> {
+    let joined = joins.iter().find(|(kind, _)| *kind == Kind::Network);
+    let namespace = match joined {
+        Some((_, fd)) => rustix::io::fcntl_dupfd_cloexec(fd, 3).during("dup", "network")?,
+        None => {
+            let path = format!("/proc/{}/ns/net", pid.as_raw_nonzero());
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            openat(CWD, &path, flags, Mode::empty()).during("open", &path)?
+        }
+    };
+    let moved = made.devices.insert(Moved::begin(namespace)?);
+    for device in &plan.network_devices {
+        moved.move_in(device)?;
+    }
+    Ok(())
 }
 
 /// Adjusts how gladly the OOM killer takes a process, from outside, where `/proc` is trusted.

@@ -6,8 +6,6 @@
 //! took longer than it may, and was killed), which call failed (`call`, a number), and how many calls each process made
 //! (`made`). What the command leaves running goes on, untraced, when this program ends.
 
-use anyhow::Context as _;
-
 #[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();

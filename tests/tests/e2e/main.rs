@@ -8,6 +8,7 @@
 mod archives;
 mod build;
 mod bundles;
+mod cgroups;
 mod checkpoint;
 mod copy;
 mod errors;
@@ -29,13 +30,23 @@ mod push;
 mod restart;
 mod sessions;
 mod system;
+mod systemd;
 mod terminal;
 mod volumes;
 
 /// Says whether a test is run in the virtual machine too, which is slow: what depends on the cgroup
 /// version, or on rights that the host may withhold.
 fn in_machine(name: &str) -> bool {
-    let modules = ["lifecycle::", "limits", "terminal::run", "terminal::exec"];
+    if stack_tests::needs::in_systemd_vm() {
+        return name.starts_with("systemd");
+    }
+    let modules = [
+        "lifecycle::",
+        "limits",
+        "cgroups",
+        "terminal::run",
+        "terminal::exec",
+    ];
     let resources = [" -m ", "cpu", "oom_kill", "-mmem"];
     let tables = ["a:", "b:", "d:", "e:"];
     modules.iter().any(|module| name.starts_with(module))
@@ -48,6 +59,7 @@ fn main() -> std::process::ExitCode {
         archives::tests(),
         build::tests(),
         bundles::tests(),
+        cgroups::tests(),
         checkpoint::tests(),
         copy::tests(),
         errors::tests(),
@@ -66,6 +78,7 @@ fn main() -> std::process::ExitCode {
         ports::tests(),
         pull::tests(),
         system::tests(),
+        systemd::tests(),
         push::tests(),
         restart::tests(),
         sessions::tests(),
