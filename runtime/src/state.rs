@@ -184,9 +184,15 @@ impl Store {
             }
             Err(errno) => Err(errno).during("mkdir", &path)?,
         }
-        let directory = self.open(id)?;
-        directory.lock()?;
-        Ok(directory)
+        let locked = self.open(id).and_then(|directory| {
+            directory.lock()?;
+            Ok(directory)
+        });
+        if locked.is_err() {
+            // It was made a moment ago and nothing is in it. That it cannot be opened is what the user is told.
+            let _ = unlinkat(CWD, &path, AtFlags::REMOVEDIR);
+        }
+        locked
     }
 
     /// Opens the directory of a container, whatever is in it.

@@ -1,5 +1,5 @@
-//! `fail-call PROCESS:CALL ERRNO SECONDS COMMAND…` runs a command and makes one system call of one of its processes fail
-//! without being made.
+//! `fail-call PROCESS:CALL ERRNO SECONDS FILE COMMAND…` runs a command and makes one system call of one of its processes fail
+//! without being made. What it says on standard error goes to FILE.
 //!
 //! Processes are counted in the order in which they come into being, from 0, calls of each from 1; 0 makes none fail.
 //! The last line on standard output is a JSON object: how the command ended (`code`, 128 + the signal for one; -1 when it
@@ -10,8 +10,8 @@
 fn main() -> anyhow::Result<()> {
     use anyhow::Context as _;
     let arguments: Vec<_> = std::env::args().skip(1).collect();
-    let [place, errno, seconds, command @ ..] = &arguments[..] else {
-        anyhow::bail!("usage: fail-call PROCESS:CALL ERRNO SECONDS COMMAND…");
+    let [place, errno, seconds, file, command @ ..] = &arguments[..] else {
+        anyhow::bail!("usage: fail-call PROCESS:CALL ERRNO SECONDS FILE COMMAND…");
     };
     let (process, call) = place.split_once(':').context("PROCESS:CALL")?;
     let fault = tracer::Fault {
@@ -19,11 +19,9 @@ fn main() -> anyhow::Result<()> {
         call: call.parse()?,
         errno: errno.parse()?,
     };
-    let told = tracer::run(
-        command,
-        &fault,
-        std::time::Duration::from_secs(seconds.parse()?),
-    )?;
+    let errors = std::fs::File::create(file).with_context(|| format!("create {file}"))?;
+    let limit = std::time::Duration::from_secs(seconds.parse()?);
+    let told = tracer::run(command, &fault, errors, limit)?;
     use std::io::Write as _;
     Ok(writeln!(std::io::stdout(), "{told}")?)
 }
@@ -35,8 +33,11 @@ fn main() -> anyhow::Result<()> {
 
 #[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
 mod tracer {
-    use std::process::Command;
-    use std::time::{Duration, Instant};
+    use std::fs::File;
+    use std::process::{Command, Stdio};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
 
     use anyhow::{Context as _, bail};
     use nix::errno::Errno;
@@ -63,9 +64,16 @@ mod tracer {
         answer: Option<i64>,
     }
 
-    /// Calls that cannot fail, or whose failure would be none of the kernel's: a descriptor is closed even when close
-    /// fails, a process that does not end is not ended, and the last is how a signal handler returns.
-    const SPARED: [i64; 6] = [
+    /// Calls that cannot fail, or do what they are for even when they do.
+    const SPARED: [i64; 14] = [
+        libc::SYS_getpid,
+        libc::SYS_getppid,
+        libc::SYS_gettid,
+        libc::SYS_getuid,
+        libc::SYS_geteuid,
+        libc::SYS_getgid,
+        libc::SYS_getegid,
+        libc::SYS_umask,
         libc::SYS_close,
         libc::SYS_exit,
         libc::SYS_exit_group,
@@ -75,11 +83,19 @@ mod tracer {
     ];
 
     /// Runs the command.
-    pub(crate) fn run(command: &[String], fault: &Fault, limit: Duration) -> anyhow::Result<Value> {
+    pub(crate) fn run(
+        command: &[String],
+        fault: &Fault,
+        errors: File,
+        limit: Duration,
+    ) -> anyhow::Result<Value> {
         // Stops itself to be seized, then becomes the command.
         let child = Command::new("/bin/sh")
             .args(["-c", "kill -STOP $$; exec \"$@\"", "sh"])
             .args(command)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(errors)
             .spawn()
             .context("start /bin/sh")?;
         let main = Pid::from_raw(i32::try_from(child.id())?);
@@ -99,7 +115,22 @@ mod tracer {
             fault,
             failed: None,
         };
-        let code = tracer.follow(main, limit)?;
+        let ended = Arc::new(AtomicBool::new(false));
+        let in_time = Arc::clone(&ended);
+        // What it kills lets the wait below end.
+        let watch = std::thread::spawn(move || {
+            std::thread::park_timeout(limit);
+            let late = !in_time.load(Ordering::SeqCst);
+            if late {
+                let _ = kill(main, Signal::SIGKILL);
+            }
+            late
+        });
+        let code = tracer.follow(main);
+        ended.store(true, Ordering::SeqCst);
+        watch.thread().unpark();
+        let late = watch.join().unwrap_or(true);
+        let code = if late { -1 } else { code? };
         let made: Vec<_> = tracer.processes.iter().map(|it| it.made).collect();
         Ok(json!({"code": code, "call": tracer.failed, "made": made}))
     }
@@ -112,24 +143,14 @@ mod tracer {
 
     impl Tracer<'_> {
         /// Follows all processes until the first one ends; gives how it ended.
-        fn follow(&mut self, main: Pid, limit: Duration) -> anyhow::Result<i32> {
-            let deadline = Instant::now() + limit;
+        fn follow(&mut self, main: Pid) -> anyhow::Result<i32> {
             let mut begun = false;
             loop {
-                let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
-                let status = match waitpid(None, Some(flags)) {
+                let status = match waitpid(None, Some(WaitPidFlag::__WALL)) {
                     Err(Errno::EINTR) => continue,
                     other => other?,
                 };
                 let (pid, signal) = match status {
-                    WaitStatus::StillAlive if Instant::now() > deadline => {
-                        kill(main, Signal::SIGKILL)?;
-                        return Ok(-1);
-                    }
-                    WaitStatus::StillAlive => {
-                        std::thread::sleep(Duration::from_micros(50));
-                        continue;
-                    }
                     WaitStatus::Exited(pid, code) if pid == main => return Ok(code),
                     WaitStatus::Signaled(pid, signal, _) if pid == main => {
                         return Ok(128 + signal as i32);
@@ -151,7 +172,13 @@ mod tracer {
                     WaitStatus::Stopped(pid, signal) => (pid, Some(signal)),
                     _ => continue,
                 };
-                match ptrace::syscall(pid, signal) {
+                let answered = self.processes.iter().all(|it| it.answer.is_none());
+                let gone_on = match self.failed {
+                    // No more is wanted.
+                    Some(_) if answered => ptrace::cont(pid, signal),
+                    _ => ptrace::syscall(pid, signal),
+                };
+                match gone_on {
                     // Killed in the meantime.
                     Ok(()) | Err(Errno::ESRCH) => {}
                     Err(errno) => return Err(errno).context("go on"),
