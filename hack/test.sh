@@ -19,6 +19,8 @@ hack/deps.sh test nextest
 [ -n "${SKIP_VM:-}" ] || hack/deps.sh vm
 hack/build.sh
 cargo build --locked --quiet -p stack-tests --bins --tests
+# The runtime that qrun is compared with: youki's libcontainer, in a program of the tests alone.
+cargo build --locked --quiet -p stack-tests --features libcontainer --bin libcontainer-run
 "$target/debug/make-images"
 e2e=$(cargo test --locked --no-run -p stack-tests --test e2e 2>&1 | sed -n 's/.*(\(.*e2e-[^)]*\)).*/\1/p')
 before=$(mktemp)

@@ -8,6 +8,7 @@ pub mod bundle;
 pub mod case;
 pub mod command;
 pub mod cutter;
+pub mod differential;
 pub mod engine;
 pub mod evil;
 pub mod host;

@@ -227,17 +227,21 @@ fn bind_by_mount(
 /// Mounts a new file system.
 fn file_system(root: &Root, step: &MountStep, kind: &str) -> Result<(), Fault> {
     let subject = subject(step);
+    // A tmpfs has the mode of what it covers, as runc does it, and the kernel's own where it covers nothing.
+    let takes_mode = step.is_tmpfs()
+        && !step.data.split(',').any(|it| it.starts_with("mode="))
+        && root.resolve(&step.destination).is_ok();
     let target = open_target(root, step, kind).at(Step::Mount, "create mount point", &subject)?;
     let mut data = step.data.clone();
     let mut flags = step.flags;
     if step.is_tmpfs() {
         // Made writable at first, for device files and mount points; see `finish`.
         flags &= !libc::MS_RDONLY;
-        if !data.split(',').any(|option| option.starts_with("mode=")) {
-            let mode = fstat(&target).at(Step::Mount, "fstat", &subject)?.st_mode & 0o7777;
-            let comma = if data.is_empty() { "" } else { "," };
-            data = format!("{data}{comma}mode={mode:o}");
-        }
+    }
+    if takes_mode {
+        let mode = fstat(&target).at(Step::Mount, "fstat", &subject)?.st_mode & 0o7777;
+        let comma = if data.is_empty() { "" } else { "," };
+        data = format!("{data}{comma}mode={mode:o}");
     }
     let original = match step.copy_up && step.is_tmpfs() {
         true => Some(copy_up::open_directory(&target).at(Step::Mount, "open", &subject)?),

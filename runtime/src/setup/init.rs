@@ -111,7 +111,7 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
     };
     enter_namespaces(context, channel, &host_proc)?;
     if !plan.extra.no_new_keyring {
-        finish::join_keyring(&plan.id)?;
+        finish::make_keyring(&plan.id, plan.namespaces.has_user())?;
     }
     if plan.namespaces.makes(Kind::Network) {
         sys::net::set_loopback_up().at(Step::Network, "ioctl", "lo")?;
@@ -218,6 +218,9 @@ fn enter_namespaces(
     }
     if namespaces.has_user() {
         finish::become_namespace_root()?;
+        if namespaces.makes(Kind::Ipc) {
+            sys::process::unshare(Kind::Ipc.flag()).at(Step::Unshare, "unshare", "ipc")?;
+        }
     }
     if namespaces.is_joined(Kind::User) {
         // Others are in there; and another user id can have set it back.

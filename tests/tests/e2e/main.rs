@@ -9,6 +9,7 @@ mod archives;
 mod build;
 mod bundles;
 mod copy;
+mod differential;
 mod errors;
 mod events;
 mod format;
@@ -47,6 +48,7 @@ fn main() -> std::process::ExitCode {
         build::tests(),
         bundles::tests(),
         copy::tests(),
+        differential::tests(),
         errors::tests(),
         events::tests(),
         format::tests(),
