@@ -11,6 +11,8 @@ use crate::spec::Spec;
 use crate::spec::linux::{Device, Linux};
 use crate::spec::process::Process;
 
+#[cfg(test)]
+mod mangled;
 pub(crate) mod mount;
 pub(crate) mod process;
 mod validate;
