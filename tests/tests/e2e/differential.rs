@@ -57,6 +57,8 @@ fn every_difference_to_libcontainer_is_explained() {
         found.extend(first.join().unwrap());
         found
     });
+    // Runtimes leave the parents of a cgroup they made.
+    stack_tests::host::remove_empty_cgroups("qdiff-parent");
     let compared = compared.into_inner();
     assert!(
         compared >= ENOUGH,
@@ -278,7 +280,7 @@ fn limits() -> Vec<Case> {
             json!([{"allow": true, "access": "rwm"}]),
         ),
         with("network-class", "network", json!({"classID": 17})),
-        base("cgroup-path-deep").with("/linux/cgroupsPath", "/qdiff-parent/a/child".into()),
+        base("cgroup-path-deep").with("/linux/cgroupsPath", "/qdiff-parent/deep".into()),
         base("cgroup-path-relative").with("/linux/cgroupsPath", "qdiff-parent/child".into()),
     ]
 }
