@@ -19,6 +19,8 @@ hack/deps.sh test nextest
 [ -n "${SKIP_VM:-}" ] || hack/deps.sh vm
 hack/build.sh
 cargo build --locked --quiet -p stack-tests --bins --tests
+# The runtime that qrun is compared with: youki's libcontainer, in a program of the tests alone.
+cargo build --locked --quiet -p stack-tests --features libcontainer --bin libcontainer-run
 "$target/debug/make-images"
 binary() { cargo test --locked --no-run -p stack-tests --test "$1" 2>&1 | sed -n "s/.*(\(.*$1-[^)]*\)).*/\1/p"; }
 e2e=$(binary e2e) security=$(binary security)

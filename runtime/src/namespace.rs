@@ -197,8 +197,9 @@ impl Namespaces {
             .filter_map(|(kind, path)| Some((*kind, path.as_deref()?)))
     }
 
-    /// Flags for `clone3`: every new namespace but two. The cgroup namespace takes the cgroup of the moment it is made as its
-    /// root, so the process must be there first; the time namespace takes offsets before its first process enters.
+    /// Flags for `clone3`: every new namespace but these. The cgroup namespace takes the cgroup of the moment it is made as its
+    /// root, so the process must be there first; the time namespace takes offsets before its first process enters; the
+    /// IPC namespace's message queues belong to whoever makes it, which in a user namespace has to be root there.
     pub(crate) fn clone_flags(&self) -> u64 {
         let made = self
             .entries
@@ -206,6 +207,7 @@ impl Namespaces {
             .filter(|(_, path)| path.is_none())
             .map(|(kind, _)| *kind);
         made.filter(|kind| !matches!(kind, Kind::Cgroup | Kind::Time))
+            .filter(|kind| *kind != Kind::Ipc || !self.has_user())
             .fold(0, |flags, kind| flags | kind.flag())
     }
 

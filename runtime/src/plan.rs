@@ -12,6 +12,8 @@ use crate::spec::Spec;
 use crate::spec::linux::{Device, Linux};
 
 pub(crate) mod inherited;
+#[cfg(test)]
+mod mangled;
 pub(crate) mod mount;
 pub(crate) mod network_device;
 pub(crate) mod number_list;

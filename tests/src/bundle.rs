@@ -105,7 +105,8 @@ pub fn unpack_busybox(rootfs: &Path) -> anyhow::Result<()> {
 
 /// A configuration with all namespaces but the user and time ones, the usual mounts, and docker's
 /// default capabilities.
-fn config(args: &[&str]) -> Value {
+#[must_use]
+pub fn config(args: &[&str]) -> Value {
     let capabilities: Vec<_> = [
         "CHOWN",
         "DAC_OVERRIDE",

@@ -9,6 +9,7 @@ pub mod calls;
 pub mod case;
 pub mod command;
 pub mod cutter;
+pub mod differential;
 pub mod engine;
 pub mod evil;
 pub mod host;

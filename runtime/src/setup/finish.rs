@@ -74,32 +74,57 @@ pub(crate) fn become_namespace_root() -> Result<(), Fault> {
     }
 }
 
-/// Leaves the caller's session keyring for the container's own, `_ses.<id>`, which gets the process's SELinux label.
+/// Leaves the caller's session keyring for the container's own, `_ses.<id>`.
 pub(crate) fn join_keyring(
     id: &str,
     process: &ProcessPlan,
     host_proc: &HostProc,
 ) -> Result<(), Fault> {
+    join_keyring_by_name(id, process, host_proc).map(drop)
+}
+
+/// The same for the first process, which makes the keyring, and lets those that join it search it: its user, or,
+/// in a user namespace, where their user outside is another one than the maker's, everybody.
+pub(crate) fn make_keyring(
+    id: &str,
+    process: &ProcessPlan,
+    host_proc: &HostProc,
+    user_namespace: bool,
+) -> Result<(), Fault> {
+    /// Everything for the possessor; view, read and link for the user.
+    const DEFAULT: u32 = 0x3f13_0000;
+    const USER_SEARCH: u32 = 0x8_0000;
+    const OTHER_SEARCH: u32 = 0x8;
+    if let Some(serial) = join_keyring_by_name(id, process, host_proc)? {
+        let search = if user_namespace {
+            OTHER_SEARCH
+        } else {
+            USER_SEARCH
+        };
+        // Another user's keyring of that name was joined; it is what its owner made it.
+        let _ = sys::process::set_key_permissions(serial, DEFAULT | search);
+    }
+    Ok(())
+}
+
+/// Gives the keyring's serial number; none on a kernel without keyrings. One that is made gets the process's SELinux label.
+fn join_keyring_by_name(
+    id: &str,
+    process: &ProcessPlan,
+    host_proc: &HostProc,
+) -> Result<Option<libc::c_long>, Fault> {
     if let Some(label) = &process.selinux_label {
         host_proc
             .write("thread-self/attr/keycreate", label.as_bytes())
             .at(Step::Label, "write", label)?;
     }
-    /// Everything for the possessor; view, read, search and link for the user: so that `exec` finds it.
-    const PERMISSIONS: u32 = 0x3f1b_0000;
     let name = CString::new(format!("_ses.{id}"))
         .map_err(|_| Errno::INVAL)
         .at(Step::Keyring, "keyctl", id)?;
     match sys::process::join_session_keyring(&name) {
-        // A kernel without keyrings.
-        Err(Errno::NOSYS) => return Ok(()),
-        other => {
-            let serial = other.at(Step::Keyring, "keyctl join", id)?;
-            // Another user's keyring of that name was joined; it is what its owner made it.
-            let _ = sys::process::set_key_permissions(serial, PERMISSIONS);
-        }
+        Err(Errno::NOSYS) => Ok(None),
+        other => other.at(Step::Keyring, "keyctl join", id).map(Some),
     }
-    Ok(())
 }
 
 /// Replaces standard streams that are the host's `/dev/null` by the container's.

@@ -114,7 +114,8 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
     let host_proc = HostProc::open().at(Step::PrepareRoot, "open", "/proc")?;
     enter_namespaces(context, channel, &host_proc)?;
     if !plan.extra.no_new_keyring {
-        finish::join_keyring(&plan.id, &plan.process, &host_proc)?;
+        let user_namespace = plan.namespaces.has_user();
+        finish::make_keyring(&plan.id, &plan.process, &host_proc, user_namespace)?;
     }
     if plan.namespaces.makes(Kind::Network) {
         sys::net::set_loopback_up().at(Step::Network, "ioctl", "lo")?;
@@ -250,6 +251,9 @@ fn enter_namespaces(
     }
     if namespaces.has_user() {
         finish::become_namespace_root()?;
+        if namespaces.makes(Kind::Ipc) {
+            sys::process::unshare(Kind::Ipc.flag()).at(Step::Unshare, "unshare", "ipc")?;
+        }
     }
     if namespaces.is_joined(Kind::User) {
         // Others are in there; and another user id can have set it back.

@@ -11,6 +11,7 @@ mod bundles;
 mod cgroups;
 mod checkpoint;
 mod copy;
+mod differential;
 mod errors;
 mod events;
 mod faults;
@@ -69,6 +70,7 @@ fn main() -> std::process::ExitCode {
         cgroups::tests(),
         checkpoint::tests(),
         copy::tests(),
+        differential::tests(),
         errors::tests(),
         events::tests(),
         faults::tests(),
