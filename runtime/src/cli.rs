@@ -8,6 +8,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::rootless;
+
 mod table;
 
 use table::switch;
@@ -35,6 +37,9 @@ pub(crate) enum Error {
         /// What would be right.
         expected: &'static str,
     },
+    /// A value of `--rootless` that is neither a boolean nor "auto".
+    #[error("{0}")]
+    BadRootless(String),
     /// No such command.
     #[error("No help topic for '{0}'")]
     UnknownCommand(String),
@@ -207,6 +212,9 @@ pub(crate) fn parse_command(
     })
 }
 
+/// Where state is kept when nothing is said; of other users below `$XDG_RUNTIME_DIR`.
+const DEFAULT_ROOT: &str = "/run/qrun";
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum LogFormat {
@@ -222,6 +230,10 @@ pub(crate) enum LogFormat {
 pub(crate) struct Global {
     /// Directory of container state.
     pub(crate) root: PathBuf,
+    /// Whether that is the user's own run-time directory because nothing was said.
+    pub(crate) root_is_own: bool,
+    /// Whether a lack of rights on cgroups is passed over.
+    pub(crate) rootless: rootless::Choice,
     /// Log file.
     pub(crate) log: Option<PathBuf>,
     /// Log format.
@@ -251,8 +263,18 @@ pub(crate) fn parse_global(arguments: &[String]) -> Result<(Global, &[String]), 
             });
         }
     };
+    let (root, root_is_own) = match parsed.path("root") {
+        Some(root) => (root, false),
+        None => match rootless::own_state_directory() {
+            Some(root) => (root, true),
+            None => (PathBuf::from(DEFAULT_ROOT), false),
+        },
+    };
     let global = Global {
-        root: parsed.path("root").unwrap_or_else(default_root),
+        root,
+        root_is_own,
+        rootless: rootless::parse(parsed.value("rootless").unwrap_or(""))
+            .map_err(Error::BadRootless)?,
         log: parsed.path("log"),
         log_format,
         debug: parsed.is_on("debug"),
@@ -261,17 +283,6 @@ pub(crate) fn parse_global(arguments: &[String]) -> Result<(Global, &[String]), 
         help: parsed.is_on("help"),
     };
     Ok((global, &arguments[used..]))
-}
-
-/// Where state is kept when nothing is said: `/run/qrun`, or the user's own run-time directory.
-fn default_root() -> PathBuf {
-    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
-    match own {
-        Some(directory) if !rustix::process::geteuid().is_root() => {
-            PathBuf::from(directory).join("qrun")
-        }
-        _ => PathBuf::from("/run/qrun"),
-    }
 }
 
 #[cfg(test)]

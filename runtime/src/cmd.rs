@@ -78,7 +78,7 @@ pub(crate) fn run(global: &Global, arguments: &[String]) -> Result<u8, Failed> {
         &Request {
             global,
             parsed: &parsed,
-            store: Store::new(&global.root),
+            store: Store::new(&global.root, global.root_is_own),
         },
     )
 }

@@ -46,7 +46,10 @@ pub(crate) fn chain(error: &dyn Error) -> String {
     let mut cause = error.source();
     while let Some(current) = cause {
         line.push_str(": ");
-        line.push_str(&current.to_string());
+        match current.downcast_ref::<Errno>() {
+            Some(errno) => line.push_str(&text(*errno)),
+            None => line.push_str(&current.to_string()),
+        }
         cause = current.source();
     }
     line

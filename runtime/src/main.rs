@@ -20,6 +20,7 @@ mod plan;
 mod procfs;
 mod readiness;
 mod rootfs;
+mod rootless;
 mod seccomp;
 mod seccomp_agent;
 mod self_image;

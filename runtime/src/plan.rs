@@ -13,6 +13,7 @@ use crate::spec::process::Process;
 
 pub(crate) mod mount;
 pub(crate) mod process;
+mod rootless;
 mod validate;
 
 use mount::MountStep;
@@ -61,6 +62,8 @@ pub(crate) struct Extra {
     pub(crate) preserve_fds: u32,
     /// How many of those are sockets of systemd's socket activation.
     pub(crate) listen_fds: u32,
+    /// Whether the caller is not root, and so may do with ids and mounts what the kernel lets everybody do.
+    pub(crate) rootless: bool,
     /// Host directory of the readiness socket to bind into the container.
     pub(crate) notify_directory: Option<PathBuf>,
 }
@@ -151,6 +154,9 @@ impl Plan {
         validate::spec(spec, linux)?;
         let namespaces = Namespaces::new(linux)?;
         validate::namespaces(spec, linux, &namespaces)?;
+        if extra.rootless {
+            rootless::check(spec, linux, &namespaces)?;
+        }
         let root_path = bundle.join(&root.path);
         let mut process_plan = ProcessPlan::new(process)?;
         process_plan.personality = linux
@@ -213,7 +219,11 @@ fn add_notify_and_listen(process: &mut ProcessPlan, extra: &Extra) -> Result<(),
     Ok(())
 }
 
-/// Checks a process that joins a container.
-pub(crate) fn exec_process(process: &Process) -> Result<ProcessPlan, Error> {
-    ProcessPlan::new(validate::process(Some(process))?)
+/// Checks a process that joins a container. `rootless` as in [`Extra`].
+pub(crate) fn exec_process(process: &Process, rootless: bool) -> Result<ProcessPlan, Error> {
+    let process = validate::process(Some(process))?;
+    if rootless {
+        rootless::check_groups(process)?;
+    }
+    ProcessPlan::new(process)
 }

@@ -31,7 +31,7 @@ pub(crate) enum Error {
     Hook(#[from] crate::hook::Error),
     /// The id mappings.
     #[error("unable to map ids")]
-    Map(#[from] crate::namespace::MapError),
+    Map(#[from] crate::namespace::mapping::Error),
     /// A system call outside.
     #[error(transparent)]
     Call(#[from] CallFailed),

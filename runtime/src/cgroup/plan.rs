@@ -11,6 +11,7 @@ use super::device::{Exceptions, Rules};
 use super::hierarchy::{Hierarchies, Hierarchy};
 use super::setting::Setting;
 use super::{Error, Node, Record, Result, v1, v2};
+use crate::rootless;
 use crate::spec::resources::Resources;
 
 /// What will be done: the cgroup's directories and the values written there.
@@ -20,6 +21,8 @@ pub(crate) struct Plan {
     /// Whether the path was given, so that it has to be had.
     pub(super) explicit: bool,
     pub(super) owner: Option<u32>,
+    /// Whether a lack of rights is passed over.
+    pub(super) rootless: rootless::Choice,
     warnings: Vec<String>,
 }
 
@@ -109,11 +112,16 @@ impl Plan {
             warnings.extend(v2::warnings(resources));
         }
         distribute(&mut targets, hierarchies.is_pure_v2(), resources)?;
-        devices(&mut targets, resources)?;
+        if !targets.is_empty() {
+            devices(&mut targets, resources)?;
+        } else if given.is_some() {
+            return Err(Error::NoHierarchy);
+        }
         Ok(Self {
             targets,
             explicit: given.is_some(),
             owner: None,
+            rootless: None,
             warnings,
         })
     }
@@ -135,6 +143,11 @@ impl Plan {
     /// Things the user should be told; the caller logs them.
     pub(crate) fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// Says whether a lack of rights is passed over.
+    pub(crate) fn set_rootless(&mut self, rootless: rootless::Choice) {
+        self.rootless = rootless;
     }
 
     /// Gives the cgroup to this user of the host, who is to manage it from within: asked for when the container has a

@@ -11,6 +11,7 @@ use crate::cli::Parsed;
 use crate::container::{Container, Status};
 use crate::failure::During;
 use crate::plan;
+use crate::rootless;
 use crate::self_image;
 use crate::setup::join;
 use crate::spec::Spec;
@@ -32,7 +33,7 @@ pub(super) fn exec(request: &Request<'_>) -> Result<u8> {
         _ => {}
     }
     let process = process(parsed, &container)?;
-    let process = plan::exec_process(&process)?;
+    let process = plan::exec_process(&process, rootless::is_other_user())?;
     let cgroup = own_cgroup(parsed, &container)?;
     let detach = parsed.is_on("detach");
     let outside = launch::console_socket(parsed, process.terminal, detach)?;

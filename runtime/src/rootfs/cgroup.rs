@@ -57,6 +57,7 @@ pub(super) fn mount_cgroup(
             OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
         )
         .at(Step::Mount, "openat2", &subject)?;
+    let read_only = step.is_read_only();
     for hierarchy in view.hierarchies.list() {
         mkdirat(&tmpfs, &*hierarchy.name, Mode::from_raw_mode(0o755)).at(
             Step::Mount,
@@ -72,7 +73,9 @@ pub(super) fn mount_cgroup(
         if view.own_namespace {
             mount_hierarchy(hierarchy, &place, step).at(Step::Mount, "mount", &hierarchy.name)?;
         } else if let Some(own) = own_directory(hierarchy, &joined) {
-            bind_hierarchy(own, &place, step).at(Step::Mount, "open_tree", own)?;
+            bind_hierarchy(own, &place, read_only).at(Step::Mount, "open_tree", own)?;
+        } else {
+            show_callers(hierarchy, &place)?;
         }
         for link in &hierarchy.links {
             match symlinkat(&*hierarchy.name, &tmpfs, &**link) {
@@ -92,9 +95,11 @@ pub(super) fn mount_cgroup(
 fn mount_v2(step: &MountStep, joined: &[(String, String)], subject: &str) -> Result<(), Fault> {
     match mount(Some(c"cgroup"), c".", Some(c"cgroup2"), step.flags, None) {
         Err(Errno::PERM | Errno::BUSY) => {
-            let own = joined
-                .first()
-                .map_or("/sys/fs/cgroup", |(_, path)| path.as_str());
+            // Without a cgroup of its own it sees what the caller sees, and changes nothing there (CVE-2023-25809).
+            let (own, read_only) = match joined.first() {
+                Some((_, path)) => (path.as_str(), step.is_read_only()),
+                None => ("/sys/fs/cgroup", true),
+            };
             let place = openat(
                 CWD,
                 c".",
@@ -102,7 +107,7 @@ fn mount_v2(step: &MountStep, joined: &[(String, String)], subject: &str) -> Res
                 Mode::empty(),
             )
             .at(Step::Mount, "open", subject)?;
-            bind_hierarchy(own, &place, step).at(Step::Mount, "open_tree", own)
+            bind_hierarchy(own, &place, read_only).at(Step::Mount, "open_tree", own)
         }
         other => other.at(Step::Mount, "mount", subject),
     }
@@ -129,22 +134,34 @@ fn own_directory<'a>(hierarchy: &Hierarchy, joined: &'a [(String, String)]) -> O
     found.map(|(_, path)| path.as_str())
 }
 
+/// Shows a container that has no cgroup of its own in a hierarchy the caller's, which it may not change.
+fn show_callers(hierarchy: &Hierarchy, place: &OwnedFd) -> Result<(), Fault> {
+    let inner = hierarchy.own_path.trim_start_matches('/');
+    let path = hierarchy.mount_point.join(inner);
+    let path = path.to_string_lossy();
+    match bind_hierarchy(&path, place, true) {
+        // Out of sight from here.
+        Err(Errno::NOENT) => Ok(()),
+        other => other.at(Step::Mount, "open_tree", &path),
+    }
+}
+
 /// Binds a directory of a hierarchy.
-fn bind_hierarchy(source: &str, place: &OwnedFd, step: &MountStep) -> Result<(), Errno> {
+fn bind_hierarchy(source: &str, place: &OwnedFd, read_only: bool) -> Result<(), Errno> {
     let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE;
-    let read_only = step.flags & libc::MS_RDONLY;
+    let all_flags = FLAGS | if read_only { libc::MS_RDONLY } else { 0 };
     let tree = match open_tree(CWD, source, flags) {
-        Err(Errno::NOSYS) => return bind_by_mount(source, place, FLAGS | read_only),
+        Err(Errno::NOSYS) => return bind_by_mount(source, place, all_flags),
         other => other?,
     };
-    let read_only = if read_only == 0 { 0 } else { ATTR_RDONLY };
+    let read_only = if read_only { ATTR_RDONLY } else { 0 };
     let attr = MountAttr {
         attr_set: ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC | read_only,
         ..MountAttr::default()
     };
     match mount_setattr(&tree, false, &attr) {
         Err(Errno::NOSYS) => {
-            return bind_by_mount(source, place, FLAGS | step.flags & libc::MS_RDONLY);
+            return bind_by_mount(source, place, all_flags);
         }
         other => other?,
     }

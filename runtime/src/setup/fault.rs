@@ -166,6 +166,7 @@ impl std::fmt::Display for Fault {
             ),
             Step::Scheduling => write!(formatter, "unable to set {subject}: {why}"),
             Step::Capabilities => write!(formatter, "unable to apply caps: {why}"),
+            Step::User if *errno == 0 => write!(formatter, "unable to setup user: {subject}"),
             Step::User => write!(
                 formatter,
                 "unable to setup user: {call} {subject}: {errno_text}"

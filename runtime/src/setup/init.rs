@@ -353,6 +353,10 @@ fn wait_and_start(context: &Context<'_>, prepared: Prepared, fifo: &OwnedFd) -> 
         Ok(kept) => kept,
         Err(fault) => return fault,
     };
+    if context.plan.extra.rootless {
+        // Only so can its owner join it before the start. It has nothing of the host any more.
+        let _ = sys::process::set_dumpable();
+    }
     let fault = match wait_for_word(&kept) {
         Ok(()) => start(context, prepared),
         Err(fault) => fault,

@@ -24,6 +24,7 @@ use crate::failure::During;
 use crate::namespace::Kind;
 use crate::plan::process::ProcessPlan;
 use crate::procfs::HostProc;
+use crate::rootless;
 use crate::seccomp::Program;
 use crate::seccomp_agent;
 use crate::sys::process::{Child, clone_process, set_not_dumpable, setns};
@@ -117,8 +118,8 @@ fn start(
     }
     let ends = || handshake::pair().during("socketpair", "exec");
     let started = match clone_process(0, cgroup, ends()?, |channel| run(context, &channel)) {
-        // The container's cgroup has children and takes no processes of its own any more.
-        Err(Errno::BUSY) => {
+        // The container's cgroup has children and takes no processes of its own any more; or the caller may not move any there.
+        Err(Errno::BUSY | Errno::ACCESS) if cgroup.is_some() => {
             context.waits_for_cgroup = true;
             clone_process(0, None, ends()?, |channel| run(context, &channel))
         }
@@ -138,7 +139,12 @@ fn attend(
     let record = &request.container.record;
     if context.waits_for_cgroup {
         if let Err(error) = cgroup.join(child.pid) {
-            join_cgroup_of_init(record.pid, child).map_err(|()| error)?;
+            match join_cgroup_of_init(record.pid, child) {
+                Err(()) if request.cgroup.is_none() && rootless::forgives(record.rootless) => {
+                    log::debug!("process not added to the container's cgroup: {error}");
+                }
+                other => other.map_err(|()| error)?,
+            }
         }
         channel
             .send(&ToInit::Joined(Vec::new()))

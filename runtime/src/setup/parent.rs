@@ -19,10 +19,11 @@ use crate::cgroup::{self, Cgroup, Hierarchies};
 use crate::clock;
 use crate::failure::{CallFailed, During};
 use crate::hook::{self, Point};
-use crate::namespace::{self, Kind};
+use crate::namespace::{Kind, mapping};
 use crate::plan::Plan;
 use crate::plan::mount::Kind as MountKind;
 use crate::readiness::Relay;
+use crate::rootless;
 use crate::seccomp::{self, Program};
 use crate::seccomp_agent;
 use crate::spec::linux::{IdMapping, Linux};
@@ -41,6 +42,8 @@ pub(crate) struct Request<'a> {
     pub(crate) spec: &'a Spec,
     /// Whether cgroup paths are systemd's.
     pub(crate) systemd_cgroup: bool,
+    /// Whether a lack of rights on cgroups is passed over.
+    pub(crate) rootless: rootless::Choice,
     /// Whether the process waits for `start`.
     pub(crate) wait_for_start: bool,
     /// Where the terminal's master end goes.
@@ -87,7 +90,7 @@ impl Made {
         if let Some(child) = &self.child {
             spawn::end(child);
         }
-        if let Some(cgroup) = &self.cgroup {
+        if let Some(cgroup) = self.cgroup.filter(|cgroup| !cgroup.is_unconfigured()) {
             // Hooks may have left something there.
             let removed = cgroup
                 .kill_all(rustix::process::Signal::KILL)
@@ -145,7 +148,12 @@ pub(crate) fn create(request: &Request<'_>) -> Result<Created, Error> {
 fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     let no_linux = Linux::default();
     let linux = request.spec.linux.as_ref().unwrap_or(&no_linux);
-    let hierarchies = Hierarchies::detect()?;
+    let hierarchies = match Hierarchies::detect() {
+        Err(cgroup::Error::NoHierarchy) if rootless::forgives(request.rootless) => {
+            Hierarchies::none()
+        }
+        other => other?,
+    };
     let path = Some(linux.cgroups_path.as_str()).filter(|path| !path.is_empty());
     let mut cgroup = cgroup::Plan::new(
         &hierarchies,
@@ -154,6 +162,7 @@ fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         linux.resources.as_ref(),
         request.systemd_cgroup,
     )?;
+    cgroup.set_rootless(request.rootless);
     if hierarchies.is_pure_v2() && manages_its_cgroup(request.plan) {
         cgroup.set_owner(host_id(&linux.uid_mappings, request.plan.process.user.uid));
     }
@@ -241,7 +250,8 @@ fn carry_out(
         locked_directory: made.directory.fd().as_raw_fd(),
     };
     let (child, channel) =
-        spawn::spawn(&context, made.cgroup.as_ref().and_then(Cgroup::clone_into))?;
+        spawn::spawn(&context, made.cgroup.as_ref().and_then(Cgroup::clone_into))
+            .map_err(|error| explain_birth(error, &made.cgroup))?;
     let channel = &*made.channel.insert(channel);
     let pid = child.pid;
     let waits_for_cgroup = context.waits_for_cgroup;
@@ -252,12 +262,18 @@ fn carry_out(
     if let Some(program) = &prepared.seccomp {
         filter::store(&made.directory, program)?;
     }
-    if plan.namespaces.makes(Kind::User) {
-        namespace::write_id_maps(pid, &plan.namespaces)?;
+    let maps = plan.namespaces.makes(Kind::User);
+    // Without privileges one moves processes of one's own only, which this one is until it takes an id of its mappings.
+    let joins_first = maps && rootless::is_other_user();
+    if maps && !joins_first {
+        mapping::write(pid, &plan.namespaces)?;
         channel.send(&ToInit::Mapped).during("sendmsg", "init")?;
     }
     if let Some(cgroup_plan) = cgroup_plan {
         made.cgroup = Some(cgroup_plan.create()?);
+    }
+    if let Some(cgroup) = made.cgroup.as_mut().filter(|_| !born_inside) {
+        cgroup.join_first(pid, request.rootless)?;
     }
     if let Some(cgroup) = &made.cgroup
         && cgroup.record() != record.cgroup
@@ -265,9 +281,11 @@ fn carry_out(
         // A rootless container does without what its user may not make.
         record.cgroup = cgroup.record();
         made.directory.write(&record)?;
+        warn_of_strays(cgroup, plan);
     }
-    if let Some(cgroup) = made.cgroup.as_ref().filter(|_| !born_inside) {
-        cgroup.join(pid)?;
+    if joins_first {
+        mapping::write(pid, &plan.namespaces)?;
+        channel.send(&ToInit::Mapped).during("sendmsg", "init")?;
     }
     if waits_for_cgroup {
         channel
@@ -288,6 +306,34 @@ fn carry_out(
     match (made.child.take(), made.channel.take()) {
         (Some(child), Some(channel)) => Ok((record, channel, child, relay)),
         _ => Err(Error::Protocol),
+    }
+}
+
+/// What it means that a process could not be born into its cgroup.
+fn explain_birth(error: Error, cgroup: &Option<Cgroup>) -> Error {
+    let directory = cgroup.as_ref().and_then(|cgroup| cgroup.path(""));
+    match (error, directory) {
+        (Error::Call(failed), Some(directory))
+            if failed.call == "clone3" && failed.errno == Errno::ACCESS =>
+        {
+            Error::Cgroup(cgroup::Error::Write {
+                path: directory.join("cgroup.procs"),
+                value: "0".into(),
+                source: failed.errno,
+            })
+        }
+        (error, _) => error,
+    }
+}
+
+/// Tells of a container whose processes nothing keeps together; runc's words.
+fn warn_of_strays(cgroup: &Cgroup, plan: &Plan) {
+    if cgroup.is_unconfigured() && !plan.namespaces.makes(Kind::Pid) {
+        log::warn!(
+            "Creating a rootless container with no cgroup and no private pid namespace. Such configuration is strongly \
+             discouraged (as it is impossible to properly kill all container's processes) and will result in an error in a \
+             future version."
+        );
     }
 }
 
@@ -328,6 +374,7 @@ fn first_record(request: &Request<'_>, prepared: &Prepared) -> Record {
             .and_then(|linux| linux.seccomp.as_ref())
             .and_then(seccomp_agent::of),
         owner: rustix::process::getuid().as_raw(),
+        rootless: request.rootless,
     }
 }
 

@@ -1,0 +1,137 @@
+//! Giving a new user namespace its id mappings, from outside.
+//!
+//! Who has the right to (root, or the user mapping nobody but itself) writes them; for others `newuidmap` and `newgidmap` of
+//! the shadow suite do, within what `/etc/subuid` and `/etc/subgid` grant. See user_namespaces(7).
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+use super::Namespaces;
+use crate::failure::{CallFailed, During};
+
+/// Why mappings could not be written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The kernel refused them.
+    #[error(transparent)]
+    Call(#[from] CallFailed),
+    /// The kernel refused them, and the privileged helper cannot be executed.
+    #[error("mapping tool not present (mapping other ids than one's own takes {helper})")]
+    NoHelper {
+        /// Its name.
+        helper: &'static str,
+        /// What came of executing it.
+        source: CallFailed,
+    },
+    /// The privileged helper refused them, too, and has said why on standard error.
+    #[error("failed to use {helper} on {pid} (are the ids among those of the user in {grants}?)")]
+    Helper {
+        /// Its name.
+        helper: &'static str,
+        /// For whom.
+        pid: i32,
+        /// The file that says what it may do.
+        grants: &'static str,
+    },
+}
+
+/// Writes the mappings for the namespace that process `pid` has been born in.
+pub(crate) fn write(pid: Pid, namespaces: &Namespaces) -> Result<(), Error> {
+    if crate::rootless::is_other_user() && maps_own_group_alone(&namespaces.gid_map) {
+        // Before the group mapping, because nobody may write one without help and keep this right.
+        write_file(pid, "setgroups", "deny").or_else(|failed| match failed.errno {
+            // Before Linux 3.19.
+            Errno::NOENT => Ok(()),
+            _ => Err(failed),
+        })?;
+    }
+    write_map(
+        pid,
+        "uid_map",
+        &namespaces.uid_map,
+        "newuidmap",
+        "/etc/subuid",
+    )?;
+    write_map(
+        pid,
+        "gid_map",
+        &namespaces.gid_map,
+        "newgidmap",
+        "/etc/subgid",
+    )
+}
+
+/// Whether a mapping is of the caller's group to root and of nothing else.
+fn maps_own_group_alone(map: &str) -> bool {
+    let own = rustix::process::getegid().as_raw();
+    map.trim_end() == format!("0 {own} 1")
+}
+
+/// Writes one mapping; by the helper if the kernel forbids it.
+fn write_map(
+    pid: Pid,
+    name: &str,
+    map: &str,
+    helper: &'static str,
+    grants: &'static str,
+) -> Result<(), Error> {
+    match write_file(pid, name, map) {
+        Err(failed) if failed.errno == Errno::PERM => by_helper(helper, grants, pid, map),
+        other => Ok(other?),
+    }
+}
+
+/// Writes a file of a process, in one call as these files want it.
+fn write_file(pid: Pid, name: &str, text: &str) -> Result<(), CallFailed> {
+    let path = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero())).join(name);
+    std::fs::write(&path, text).during("write", &path)
+}
+
+/// Runs `newuidmap` or `newgidmap`, without an environment: it has other rights than we.
+fn by_helper(helper: &'static str, grants: &'static str, pid: Pid, map: &str) -> Result<(), Error> {
+    let number = pid.as_raw_nonzero().get();
+    log::debug!("{helper} {number} {}", map.trim_end().replace('\n', " "));
+    let status = Command::new(found(helper))
+        .arg0(helper)
+        .arg(number.to_string())
+        .args(map.split_whitespace())
+        .env_clear()
+        .status()
+        .during("exec", helper)
+        .map_err(|source| Error::NoHelper { helper, source })?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::Helper {
+        helper,
+        pid: number,
+        grants,
+    })
+}
+
+/// Where a program is according to the search path; its name where it is not found.
+fn found(program: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|directory| directory.join(program))
+        .find(|candidate| candidate.is_file())
+        .unwrap_or_else(|| program.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_group() {
+        let own = rustix::process::getegid().as_raw();
+        assert!(maps_own_group_alone(&format!("0 {own} 1\n")));
+        assert!(!maps_own_group_alone(&format!("1 {own} 1\n")));
+        assert!(!maps_own_group_alone(&format!("0 {own} 2\n")));
+        assert!(!maps_own_group_alone(&format!("0 {own} 1\n1 100000 9\n")));
+    }
+}
