@@ -95,13 +95,16 @@ fn write_file(pid: Pid, name: &str, text: &str) -> Result<(), CallFailed> {
 fn by_helper(helper: &'static str, grants: &'static str, pid: Pid, map: &str) -> Result<(), Error> {
     let number = pid.as_raw_nonzero().get();
     log::debug!("{helper} {number} {}", map.trim_end().replace('\n', " "));
-    let status = Command::new(found(helper))
-        .arg0(helper)
-        .arg(number.to_string())
-        .args(map.split_whitespace())
-        .env_clear()
-        .status()
-        .during("exec", helper)
+    let status = find(helper)
+        .and_then(|path| {
+            Command::new(path)
+                .arg0(helper)
+                .arg(number.to_string())
+                .args(map.split_whitespace())
+                .env_clear()
+                .status()
+                .during("exec", helper)
+        })
         .map_err(|source| Error::NoHelper { helper, source })?;
     if status.success() {
         return Ok(());
@@ -113,13 +116,14 @@ fn by_helper(helper: &'static str, grants: &'static str, pid: Pid, map: &str) ->
     })
 }
 
-/// Where a program is according to the search path; its name where it is not found.
-fn found(program: &str) -> PathBuf {
+/// Where a program is according to the search path.
+fn find(program: &str) -> Result<PathBuf, CallFailed> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .map(|directory| directory.join(program))
         .find(|candidate| candidate.is_file())
-        .unwrap_or_else(|| program.into())
+        .ok_or(Errno::NOENT)
+        .during("exec", program)
 }
 
 #[cfg(test)]

@@ -35,6 +35,11 @@ impl Root {
         Ok(Self(openat(CWD, path, flags, Mode::empty())?))
     }
 
+    /// Takes a directory that is open as the root.
+    pub(crate) fn of(directory: OwnedFd) -> Self {
+        Self(directory)
+    }
+
     /// Its descriptor.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

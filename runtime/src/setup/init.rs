@@ -22,7 +22,7 @@ use crate::plan::Plan;
 use crate::procfs::HostProc;
 use crate::rootfs::mount::CgroupView;
 use crate::rootfs::path::{Missing, Root};
-use crate::rootfs::{self, Sources, device, mask, mount, pivot};
+use crate::rootfs::{self, Early, device, mask, mount, pivot};
 use crate::seccomp::Program;
 use crate::spec::Hooks;
 use crate::state::Record;
@@ -104,10 +104,10 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
         .at(Step::Descriptors, "setsid", "")?;
     let host_proc = HostProc::open().at(Step::PrepareRoot, "open", "/proc")?;
     // Before the mappings of a user namespace are there, because then the caller's rights on paths are gone.
-    let sources = if plan.namespaces.has_user() {
-        rootfs::open_sources(&plan.root)?
+    let early = if plan.namespaces.has_user() {
+        Early::open(&plan.root, plan.namespaces.makes(Kind::Mount))?
     } else {
-        Sources::new()
+        Early::default()
     };
     enter_namespaces(context, channel, &host_proc)?;
     if !plan.extra.no_new_keyring {
@@ -123,7 +123,7 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
         channel,
         passed: None,
     };
-    let root = build_root(context, &mut gate, sources)?;
+    let root = build_root(context, &mut gate, early)?;
     if !(context.hooks.prestart.is_empty() && context.hooks.create_runtime.is_empty()) {
         channel
             .send_run_hooks()
@@ -278,10 +278,10 @@ impl CgroupGate<'_> {
 fn build_root(
     context: &Context<'_>,
     gate: &mut CgroupGate<'_>,
-    sources: Sources,
+    early: Early,
 ) -> Result<Root, Fault> {
     let plan = &context.plan.root;
-    let root = rootfs::prepare(plan)?;
+    let root = rootfs::prepare(plan, early.root)?;
     let own_namespace = context.plan.namespaces.contains(Kind::Cgroup);
     let mut pass = || gate.pass();
     let mut view = CgroupView {
@@ -289,7 +289,7 @@ fn build_root(
         own_namespace,
         join: &mut pass,
     };
-    mount::mount_all(&root, &plan.mounts, sources, &mut view)?;
+    mount::mount_all(&root, &plan.mounts, early.sources, &mut view)?;
     if plan.populate_dev {
         device::populate(&root, plan)?;
     }

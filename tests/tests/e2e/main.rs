@@ -18,6 +18,7 @@ mod life;
 mod lifecycle;
 mod limits;
 mod names;
+mod nested;
 mod networks;
 mod peers;
 mod portmap;
@@ -25,6 +26,7 @@ mod ports;
 mod pull;
 mod push;
 mod restart;
+mod rootless;
 mod sessions;
 mod system;
 mod terminal;
@@ -33,7 +35,14 @@ mod volumes;
 /// Says whether a test is run in the virtual machine too, which is slow: what depends on the cgroup
 /// version, or on rights that the host may withhold.
 fn in_machine(name: &str) -> bool {
-    let modules = ["lifecycle::", "limits", "terminal::run", "terminal::exec"];
+    let modules = [
+        "lifecycle::",
+        "limits",
+        "rootless::",
+        "nested::",
+        "terminal::run",
+        "terminal::exec",
+    ];
     let resources = [" -m ", "cpu", "oom_kill", "-mmem"];
     let tables = ["a:", "b:", "d:", "e:"];
     modules.iter().any(|module| name.starts_with(module))
@@ -56,6 +65,7 @@ fn main() -> std::process::ExitCode {
         lifecycle::tests(),
         limits::tests(),
         names::tests(),
+        nested::tests(),
         networks::tests(),
         peers::tests(),
         portmap::tests(),
@@ -64,6 +74,7 @@ fn main() -> std::process::ExitCode {
         system::tests(),
         push::tests(),
         restart::tests(),
+        rootless::tests(),
         sessions::tests(),
         terminal::tests(),
         volumes::tests(),
