@@ -1,10 +1,10 @@
 #!/bin/sh
 # Prints the path of a kernel for hack/vm.sh: kernel.sh [PATH | RELEASE]. A path is printed as it is; of a release of Debian
-# (sid, trixie …) the kernel is fetched once into /var/cache/qstack-tests, without installing anything; without an argument it
-# is the newest that is installed.
+# (sid, trixie …) the kernel is fetched once into /var/cache/qstack-tests, without installing anything; without an argument, or
+# with "installed", it is the newest that is installed.
 set -eu
 case ${1:-} in
-    '') ls -1 /boot/vmlinuz-*-amd64 2>/dev/null | tail -n 1; exit ;;
+    '' | installed) ls -1 /boot/vmlinuz-*-amd64 2>/dev/null | tail -n 1; exit ;;
     */*) echo "$1"; exit ;;
 esac
 place=/var/cache/qstack-tests/kernel-$1

@@ -1,7 +1,7 @@
 #!/bin/bash
 # All tests: units and end-to-end on this host, a part of the latter in a virtual machine with pure
 # cgroup v2; then the check that the host is as before. Needs root. Set SKIP_VM=1 to leave the
-# machine out. Arguments go to `cargo nextest run`.
+# machine out, or VM_KERNELS to its kernels ("installed sid"). Arguments go to `cargo nextest run`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "test.sh: the end-to-end tests need root" >&2; exit 1; }
@@ -30,8 +30,10 @@ cargo nextest run --locked --workspace --profile "$profile" "$@" || failed+=("te
 "$e2e" --skips | check_skips host || failed+=("skips on this host")
 if [ -z "${SKIP_VM:-}" ]; then
     command="'$e2e' --skips > '$target/skips-vm'; exec '$e2e' --test-threads 2"
-    hack/vm.sh sh -c "$command" || failed+=("tests in the virtual machine")
-    check_skips vm < "$target/skips-vm" || failed+=("skips in the virtual machine")
+    for kernel in ${VM_KERNELS:-installed}; do
+        KERNEL=$kernel hack/vm.sh sh -c "$command" || failed+=("tests in the virtual machine, kernel $kernel")
+        check_skips vm < "$target/skips-vm" || failed+=("skips in the virtual machine, kernel $kernel")
+    done
 fi
 "$target/debug/host-check" compare "$before" || failed+=("the host as it was before")
 
