@@ -8,21 +8,26 @@ case ${1:-} in
     */*) echo "$1"; exit ;;
 esac
 place=/var/cache/qstack-tests/kernel-$1
-if [ ! -e "$place/vmlinuz" ]; then
-    mkdir -p "$place/apt/lists/partial" "$place/apt/archives/partial"
-    cd "$place"
+if [ ! -e "$place" ]; then
+    mkdir -p "${place%/*}"
+    # Appears under its name when it is whole.
+    work=$(mktemp -d "$place.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    chmod 755 "$work"
+    cd "$work"
+    mkdir -p apt/lists/partial apt/archives/partial
     echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $1 main" > apt/sources.list
     : > apt/status
     # Nothing of the machine's own apt is read or changed.
     cat > apt/conf << CONF
-Dir::State "$place/apt";
-Dir::State::status "$place/apt/status";
-Dir::Cache "$place/apt";
-Dir::Etc::SourceList "$place/apt/sources.list";
+Dir::State "$work/apt";
+Dir::State::status "$work/apt/status";
+Dir::Cache "$work/apt";
+Dir::Etc::SourceList "$work/apt/sources.list";
 Dir::Etc::SourceParts "/dev/null";
 APT::Sandbox::User "root";
 CONF
-    export APT_CONFIG="$place/apt/conf"
+    export APT_CONFIG="$work/apt/conf"
     apt-get update -qq >&2
     image=$(apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
     # Newer releases have the kernel and its modules in packages of their own.
@@ -31,9 +36,9 @@ CONF
     apt-get download -qq "$image" $parts >&2
     for package in *.deb; do dpkg -x "$package" root; done
     rm -rf ./*.deb apt
-    kernel=$(ls root/boot/vmlinuz-* root/usr/lib/modules/*/vmlinuz 2>/dev/null | head -n 1)
     modules=$(ls -d root/lib/modules/* root/usr/lib/modules/* 2>/dev/null | head -n 1)
-    depmod -b "$place/${modules%/lib/modules/*}" "${modules##*/}" >&2
-    ln -s "$kernel" vmlinuz
+    depmod -b "$work/${modules%/lib/modules/*}" "${modules##*/}" >&2
+    mv -T "$work" "$place"
+    trap - EXIT
 fi
-readlink -f "$place/vmlinuz"
+ls "$place"/root/boot/vmlinuz-* "$place"/root/usr/lib/modules/*/vmlinuz 2>/dev/null | head -n 1
