@@ -14,6 +14,8 @@ mod linux;
 mod process;
 mod seccomp;
 
+pub use linux::sysctl_namespace;
+
 use std::fmt;
 use std::io::Read;
 use std::path::Path;

@@ -77,6 +77,16 @@ impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
     }
 }
 
+/// Whether a user may give that name to an object, and a file of the store be called by it: podman's rule,
+/// `[a-zA-Z0-9][a-zA-Z0-9_.-]*` (docker wants a second character).
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
+}
+
 /// The two directories that hold everything the engine knows.
 #[derive(Debug, Clone)]
 pub struct Store {

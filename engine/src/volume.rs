@@ -220,13 +220,7 @@ fn load(store: &Store, name: &str) -> Result<Option<Volume>> {
 /// # Errors
 /// [`Error::BadName`].
 pub fn check_name(name: &str) -> Result<()> {
-    let mut bytes = name.bytes();
-    let starts_well = bytes
-        .next()
-        .is_some_and(|byte| byte.is_ascii_alphanumeric());
-    let goes_on_well =
-        bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
-    if starts_well && goes_on_well && name.len() <= 255 {
+    if store::is_name(name) && name.len() <= 255 {
         Ok(())
     } else {
         Err(Error::BadName(name.to_owned()))

@@ -37,9 +37,19 @@ pub struct Runtime {
     /// How it is started by somebody else than root.
     user: Option<ByUser>,
     ids: RefCell<Vec<String>>,
+    /// A program and its arguments that runs `qrun`.
+    wrapper: Vec<String>,
 }
 
 impl Runtime {
+    /// Makes a runtime without containers whose `qrun` is run by `wrapper`.
+    #[must_use]
+    pub fn wrapped_in(wrapper: &[&str]) -> Self {
+        let mut runtime = Self::new();
+        runtime.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
+        runtime
+    }
+
     /// Makes a runtime without containers.
     ///
     /// # Panics
@@ -52,6 +62,7 @@ impl Runtime {
                 directory,
                 user: None,
                 ids: RefCell::default(),
+                wrapper: Vec::new(),
             },
             Err(error) => panic!("make a state directory: {error}"),
         }
@@ -111,7 +122,12 @@ impl Runtime {
     #[must_use]
     pub fn program(&self) -> Command {
         let Some(user) = &self.user else {
-            return Command::new(built("qrun"));
+            let Some((program, arguments)) = self.wrapper.split_first() else {
+                return Command::new(built("qrun"));
+            };
+            let mut command = Command::new(program);
+            command.args(arguments).arg(built("qrun"));
+            return command;
         };
         let mut command = match &user.place {
             None => {
@@ -141,6 +157,18 @@ impl Runtime {
     #[track_caller]
     pub fn run(&self, line: &str) -> Outcome {
         run(&mut self.command(line))
+    }
+
+    /// Runs `qrun LINE` by way of another program: `prefix qrun LINE`.
+    #[track_caller]
+    pub fn run_by(&self, prefix: &str, line: &str) -> Outcome {
+        let command = self.command(line);
+        let words = words::split(prefix);
+        let mut by = Command::new(&words[0]);
+        by.args(&words[1..])
+            .arg(command.get_program())
+            .args(command.get_args());
+        run(&mut by)
     }
 
     /// Runs `qrun LINE` with a file for stdout and stderr, as for a command after which a container

@@ -219,8 +219,10 @@ fn resources(linux: &Value, findings: &mut Findings) {
     findings.integer(&resources["pids"], &format!("{RESOURCES}/pids"), "limit");
 }
 
-/// What a container may set: only what belongs to a namespace it has.
-fn sysctl(linux: &Value, namespaces: &[&str], findings: &mut Findings) {
+/// The kind of namespace, as `linux.namespaces` calls it, that a kernel parameter (its name with dots) belongs to; `None`
+/// for those of the whole machine, and for `kernel.hostname`, which has a field of its own.
+#[must_use]
+pub fn sysctl_namespace(name: &str) -> Option<&'static str> {
     const IPC: [&str; 9] = [
         "kernel.msgmax",
         "kernel.msgmnb",
@@ -232,21 +234,25 @@ fn sysctl(linux: &Value, namespaces: &[&str], findings: &mut Findings) {
         "kernel.shm_rmid_forced",
         "kernel.auto_msgmni",
     ];
+    if IPC.contains(&name) || name.starts_with("fs.mqueue.") {
+        Some("ipc")
+    } else if name.starts_with("net.") {
+        Some("network")
+    } else if name == "kernel.domainname" {
+        Some("uts")
+    } else if name.starts_with("user.") {
+        Some("user")
+    } else {
+        None
+    }
+}
+
+/// What a container may set: only what belongs to a namespace it has.
+fn sysctl(linux: &Value, namespaces: &[&str], findings: &mut Findings) {
     for (key, value) in findings.object(linux, AT, "sysctl").into_iter().flatten() {
         let at = format!("/linux/sysctl/{}", escape(key));
         let name = key.replace('/', ".");
-        let needed = if IPC.contains(&&*name) || name.starts_with("fs.mqueue.") {
-            Some("ipc")
-        } else if name.starts_with("net.") {
-            Some("network")
-        } else if name == "kernel.domainname" {
-            Some("uts")
-        } else if name.starts_with("user.") {
-            Some("user")
-        } else {
-            None
-        };
-        match needed {
+        match sysctl_namespace(&name) {
             None if name == "kernel.hostname" => {
                 findings.error(at.clone(), "is set by the field hostname");
             }

@@ -23,6 +23,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::Context;
 use super::progress::{Shown, Way};
 use super::pull::{RegistryFlags, announce};
+use crate::flags::pairs;
 use crate::output::say;
 
 /// Names a Dockerfile may have when none is given.
@@ -199,15 +200,11 @@ fn build_args(list: &[String]) -> BTreeMap<String, String> {
 }
 
 fn labels(list: &[String]) -> Result<BTreeMap<String, String>> {
-    list.iter()
-        .map(|entry| {
-            let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
-            if name.is_empty() {
-                bail!("invalid --label {entry:?}: expected NAME=VALUE");
-            }
-            Ok((name.to_owned(), value.to_owned()))
-        })
-        .collect()
+    let labels = pairs(list);
+    if labels.contains_key("") {
+        bail!("invalid --label: expected NAME=VALUE");
+    }
+    Ok(labels)
 }
 
 /// `id=ID`, and where it is: a file, or a variable of our environment; without either, both by the id's name.

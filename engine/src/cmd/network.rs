@@ -14,6 +14,7 @@ use serde_json::json;
 use super::inspect::describe_each;
 use super::prune::{Filter, confirm, networks};
 use super::{Context, for_each};
+use crate::flags::pairs;
 use crate::output::{Format, Listing, Row, moment, say};
 
 mod connect;
@@ -162,22 +163,13 @@ impl Create {
                 gateways: self.gateways,
                 ipv6: self.ipv6,
                 internal: self.internal,
-                labels: labels(&self.labels),
+                labels: pairs(&self.labels),
                 options: BTreeMap::new(),
             },
         )?;
         say(format_args!("{}", network.id))?;
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// A label without a value has an empty one; of two with one key the last counts.
-fn labels(arguments: &[String]) -> BTreeMap<String, String> {
-    arguments
-        .iter()
-        .map(|argument| argument.split_once('=').unwrap_or((argument, "")))
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .collect()
 }
 
 impl Ls {
@@ -283,18 +275,5 @@ impl Reload {
             }
             Ok(id)
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_without_a_value_are_empty() {
-        let labels = labels(&["a=1=2".into(), "b".into(), "a=3".into()]);
-        let expected =
-            [("a", "3"), ("b", "")].map(|(key, value)| (key.to_owned(), value.to_owned()));
-        assert_eq!(labels, BTreeMap::from(expected));
     }
 }

@@ -1,6 +1,6 @@
 //! `volume`: directories that outlive containers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::for_each;
 use super::inspect::describe_each;
 use super::prune::confirm;
+use crate::flags::pairs;
 use crate::output::{Format, Listing, Row, say};
 
 /// Manage volumes
@@ -156,15 +157,6 @@ impl Create {
         say(format_args!("{}", volume.name))?;
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// A key without a value has an empty one; of two with one key the last counts.
-fn pairs(arguments: &[String]) -> BTreeMap<String, String> {
-    arguments
-        .iter()
-        .map(|argument| argument.split_once('=').unwrap_or((argument, "")))
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .collect()
 }
 
 impl Ls {

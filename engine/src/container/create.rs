@@ -142,15 +142,8 @@ fn arguments(image: &Image, options: &Options) -> Result<Vec<String>> {
     Ok(args)
 }
 
-/// Podman's rule, `[a-zA-Z0-9][a-zA-Z0-9_.-]*`; docker wants a second character.
 pub(super) fn check_name(name: &str) -> Result<()> {
-    let mut bytes = name.bytes();
-    let starts_well = bytes
-        .next()
-        .is_some_and(|byte| byte.is_ascii_alphanumeric());
-    let goes_on_well =
-        bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
-    if starts_well && goes_on_well {
+    if store::is_name(name) {
         Ok(())
     } else {
         Err(Error::BadName(name.to_owned()))

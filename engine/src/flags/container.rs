@@ -1,7 +1,5 @@
 //! The flags that `run` and `create` share, and what they mean.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use qengine::container::log::Driver;
@@ -13,6 +11,7 @@ use qengine::store::Store;
 use super::endpoint::{self, Place};
 use super::further::FurtherFlags;
 use super::limits::{LimitFlags, bytes};
+use super::pairs;
 use super::volume::VolumeFlags;
 
 /// Flags of `run` and `create`, as typed.
@@ -364,16 +363,6 @@ fn absolute(flag: &str, path: Option<String>) -> Result<Option<String>> {
         }
         path => Ok(path),
     }
-}
-
-pub(super) fn pairs(entries: &[String]) -> BTreeMap<String, String> {
-    entries
-        .iter()
-        .map(|entry| {
-            let (key, value) = entry.split_once('=').unwrap_or((entry, ""));
-            (key.to_owned(), value.to_owned())
-        })
-        .collect()
 }
 
 /// `seccomp=FILE` becomes `seccomp={…}`: the container does not depend on the file afterwards.

@@ -10,7 +10,7 @@ use qengine::container::model::{CgroupNamespace, Options, Sharing};
 use qengine::network::PortMapping;
 use qengine::store::Store;
 
-use super::container::pairs;
+use super::pairs;
 
 /// As typed.
 #[derive(Debug, Args)]

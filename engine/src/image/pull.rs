@@ -68,36 +68,9 @@ pub enum Error {
         /// The registry.
         host: String,
     },
-    /// The registry wants (other) credentials.
-    #[error("pull access denied for {repository} at {host}: {reason}")]
-    Denied {
-        /// The repository.
-        repository: String,
-        /// The registry.
-        host: String,
-        /// What the registry, or its token server, said.
-        reason: String,
-    },
-    /// Nobody answers.
-    #[error(
-        "cannot reach registry {host}: {reason}; check that it is running, and the host name and port"
-    )]
-    Unreachable {
-        /// Host and port.
-        host: String,
-        /// What the network said.
-        reason: String,
-    },
-    /// The registry's certificate is not trusted.
-    #[error(
-        "cannot trust registry {host}: {reason}; use --cert-dir for its certificate authority, or --tls-verify=false"
-    )]
-    Certificate {
-        /// Host and port.
-        host: String,
-        /// What is wrong with it.
-        reason: String,
-    },
+    /// The registry can't be used.
+    #[error(transparent)]
+    Registry(#[from] registry::Refusal),
     /// The registry's answer to a request for a manifest or configuration is no good.
     #[error("cannot get the {what} of {reference}")]
     Fetch {

@@ -50,36 +50,9 @@ pub enum Error {
     /// The destination is no place for an image.
     #[error("cannot push to {0}: a tag is needed, not a digest")]
     Digest(String),
-    /// The registry wants (other) credentials.
-    #[error("push access denied for {repository} at {host}: {reason}")]
-    Denied {
-        /// The repository.
-        repository: String,
-        /// The registry.
-        host: String,
-        /// What the registry, or its token server, said.
-        reason: String,
-    },
-    /// Nobody answers.
-    #[error(
-        "cannot reach registry {host}: {reason}; check that it is running, and the host name and port"
-    )]
-    Unreachable {
-        /// Host and port.
-        host: String,
-        /// What the network said.
-        reason: String,
-    },
-    /// The registry's certificate is not trusted.
-    #[error(
-        "cannot trust registry {host}: {reason}; use --cert-dir for its certificate authority, or --tls-verify=false"
-    )]
-    Certificate {
-        /// Host and port.
-        host: String,
-        /// What is wrong with it.
-        reason: String,
-    },
+    /// The registry can't be used.
+    #[error(transparent)]
+    Registry(#[from] registry::Refusal),
     /// Something of the image could not be sent.
     #[error("cannot push {what} to {reference}")]
     Send {
@@ -333,16 +306,9 @@ fn record(store: &Store, destination: &Reference, digest: &Digest) -> Result<()>
 
 /// The fault as what it means to somebody who pushes.
 fn explain(destination: &Reference, what: &str, fault: Fault) -> Error {
-    let host = destination.registry().to_owned();
-    match fault {
-        Fault::Denied(reason) => Error::Denied {
-            repository: destination.repository().to_owned(),
-            host,
-            reason,
-        },
-        Fault::Unreachable(reason) => Error::Unreachable { host, reason },
-        Fault::Certificate(reason) => Error::Certificate { host, reason },
-        source => Error::Send {
+    match fault.into_refusal("push", destination) {
+        Ok(refusal) => refusal.into(),
+        Err(source) => Error::Send {
             what: what.to_owned(),
             reference: destination.familiar(),
             source,

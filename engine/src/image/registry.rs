@@ -24,7 +24,7 @@ use oci_client::secrets::RegistryAuth;
 pub(super) use client::Part;
 pub(super) use client::{Answer, Oci, Registry};
 pub(super) use endpoint::Endpoint;
-pub use fault::Fault;
+pub use fault::{Fault, Refusal};
 pub(super) use upload::Content;
 
 use super::Reference;

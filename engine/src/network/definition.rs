@@ -407,11 +407,7 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 fn is_name(name: &str) -> bool {
-    name.len() <= 200
-        && name.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
+    name.len() <= 200 && store::is_name(name)
 }
 
 fn check_driver(driver: Option<&str>) -> Result<()> {

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::{Pid, Signal};
 
 use super::plan::{Devices, Plan, Target};
 use super::setting::apply;
-use super::{Cgroup, Error, Node, Result, device, file, freezer, member};
+use super::{Cgroup, Error, Node, Result, Unit, device, file, freezer, member};
 use crate::rootless;
 use crate::sys::bpf;
 
@@ -23,12 +24,49 @@ impl Plan {
     ///
     /// Without the rights to do so (rootless, or root of a user namespace) a container that neither names a path nor
     /// asks for limits runs without a cgroup of its own: the result has no paths then.
-    pub(crate) fn create(self) -> Result<Cgroup> {
+    ///
+    /// The systemd driver needs the container's first process for it (see [`Plan::needs_process`]); on failure that process
+    /// is killed with what it has started.
+    pub(crate) fn create(self, first: Option<Pid>) -> Result<Cgroup> {
+        let Some((start, pid)) = self.start.as_ref().zip(first) else {
+            return self.make_all(None);
+        };
+        for target in self
+            .targets
+            .iter()
+            .filter(|target| target.directory.exists())
+        {
+            refuse_used(target)?;
+        }
+        start.run(pid)?;
+        let unit = start.unit().clone();
+        self.make_all(Some(unit.clone())).inspect_err(|_| {
+            let nodes = self
+                .targets
+                .iter()
+                .map(|target| Node::new(&target.keys, &target.directory));
+            let cgroup = Cgroup::new(nodes.collect(), None);
+            // Before it is stopped, for systemd would first ask the process nicely.
+            let undone = cgroup
+                .kill_all(Signal::KILL)
+                .and_then(|()| Ok(unit.stop()?));
+            if let Err(error) = undone {
+                log::warn!(
+                    "cannot stop unit {}: {}",
+                    unit.name,
+                    crate::failure::chain(&error)
+                );
+            }
+        })
+    }
+
+    /// Makes what there is not yet of the directories, and writes to them.
+    fn make_all(&self, unit: Option<Unit>) -> Result<Cgroup> {
         let mut made = Made::default();
         let mut nodes = Vec::with_capacity(self.targets.len());
         let mut leaf = None;
         for target in &self.targets {
-            match self.make(target, &mut made) {
+            match self.make(target, &mut made, unit.is_some()) {
                 Ok(descriptor) => {
                     leaf = descriptor.or(leaf);
                     nodes.push(Node::new(&target.keys, &target.directory));
@@ -43,7 +81,7 @@ impl Plan {
             }
         }
         made.keep();
-        Ok(Cgroup::new(nodes, leaf))
+        Ok(Cgroup::new(nodes, leaf).with_unit(unit))
     }
 
     /// Whether the container may go without this part of its cgroup, which could not be had.
@@ -54,10 +92,11 @@ impl Plan {
         (!self.explicit || beside_v1) && error.is_permission() && rootless::forgives(self.rootless)
     }
 
-    /// Makes the directory in one hierarchy and sets what is to be set there.
-    fn make(&self, target: &Target, made: &mut Made) -> Result<Option<OwnedFd>> {
+    /// Makes the directory in one hierarchy and sets what is to be set there. `started` is a cgroup that systemd has just
+    /// made, with a process in it.
+    fn make(&self, target: &Target, made: &mut Made, started: bool) -> Result<Option<OwnedFd>> {
         let new = made.directory(&target.directory, &target.mount_point)?;
-        if !new {
+        if !new && !started {
             refuse_used(target)?;
         }
         if target.v2 {

@@ -8,6 +8,7 @@ use crate::rootless;
 
 /// Runs the command.
 pub(super) fn kill(request: &Request<'_>) -> Result<u8> {
+    let container = Container::load(&request.store, request.parsed.id())?;
     let number = parse_signal(
         request
             .parsed
@@ -15,7 +16,6 @@ pub(super) fn kill(request: &Request<'_>) -> Result<u8> {
             .get(1)
             .map_or("SIGTERM", String::as_str),
     )?;
-    let container = Container::load(&request.store, request.parsed.id())?;
     if request.parsed.is_on("all") {
         match container.cgroup.is_unconfigured() {
             // Without a cgroup the first process is the only one known.

@@ -35,7 +35,7 @@ pub(super) fn check(spec: &Spec, linux: &Linux, namespaces: &Namespaces) -> Resu
 
 /// Checks that a process wants no other groups than its first: nobody without privileges may drop any, which `setgroups`
 /// would be a way to.
-pub(super) fn check_groups(process: &Process) -> Result<(), Error> {
+pub(crate) fn check_groups(process: &Process) -> Result<(), Error> {
     if process.user.additional_gids.is_empty() {
         return Ok(());
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use bundle_tools::validate::sysctl_namespace;
 use oci_spec::runtime::{
     LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources, PosixRlimit,
     PosixRlimitBuilder, PosixRlimitType, Spec,
@@ -78,29 +79,16 @@ fn sysctl<'a>(entry: &'a str, options: &Options) -> Result<(&'a str, &'a str)> {
     if key.is_empty() || !key.bytes().all(plain) || key.contains("..") {
         return Err(invalid("that is no name of a kernel parameter"));
     }
-    let ipc = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
-    ];
-    let dotted = key.replace('/', ".");
-    let (known, shared) = if dotted.starts_with("net.") {
-        (true, matches!(options.network, Mode::Host))
-    } else if ipc.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
-        (true, options.ipc == Sharing::Host)
-    } else {
-        (dotted == "kernel.domainname", options.uts_host)
+    let shared = match sysctl_namespace(&key.replace('/', ".")) {
+        Some("network") => matches!(options.network, Mode::Host),
+        Some("ipc") => options.ipc == Sharing::Host,
+        Some("uts") => options.uts_host,
+        _ => return Err(invalid("it is not one that containers have of their own")),
     };
-    match (known, shared) {
-        (false, _) => Err(invalid("it is not one that containers have of their own")),
-        (true, true) => Err(invalid("the namespace it belongs to is the host's")),
-        (true, false) => Ok((key, value)),
+    if shared {
+        return Err(invalid("the namespace it belongs to is the host's"));
     }
+    Ok((key, value))
 }
 
 fn cgroup(asked: &Resources, mut resources: LinuxResources) -> LinuxResources {

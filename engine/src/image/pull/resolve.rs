@@ -180,20 +180,13 @@ fn wrong_digest(bytes: &[u8]) -> Fault {
 
 /// The fault as what it means to somebody who wants this image.
 pub(super) fn explain(reference: &Reference, what: &'static str, fault: Fault) -> Error {
-    let host = reference.registry().to_owned();
-    match fault {
-        Fault::NotFound if what == "manifest" => Error::NotFound {
+    match fault.into_refusal("pull", reference) {
+        Ok(refusal) => refusal.into(),
+        Err(Fault::NotFound) if what == "manifest" => Error::NotFound {
             reference: reference.familiar(),
-            host,
+            host: reference.registry().to_owned(),
         },
-        Fault::Denied(reason) => Error::Denied {
-            repository: reference.repository().to_owned(),
-            host,
-            reason,
-        },
-        Fault::Unreachable(reason) => Error::Unreachable { host, reason },
-        Fault::Certificate(reason) => Error::Certificate { host, reason },
-        source => Error::Fetch {
+        Err(source) => Error::Fetch {
             what,
             reference: reference.familiar(),
             source,

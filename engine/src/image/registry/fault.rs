@@ -5,6 +5,8 @@ use std::io;
 
 use oci_client::errors::{DigestError, OciDistributionError, OciEnvelope, OciErrorCode};
 
+use crate::image::Reference;
+
 /// Why a registry did not give what was asked for.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Fault {
@@ -56,7 +58,67 @@ pub enum Fault {
     Protocol(String),
 }
 
+/// Why a registry could not be used at all, whatever was wanted of it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Refusal {
+    /// It wants (other) credentials.
+    #[error("{action} access denied for {repository} at {host}: {reason}")]
+    Denied {
+        /// `pull` or `push`.
+        action: &'static str,
+        /// The repository.
+        repository: String,
+        /// The registry.
+        host: String,
+        /// What the registry, or its token server, said.
+        reason: String,
+    },
+    /// Nobody answers.
+    #[error(
+        "cannot reach registry {host}: {reason}; check that it is running, and the host name and port"
+    )]
+    Unreachable {
+        /// Host and port.
+        host: String,
+        /// What the network said.
+        reason: String,
+    },
+    /// Its certificate is not trusted.
+    #[error(
+        "cannot trust registry {host}: {reason}; use --cert-dir for its certificate authority, or --tls-verify=false"
+    )]
+    Certificate {
+        /// Host and port.
+        host: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
 impl Fault {
+    /// The fault as what it means to somebody who wants to `action` (`pull`, `push`) the image.
+    ///
+    /// # Errors
+    /// The fault itself, when it is about what was asked for and not about the registry.
+    pub(in crate::image) fn into_refusal(
+        self,
+        action: &'static str,
+        image: &Reference,
+    ) -> Result<Refusal, Fault> {
+        let host = image.registry().to_owned();
+        match self {
+            Fault::Denied(reason) => Ok(Refusal::Denied {
+                action,
+                repository: image.repository().to_owned(),
+                host,
+                reason,
+            }),
+            Fault::Unreachable(reason) => Ok(Refusal::Unreachable { host, reason }),
+            Fault::Certificate(reason) => Ok(Refusal::Certificate { host, reason }),
+            other => Err(other),
+        }
+    }
+
     /// Whether the same request may succeed a moment later.
     pub(in crate::image) fn is_passing(&self) -> bool {
         match self {
