@@ -4,67 +4,67 @@
 //! them alike. Prints one table a discipline and writes every single time to
 //! `target/bench/<discipline>.json`. Figures are for reading: nothing fails because of one.
 
-use std::path::{Path, PathBuf};
+use std::io::{Read, Seek};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use anyhow::{Context as _, bail};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use serde_json::{Value, json};
-use stack_tests::bundle::Bundle;
 use stack_tests::command::typed;
 use stack_tests::engine::Engine;
 use stack_tests::peers::Podman;
-use stack_tests::programs::{built, on_path, target, workspace};
+use stack_tests::programs::{built, on_path, target};
 
+#[path = "bench/runtimes.rs"]
+mod runtimes;
 #[path = "bench/seccomp.rs"]
 mod seccomp;
 
-/// One of those compared: a name, and how to make the command for one run.
+/// One of those compared: a name, and how to make the commands for one run.
 struct Contestant<'a> {
     name: String,
-    command: Box<dyn Fn() -> Command + 'a>,
+    commands: Box<dyn Fn() -> Vec<Command> + 'a>,
 }
 
 impl<'a> Contestant<'a> {
     fn new(name: &str, command: impl Fn() -> Command + 'a) -> Self {
+        Self::with_steps(name, move || vec![command()])
+    }
+
+    fn with_steps(name: &str, commands: impl Fn() -> Vec<Command> + 'a) -> Self {
         Self {
             name: name.to_owned(),
-            command: Box::new(command),
+            commands: Box::new(commands),
         }
     }
 }
 
+/// What one run took, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+struct Took {
+    /// By the clock.
+    wall: f64,
+    /// Of processors, by all processes that were waited for.
+    cpu: f64,
+}
+
 fn main() -> anyhow::Result<()> {
     let runs: usize = match std::env::args().nth(1) {
-        Some(runs) => runs.parse().context("usage: bench [RUNS [engines]]")?,
+        Some(runs) => runs
+            .parse()
+            .context("usage: bench [RUNS [engines|runtimes]]")?,
         None => 40,
     };
-    if std::env::args().nth(2).as_deref() == Some("engines") {
-        return engines(runs);
+    if std::env::args().nth(2).as_deref() != Some("engines") {
+        runtimes::compare_all(runs)?;
     }
-    let pause = Duration::from_millis(300);
-    let floor = compile_floor()?;
-    hide_unified()?;
-    let plain = Bundle::new(&["/bin/true"]);
-    let profile = seccomp::default_profile()?;
-    let filtered = Bundle::new(&["/bin/true"]).with("/linux/seccomp", profile);
-    let disciplines = [
-        ("runtime", &plain, Duration::ZERO),
-        ("runtime-isolated", &plain, pause),
-        ("runtime-seccomp", &filtered, Duration::ZERO),
-        ("runtime-seccomp-isolated", &filtered, pause),
-    ];
-    for (name, bundle, pause) in disciplines {
-        let runs = if pause.is_zero() {
-            runs
-        } else {
-            runs.div_ceil(2)
-        };
-        compare(name, &runtimes(&floor, bundle), runs, pause)?;
+    match std::env::args().nth(2).as_deref() {
+        Some("runtimes") => Ok(()),
+        Some("engines") => engines(runs),
+        _ => engines(runs.div_ceil(2)),
     }
-    engines(runs.div_ceil(2))
 }
 
 /// What people type, with `qengine` and with podman: as it comes from Debian (with runc, its other runtime refuses
@@ -123,76 +123,6 @@ fn on_path_or_built(runtime: &str) -> String {
     }
 }
 
-/// Enters a mount namespace in which a hybrid host is one with cgroup v1 alone: crun refuses to work
-/// where a controller sits on v2 beside v1 hierarchies. The same for all contestants.
-fn hide_unified() -> anyhow::Result<()> {
-    const UNIFIED: &str = "/sys/fs/cgroup/unified";
-    let none = None::<&str>;
-    if !Path::new(UNIFIED).join("cgroup.procs").exists() {
-        return Ok(());
-    }
-    unshare(CloneFlags::CLONE_NEWNS).context("unshare the mount namespace")?;
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(none, "/", none, private, none).context("make / private")?;
-    mount(Some("none"), UNIFIED, Some("tmpfs"), MsFlags::empty(), none).context("hide cgroup v2")
-}
-
-/// The runtimes that are here, on one bundle, and the floor.
-fn runtimes<'a>(floor: &'a Path, bundle: &'a Bundle) -> Vec<Contestant<'a>> {
-    let run = |program: PathBuf| {
-        move || {
-            let mut command = Command::new(&program);
-            command
-                .args(["run", "--bundle"])
-                .arg(bundle.path())
-                .arg("bench");
-            command
-        }
-    };
-    let mut contestants = vec![Contestant::new("floor", move || {
-        let mut command = Command::new(floor);
-        command.current_dir(bundle.path());
-        command
-    })];
-    contestants.push(Contestant::new("qrun", run(built("qrun"))));
-    for peer in ["crun", "runc", "youki"] {
-        if let Some(program) = on_path(peer) {
-            contestants.push(Contestant::new(
-                &format!("{peer} {}", version(&program)),
-                run(program),
-            ));
-        }
-    }
-    contestants
-}
-
-/// The first version number that `PROGRAM --version` prints.
-fn version(program: &Path) -> String {
-    let output = Command::new(program).arg("--version").output();
-    let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    let said = said.unwrap_or_default();
-    let numbers = said
-        .split_whitespace()
-        .find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
-    numbers.unwrap_or_default().to_owned()
-}
-
-/// Compiles the floor program beside the raw figures.
-fn compile_floor() -> anyhow::Result<PathBuf> {
-    let directory = target().join("bench");
-    std::fs::create_dir_all(&directory)?;
-    let program = directory.join("floor");
-    let source = workspace().join("tests/floor/floor.c");
-    let args = ["-O2", "-static", "-Wno-unused-result", "-o"];
-    let status = Command::new("cc")
-        .args(args)
-        .arg(&program)
-        .arg(source)
-        .status();
-    ensure!(status.context("start cc")?.success(), "cc failed");
-    Ok(program)
-}
-
 /// Lets the contestants take turns, `runs` times each, with `pause` before each run.
 fn compare(
     discipline: &str,
@@ -200,13 +130,13 @@ fn compare(
     runs: usize,
     pause: Duration,
 ) -> anyhow::Result<()> {
-    let mut times: Vec<Result<Vec<f64>, String>> =
+    let mut times: Vec<Result<Vec<Took>, String>> =
         contestants.iter().map(|_| Ok(Vec::new())).collect();
     for round in 0..=runs {
         for (contestant, times) in contestants.iter().zip(&mut times) {
             std::thread::sleep(pause);
             let Ok(kept) = times else { continue };
-            match time((contestant.command)()) {
+            match time_all((contestant.commands)()) {
                 // The first round warms up.
                 Ok(took) if round > 0 => kept.push(took),
                 Ok(_) => {}
@@ -222,61 +152,90 @@ fn compare(
     print(discipline, &results);
     let raw: Value = results
         .iter()
-        .map(|(name, times)| json!({"name": name, "milliseconds": times.as_ref().ok()}))
+        .map(|(name, times)| {
+            let of = |part: fn(&Took) -> f64| {
+                times
+                    .as_ref()
+                    .ok()
+                    .map(|times| times.iter().map(part).collect::<Vec<_>>())
+            };
+            json!({"name": name, "milliseconds": of(|it| it.wall), "cpu": of(|it| it.cpu)})
+        })
         .collect();
     let path = target().join(format!("bench/{discipline}.json"));
     std::fs::write(&path, raw.to_string()).with_context(|| format!("write {}", path.display()))
 }
 
-/// Runs a command that must succeed and gives the milliseconds it took.
-fn time(mut command: Command) -> anyhow::Result<f64> {
-    let line = typed(&command);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    let start = Instant::now();
-    let output = command
-        .spawn()
-        .and_then(std::process::Child::wait_with_output);
-    let took = start.elapsed().as_secs_f64() * 1000.0;
-    let output = output.with_context(|| format!("start {line}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        output.status.success(),
-        "{}",
-        said.lines().last().unwrap_or("it failed")
-    );
+/// Runs a command that must succeed.
+fn time(command: Command) -> anyhow::Result<Took> {
+    time_all(vec![command])
+}
+
+/// Runs commands that must succeed, one after the other. What they leave running may keep their streams.
+fn time_all(commands: Vec<Command>) -> anyhow::Result<Took> {
+    let mut took = Took {
+        wall: 0.0,
+        cpu: 0.0,
+    };
+    for mut command in commands {
+        let line = typed(&command);
+        let mut complaints = tempfile::tempfile().context("make a file")?;
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(complaints.try_clone().context("duplicate a file")?);
+        let (start, used) = (Instant::now(), processor_time()?);
+        let status = command.status().with_context(|| format!("start {line}"))?;
+        took.wall += start.elapsed().as_secs_f64() * 1000.0;
+        took.cpu += processor_time()? - used;
+        if !status.success() {
+            let mut said = String::new();
+            complaints.rewind().context("rewind a file")?;
+            complaints
+                .read_to_string(&mut said)
+                .context("read a file")?;
+            bail!("{line}: {}", said.lines().last().unwrap_or("it failed"));
+        }
+    }
     Ok(took)
 }
 
-/// Prints the fastest, median and mean time of each, and the median against the second's: the
-/// program under test, after the floor, or the first where there is none.
+/// Milliseconds of processors that children, and theirs, have used so far.
+fn processor_time() -> anyhow::Result<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("getrusage")?;
+    let used = usage.user_time() + usage.system_time();
+    Ok(used.num_microseconds() as f64 / 1000.0)
+}
+
+/// Prints the fastest, median and mean time of each and its median processor time; and both medians against those of the
+/// program under test.
 #[expect(clippy::print_stdout, reason = "its answer")]
-fn print(discipline: &str, results: &[(&str, &Result<Vec<f64>, String>)]) {
+fn print(discipline: &str, results: &[(&str, &Result<Vec<Took>, String>)]) {
     let ours = results.iter().find(|(name, _)| name.starts_with('q'));
-    let ours = ours
-        .and_then(|(_, times)| times.as_ref().ok())
-        .map(|times| summary(times)[1]);
+    let ours = ours.and_then(|(_, times)| times.as_ref().ok());
     println!(
-        "\n{discipline:28} {:>8} {:>8} {:>8}  median against ours",
-        "min ms", "median", "mean"
+        "\n{discipline:28} {:>8} {:>8} {:>8} {:>8}  medians against ours",
+        "min ms", "median", "mean", "cpu"
     );
+    let parts: [fn(&Took) -> f64; 2] = [|it| it.wall, |it| it.cpu];
     for (name, times) in results {
         match times {
             Ok(times) => {
-                let [min, median, mean] = summary(times);
-                let ratio = ours.map_or(String::new(), |ours| format!("{:.2}", median / ours));
-                println!("{name:28} {min:8.2} {median:8.2} {mean:8.2}  {ratio}");
+                let [[min, median, mean], [_, cpu, _]] = parts.map(|part| summary(times, part));
+                let ratio = ours.map_or(String::new(), |ours| {
+                    let [[_, wall, _], [_, used, _]] = parts.map(|part| summary(ours, part));
+                    format!("{:.2} {:.2}", median / wall, cpu / used)
+                });
+                println!("{name:28} {min:8.2} {median:8.2} {mean:8.2} {cpu:8.2}  {ratio}");
             }
             Err(error) => println!("{name:28} not run: {error}"),
         }
     }
 }
 
-/// The fastest, the median and the mean.
-fn summary(times: &[f64]) -> [f64; 3] {
-    let mut sorted = times.to_vec();
+/// The least, the median and the mean.
+fn summary(times: &[Took], part: fn(&Took) -> f64) -> [f64; 3] {
+    let mut sorted: Vec<f64> = times.iter().map(part).collect();
     sorted.sort_by(f64::total_cmp);
     let count = u32::try_from(sorted.len()).map_or(1.0, f64::from);
     let median = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
