@@ -3,14 +3,18 @@
 //! [`parent`] makes what must be made outside and forks; [`init`] runs in the new process up to exec. [`join`] is the
 //! second process of a container, which `exec` starts. [`handshake`] has the drawing and the messages.
 
+mod converse;
 pub(crate) mod fault;
 pub(crate) mod filter;
 pub(crate) mod finish;
 pub(crate) mod handshake;
 pub(crate) mod init;
 pub(crate) mod join;
+pub(crate) mod made;
 mod outside;
 pub(crate) mod parent;
+pub(crate) mod record;
+pub(crate) mod report;
 pub(crate) mod source;
 pub(crate) mod spawn;
 

@@ -16,7 +16,7 @@ use super::Error;
 use super::fault::{At, Fault, Step};
 use super::finish::{self, Identity, Prepared};
 use super::handshake::{self, FromInit, InitEnd, ParentEnd, ToInit};
-use super::parent::{self, Report};
+use super::report::Report;
 use super::{filter, outside, spawn};
 use crate::cgroup::Cgroup;
 use crate::console;
@@ -242,7 +242,7 @@ fn attend(
             None => return Err(Error::Died),
         }
     }
-    parent::report(&request.report, child)?;
+    request.report.tell(child)?;
     channel.send(&ToInit::Go).during("sendmsg", "exec")?;
     // The end of the conversation means that the program has been executed.
     match channel.receive().during("recvmsg", "exec")? {
