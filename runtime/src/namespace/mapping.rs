@@ -1,17 +1,20 @@
-//! Giving a new user namespace its id mappings, from outside.
+//! Giving a new user namespace its id mappings, from outside, and looking at those of one that is joined.
 //!
 //! Who has the right to (root, or the user mapping nobody but itself) writes them; for others `newuidmap` and `newgidmap` of
 //! the shadow suite do, within what `/etc/subuid` and `/etc/subgid` grant. See user_namespaces(7).
 
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use rustix::io::Errno;
-use rustix::process::Pid;
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Pid, WaitOptions, waitpid};
 
-use super::Namespaces;
+use super::{Kind, Namespaces};
 use crate::failure::{CallFailed, During};
+use crate::sys::process::{clone_process, setns};
 
 /// Why mappings could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +40,11 @@ pub(crate) enum Error {
         /// The file that says what it may do.
         grants: &'static str,
     },
+    /// Mappings are given beside a namespace to join, which has others.
+    #[error(
+        "user namespaces enabled, but both namespace path and non-matching mapping specified -- you may only provide one"
+    )]
+    OtherThanJoined,
 }
 
 /// Writes the mappings for the namespace that process `pid` has been born in.
@@ -63,6 +71,54 @@ pub(crate) fn write(pid: Pid, namespaces: &Namespaces) -> Result<(), Error> {
         "newgidmap",
         "/etc/subgid",
     )
+}
+
+/// Checks mappings that are given beside a user namespace to join, as containerd does: they have to be what that has.
+pub(crate) fn check_joined(joined: &OwnedFd, namespaces: &Namespaces) -> Result<(), Error> {
+    if namespaces.uid_map.is_empty() && namespaces.gid_map.is_empty() {
+        return Ok(());
+    }
+    let (uids, gids) = read(joined).during("read", "mappings of user namespace")?;
+    if !is_same(&uids, &namespaces.uid_map) || !is_same(&gids, &namespaces.gid_map) {
+        return Err(Error::OtherThanJoined);
+    }
+    log::warn!(
+        "config.json has both a userns path to join and a matching userns mapping specified -- you may only provide one"
+    );
+    Ok(())
+}
+
+/// Whether two mappings are the same; the kernel aligns its numbers with spaces.
+fn is_same(kernels: &str, given: &str) -> bool {
+    kernels.split_whitespace().eq(given.split_whitespace())
+}
+
+/// The mappings of a user namespace as they are seen from here. The kernel tells those of a process only, so one goes in.
+fn read(namespace: &OwnedFd) -> std::io::Result<(String, String)> {
+    let flags = SocketFlags::CLOEXEC;
+    let ends = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let (child, visitor) = clone_process(0, None, ends, |end| {
+        let joined = setns(namespace, Kind::User.flag());
+        let code = joined.map_or_else(Errno::raw_os_error, |()| 0);
+        // Until the other end is closed, this process is looked at.
+        let _ = rustix::io::write(&end, &code.to_ne_bytes())
+            .and_then(|_| retry_on_intr(|| rustix::io::read(&end, &mut [0])));
+        0
+    })?;
+    let mut code = [0; size_of::<i32>()];
+    let told = retry_on_intr(|| rustix::io::read(&visitor, &mut code));
+    let of = |name: &str| {
+        std::fs::read_to_string(format!("/proc/{}/{name}", child.pid.as_raw_nonzero()))
+    };
+    let found = match (told, i32::from_ne_bytes(code)) {
+        (Err(errno), _) => Err(errno.into()),
+        (Ok(_), 0) => of("uid_map").and_then(|uids| Ok((uids, of("gid_map")?))),
+        (Ok(_), errno) => Err(std::io::Error::from_raw_os_error(errno)),
+    };
+    drop(visitor);
+    // ECHILD would mean that it has been waited for already.
+    let _ = retry_on_intr(|| waitpid(Some(child.pid), WaitOptions::empty()));
+    found
 }
 
 /// Whether a mapping is of the caller's group to root and of nothing else.
@@ -129,6 +185,16 @@ fn find(program: &str) -> Result<PathBuf, CallFailed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kernels_spelling() {
+        assert!(is_same(
+            "         0     100000      65536\n",
+            "0 100000 65536\n"
+        ));
+        assert!(!is_same("0 100000 65536\n1 2 3\n", "0 100000 65536\n"));
+        assert!(!is_same("0 100000 65536\n", ""));
+    }
 
     #[test]
     fn whose_group() {

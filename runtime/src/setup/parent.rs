@@ -134,6 +134,9 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     for (kind, path) in request.plan.namespaces.joined() {
         let fd = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .during("open", path)?;
+        if kind == Kind::User {
+            mapping::check_joined(&fd, &request.plan.namespaces)?;
+        }
         joins.push((kind, fd));
     }
     Ok(Prepared {

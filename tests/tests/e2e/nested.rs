@@ -22,6 +22,7 @@ pub(crate) fn tests() -> Vec<Test> {
             without_cgroups_only_if_told_so,
             a_hidden_proc_is_told_of,
             a_root_behind_closed_directories,
+            mappings_beside_a_namespace_to_join_are_its_own,
         ]
     )
 }
@@ -247,4 +248,36 @@ fn a_root_behind_closed_directories() {
     let id = runtime.id("a");
     let outcome = runtime.run(&format!("run --bundle {} {id}", bundle.path().display()));
     assert_eq!(outcome.ok(), "0\nthere");
+}
+
+fn mappings_beside_a_namespace_to_join_are_its_own() {
+    let (runtime, first) = (Runtime::new(), Bundle::new(&["sleep", "1000"]));
+    let mut config = first.config.clone();
+    in_user_namespace(&mut config, USERS, COUNT);
+    give_all(&first.rootfs());
+    std::fs::write(first.path().join("config.json"), config.to_string()).unwrap();
+    let id = runtime.started("a", &first);
+    let users = format!("/proc/{}/ns/user", runtime.state(&id)["pid"]);
+    let second = Bundle::new(&["sh", "-c", "cat /proc/self/uid_map"]);
+    give_all(&second.rootfs());
+    let joining = |base: u32| {
+        let mut config = second.config.clone();
+        in_user_namespace(&mut config, base, COUNT);
+        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+        let own = namespaces.iter_mut().find(|it| it["type"] == "user");
+        own.unwrap()["path"] = users.clone().into();
+        std::fs::write(second.path().join("config.json"), config.to_string()).unwrap();
+        let id = runtime.id("b");
+        runtime.run(&format!("run --bundle {} {id}", second.path().display()))
+    };
+    let same = joining(USERS);
+    let seen: Vec<u32> = same
+        .ok()
+        .split_whitespace()
+        .map(|it| it.parse().unwrap())
+        .collect();
+    assert_eq!(seen, [0, USERS, COUNT]);
+    joining(USERS + 1)
+        .code(1)
+        .err("both namespace path and non-matching mapping specified");
 }
