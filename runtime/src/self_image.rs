@@ -2,8 +2,10 @@
 //!
 //! A process that is about to enter a container runs from our file on the host, and a container that is root can find
 //! ways to open `/proc/PID/exe` of it, wait for it to end, and write to the file. So commands that enter a container first
-//! execute themselves again from a copy that cannot be written to: a detached, read-only bind mount of the file, or, on
-//! kernels before 5.12 and without the right to mount, a sealed copy in memory. Costs about a tenth of a millisecond.
+//! execute themselves again from a copy that cannot be written to: a detached, read-only bind mount of the file as an
+//! overlay without an upper directory shows it, of the file itself where there are no such overlays, or, on kernels before
+//! 5.12 and without the right to mount, a sealed copy in memory. Costs about a tenth of a millisecond, of which the overlay
+//! takes 30 microseconds: nothing that is done to the mount makes the file writable then.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -15,7 +17,10 @@ use rustix::fs::{
     StatxFlags, fcntl_add_seals, fcntl_get_seals, memfd_create, openat, statx,
 };
 use rustix::io::Errno;
-use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string,
+    fsmount, fsopen, open_tree,
+};
 
 use crate::failure::{CallFailed, During};
 use crate::procfs::HostProc;
@@ -37,7 +42,7 @@ pub(crate) fn protect() -> Result<(), CallFailed> {
         log::debug!("runc exeseal: using /proc/self/exe clone");
         return Ok(());
     }
-    let copy = match read_only_mount() {
+    let copy = match overlay().or_else(|_| read_only_mount(&own_file()?)) {
         Ok(copy) => copy,
         Err(_) => sealed_copy()?,
     };
@@ -63,7 +68,7 @@ pub(crate) fn protect() -> Result<(), CallFailed> {
 fn is_protected() -> Result<bool, Errno> {
     // A file of that name that is not the kernel's word would be executed again and again.
     HostProc::open()?;
-    let own = openat(CWD, OWN_FILE, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let own = own_file()?;
     if rustix::fs::fstatvfs(&own)?
         .f_flag
         .contains(StatVfsMountFlags::RDONLY)
@@ -94,13 +99,59 @@ fn is_mount_root(file: &OwnedFd) -> Result<bool, Errno> {
         || stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
-/// The file on a read-only mount of its own, which is in no mount namespace.
-fn read_only_mount() -> Result<OwnedFd, Errno> {
-    let own = openat(CWD, OWN_FILE, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+/// Opens the file this process runs from.
+fn own_file() -> Result<OwnedFd, Errno> {
+    openat(CWD, OWN_FILE, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// The file in an overlay of its directory that nothing can be written to. Linux 5.2 and the right to mount.
+fn overlay() -> Result<OwnedFd, Errno> {
+    /// Overlays without an upper directory have to have two lower ones. This one is everywhere.
+    const SECOND: &str = "/dev";
+    let path = rustix::fs::readlinkat(CWD, OWN_FILE, Vec::new())?;
+    let path = path.to_str().map_err(|_| Errno::INVAL)?;
+    let (directory, name) = path.rsplit_once('/').ok_or(Errno::INVAL)?;
+    if directory.contains([':', '\\']) || directory.is_empty() {
+        return Err(Errno::INVAL);
+    }
+    let context = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, c"lowerdir", format!("{directory}:{SECOND}"))?;
+    // It would be switched on, and complained about in the kernel's log, where the two are on different file systems.
+    let _ = fsconfig_set_string(&context, c"xino", c"off");
+    fsconfig_create(&context)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(&mounted, name, flags, Mode::empty())?;
+    if !is_same_file(&file)? {
+        // Replaced, as by an update, since this process was started.
+        return Err(Errno::STALE);
+    }
+    let copy = read_only_mount(&file)?;
+    // In runc's words: tests and people look for them.
+    log::debug!("runc exeseal: using overlayfs for sealed /proc/self/exe");
+    Ok(copy)
+}
+
+/// Whether what an overlay shows is the file this process runs from: overlays change numbers, not sizes and times.
+fn is_same_file(shown: &OwnedFd) -> Result<bool, Errno> {
+    let wanted = StatxFlags::SIZE | StatxFlags::MTIME | StatxFlags::CTIME;
+    let of = |file: &OwnedFd| -> Result<_, Errno> {
+        let stat = statx(file, c"", AtFlags::EMPTY_PATH, wanted)?;
+        let times = [stat.stx_mtime, stat.stx_ctime].map(|time| (time.tv_sec, time.tv_nsec));
+        Ok((stat.stx_size, times))
+    };
+    Ok(of(shown)? == of(&own_file()?)?)
+}
+
+/// A file on a read-only mount of its own, which is in no mount namespace.
+fn read_only_mount(own: &OwnedFd) -> Result<OwnedFd, Errno> {
     let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::AT_EMPTY_PATH;
-    let tree = open_tree(&own, c"", flags)?;
+    let tree = open_tree(own, c"", flags)?;
     let attr = MountAttr {
         attr_set: ATTR_RDONLY | ATTR_NOSUID,
         ..MountAttr::default()

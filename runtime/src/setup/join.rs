@@ -128,7 +128,18 @@ fn start_on_initial_cpus(
         // Slower for the rest of its life, no more.
         log::debug!("sched_setaffinity: {errno}");
     }
+    if let Ok((child, _)) = &started {
+        log_affinity(child.pid, cpus.words());
+    }
     started
+}
+
+/// Tells, in the words of runc's debug log, on which CPUs a process begins.
+fn log_affinity(pid: rustix::process::Pid, cpus: &[usize]) {
+    if let Some(first) = cpus.first() {
+        let pid = pid.as_raw_nonzero();
+        log::debug!("nsexec[{pid}]: affinity: {first:#x}");
+    }
 }
 
 /// Sets the CPUs that the process has from now on: what was asked for; else whatever its cgroup allows, unless initial
@@ -324,7 +335,7 @@ fn join_cgroup_of_init(init: i32, child: &Child) -> Result<(), ()> {
 
 /// The child; returns its exit code when it could not be set up.
 fn run(context: &Context<'_>, channel: &InitEnd) -> i32 {
-    log_beginning();
+    log_beginning(context.request.process.scheduling.initial_cpus.is_some());
     let prepared = prepare(context, channel);
     let fault = match prepared {
         Ok(prepared) => {
@@ -344,17 +355,15 @@ fn run(context: &Context<'_>, channel: &InitEnd) -> i32 {
 
 /// Tells of the process's beginning, and on which CPUs it is, in the words of runc, where it is a program "nsexec" that does
 /// this: tests and people look for them.
-fn log_beginning() {
+fn log_beginning(has_initial_cpus: bool) {
     if !log::log_enabled!(log::Level::Debug) {
         return;
     }
     log::debug!("nsexec container setup");
     log::debug!("child process in init()");
-    if let Ok([first, ..]) = sched_getaffinity().as_deref() {
-        log::debug!(
-            "nsexec[{}]: affinity: {first:#x}",
-            rustix::process::getpid().as_raw_nonzero()
-        );
+    // Which may have been taken from it already, if it was to begin on particular ones.
+    if !has_initial_cpus && let Ok(cpus) = sched_getaffinity() {
+        log_affinity(rustix::process::getpid(), &cpus);
     }
 }
 
