@@ -1,7 +1,8 @@
 #!/bin/bash
 # All tests: units and end-to-end on this host, a part of the latter in virtual machines with pure
 # cgroup v2, and with systemd; then the check that the host is as before. Needs root. Set SKIP_VM=1 to
-# leave the machines out. Arguments go to `cargo nextest run`.
+# leave the machines out, or VM_KERNELS to kernels of the first ("installed sid", see hack/kernel.sh).
+# Arguments go to `cargo nextest run`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "test.sh: the end-to-end tests need root" >&2; exit 1; }
@@ -33,8 +34,10 @@ cargo nextest run --locked --workspace --profile "$profile" "$@" || failed+=("te
 { "$e2e" --skips; "$security" --skips; } | check_skips host || failed+=("skips on this host")
 if [ -z "${SKIP_VM:-}" ]; then
     command="'$e2e' --skips > '$target/skips-vm'; exec '$e2e' --test-threads 2"
-    hack/vm.sh sh -c "$command" || failed+=("tests in the virtual machine")
-    check_skips vm < "$target/skips-vm" || failed+=("skips in the virtual machine")
+    for kernel in ${VM_KERNELS:-installed}; do
+        KERNEL=$kernel hack/vm.sh sh -c "$command" || failed+=("tests in the virtual machine, kernel $kernel")
+        check_skips vm < "$target/skips-vm" || failed+=("skips in the virtual machine, kernel $kernel")
+    done
     for groups in systemd hybrid; do
         CGROUPS=$groups hack/vm-systemd.sh sh -c "$command" || failed+=("tests with systemd, $groups")
         check_skips $groups < "$target/skips-vm" || failed+=("skips with systemd, $groups")

@@ -2,11 +2,12 @@
 # Runs a command in a virtual machine with pure cgroup v2, all capabilities and AppArmor, on the
 # host's own files, read-only but for the target directory, with a /tmp of its own:
 # vm.sh COMMAND [ARGUMENT…]
+# The kernel is the newest one installed, or KERNEL: a path, or a Debian release (see hack/kernel.sh).
 # VM_SHOW names more directories that it is to see although they are below /tmp.
 # The processor is emulated, 15 to 20 times slower than the host, unless KVM=1 says that KVM works.
 set -eu
 cd "$(dirname "$0")/.."
-kernel=$(ls -1 /boot/vmlinuz-*-amd64 2>/dev/null | tail -n 1)
+kernel=$(hack/kernel.sh "${KERNEL:-}")
 [ -n "$kernel" ] && command -v vng >/dev/null || { echo "vm.sh: run hack/deps.sh vm first" >&2; exit 1; }
 mkdir -p "${CARGO_TARGET_DIR:-target}"
 target=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)

@@ -41,6 +41,7 @@ pub(crate) use plan::Plan;
 pub(crate) use stats::Stats;
 pub(crate) use systemd::Unit;
 
+use crate::rootless;
 use crate::spec::resources::Resources;
 
 /// `Result` of this module.
@@ -49,7 +50,7 @@ pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why something with cgroups failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("no cgroup hierarchy is mounted")]
+    #[error("no cgroup hierarchy is mounted (--rootless=true goes without)")]
     NoHierarchy,
     #[error("cannot set {controller} limit: no mounted cgroup hierarchy has this controller")]
     NoController { controller: String },
@@ -60,6 +61,8 @@ pub(crate) enum Error {
         controller: String,
         source: Box<Error>,
     },
+    #[error("rootless needs no limits + no cgrouppath when no permission is granted for cgroups")]
+    RootlessUnified { source: Box<Error> },
     #[error("cannot toggle freezer: cgroups not configured for container")]
     NoFreezer,
     #[error("cgroups not configured for container")]
@@ -280,6 +283,35 @@ impl Cgroup {
         self.nodes
             .iter()
             .try_for_each(|node| member::join(&node.directory, pid))
+    }
+
+    /// The same for a new container: on a hybrid host without the rights for the v2 tree it does without that.
+    pub(crate) fn join_first(&mut self, pid: Pid, rootless: rootless::Choice) -> Result<()> {
+        if self.unit_of_user().is_some() {
+            return self.join(pid);
+        }
+        let several = self.nodes.len() > 1;
+        let mut failed = None;
+        self.nodes
+            .retain(|node| match member::join(&node.directory, pid) {
+                Ok(()) => true,
+                Err(error)
+                    if node.is_v2()
+                        && several
+                        && error.is_permission()
+                        && rootless::forgives(rootless) =>
+                {
+                    log::debug!("not joined: {error}");
+                    // Made by us or by nobody's business: it is empty.
+                    let _ = rustix::fs::rmdir(&node.directory);
+                    false
+                }
+                Err(error) => {
+                    failed.get_or_insert(error);
+                    true
+                }
+            });
+        failed.map_or(Ok(()), Err)
     }
 
     /// The unit, when it is one of the user's own systemd: then processes from outside of it are put there by systemd,

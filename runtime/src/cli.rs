@@ -9,6 +9,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::rootless;
+
 mod table;
 
 use table::switch;
@@ -36,6 +38,9 @@ pub(crate) enum Error {
         /// What would be right.
         expected: &'static str,
     },
+    /// A value of `--rootless` that is neither a boolean nor "auto".
+    #[error("{0}")]
+    BadRootless(String),
     /// A log format that does not exist.
     #[error("invalid log-format: {0}")]
     LogFormat(String),
@@ -244,6 +249,9 @@ pub(crate) fn parse_command(
     })
 }
 
+/// Where state is kept when nothing is said; of other users below `$XDG_RUNTIME_DIR`.
+const DEFAULT_ROOT: &str = "/run/qrun";
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum LogFormat {
@@ -261,6 +269,10 @@ pub(crate) struct Global {
     pub(crate) root: PathBuf,
     /// Whether that was typed.
     pub(crate) root_is_given: bool,
+    /// Whether that is the user's own run-time directory because nothing was typed.
+    pub(crate) root_is_own: bool,
+    /// Whether a lack of rights on cgroups is passed over.
+    pub(crate) rootless: rootless::Choice,
     /// Log file.
     pub(crate) log: Option<PathBuf>,
     /// Log format.
@@ -352,25 +364,24 @@ impl Global {
             Some("json") => LogFormat::Json,
             Some(other) => return Err(Error::LogFormat(other.to_owned())),
         };
+        let (root, root_is_own) = match parsed.path("root") {
+            Some(root) => (root, false),
+            None => match rootless::own_state_directory() {
+                Some(root) => (root, true),
+                None => (PathBuf::from(DEFAULT_ROOT), false),
+            },
+        };
         Ok(Self {
-            root: parsed.path("root").unwrap_or_else(default_root),
+            root,
             root_is_given: parsed.value("root").is_some(),
+            root_is_own,
+            rootless: rootless::parse(parsed.value("rootless").unwrap_or(""))
+                .map_err(Error::BadRootless)?,
             log: parsed.path("log"),
             log_format,
             debug: parsed.is_on("debug"),
             systemd_cgroup: parsed.is_on("systemd-cgroup"),
         })
-    }
-}
-
-/// Where state is kept when nothing is said: `/run/qrun`, or the user's own run-time directory.
-fn default_root() -> PathBuf {
-    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
-    match own {
-        Some(directory) if !rustix::process::geteuid().is_root() => {
-            PathBuf::from(directory).join("qrun")
-        }
-        _ => PathBuf::from("/run/qrun"),
     }
 }
 

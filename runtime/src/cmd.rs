@@ -70,7 +70,7 @@ pub(crate) fn run(line: Line) -> Result<u8, Failed> {
             &Request {
                 global: &global,
                 parsed: &parsed,
-                store: Store::new(&global.root),
+                store: Store::new(&global.root, global.root_is_own),
             },
         ),
     }
@@ -83,7 +83,10 @@ pub(crate) fn misuse(error: cli::Error, command: Option<&'static CommandSpec>) -
         _ => 1,
     };
     let text = match (&error, command) {
-        (cli::Error::UnknownCommand(_) | cli::Error::LogFormat(_), _) => String::new(),
+        (
+            cli::Error::UnknownCommand(_) | cli::Error::LogFormat(_) | cli::Error::BadRootless(_),
+            _,
+        ) => String::new(),
         (cli::Error::WrongCount { .. }, Some(command)) => {
             format!("Incorrect Usage.\n\n{}\n", help::command(command))
         }

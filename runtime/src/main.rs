@@ -24,6 +24,7 @@ mod procfs;
 mod readiness;
 mod resctrl;
 mod rootfs;
+mod rootless;
 mod seccomp;
 mod seccomp_agent;
 mod self_image;

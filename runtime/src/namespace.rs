@@ -1,15 +1,16 @@
-//! Namespaces: which ones a container makes and which it joins, and the id mappings of a user namespace.
+//! Namespaces: which ones a container makes and which it joins, and the id mappings of a user namespace ([`mapping`]).
 //!
 //! Governing text: runtime-spec config-linux.md, "Namespaces", "User namespace mappings" and "Offset for time namespace".
+
+pub(crate) mod mapping;
 
 use std::fmt::Write as _;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::{WaitOptions, waitpid};
 
 use crate::failure::{CallFailed, During};
 use crate::plan::Error;
@@ -146,19 +147,19 @@ impl Namespaces {
 
     /// Mappings and a new user namespace go together.
     fn check_mappings(&self) -> Result<(), Error> {
-        let mapped = !self.uid_map.is_empty() || !self.gid_map.is_empty();
+        let (uids, gids) = (!self.uid_map.is_empty(), !self.gid_map.is_empty());
         if self.makes(Kind::User) {
-            if self.uid_map.is_empty() {
-                return Err(Error::invalid(
-                    "user namespaces enabled, but no uid mappings found",
-                ));
-            }
-            if self.gid_map.is_empty() {
-                return Err(Error::invalid(
-                    "user namespaces enabled, but no gid mappings found",
-                ));
-            }
-        } else if mapped && !self.is_joined(Kind::User) {
+            let problem = match (uids, gids) {
+                (true, true) => return Ok(()),
+                (false, false) => {
+                    "user namespaces enabled, but no namespace path to join nor mappings to apply specified"
+                }
+                (false, true) => "user namespaces enabled, but no uid mappings found",
+                (true, false) => "user namespaces enabled, but no gid mappings found",
+            };
+            return Err(Error::invalid(problem));
+        }
+        if (uids || gids) && !self.is_joined(Kind::User) {
             return Err(Error::invalid(
                 "user namespace mappings specified, but user namespace isn't enabled in the config",
             ));
@@ -276,57 +277,6 @@ pub(crate) fn make_user_namespace(uids: &str, gids: &str) -> Result<OwnedFd, Cal
     made
 }
 
-/// Why id mappings could not be written.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum MapError {
-    /// The kernel refused them.
-    #[error(transparent)]
-    Call(#[from] CallFailed),
-    /// The privileged helper refused them.
-    #[error("{0} refused the id mappings")]
-    Helper(&'static str),
-}
-
-/// Gives a new user namespace its mappings, from its parent namespace.
-pub(crate) fn write_id_maps(pid: Pid, namespaces: &Namespaces) -> Result<(), MapError> {
-    let directory = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
-    let write = |name: &str, text: &str| {
-        let path = directory.join(name);
-        std::fs::write(&path, text).during("write", &path)
-    };
-    if rustix::process::geteuid().is_root() {
-        write("uid_map", &namespaces.uid_map)?;
-        write("gid_map", &namespaces.gid_map)?;
-        return Ok(());
-    }
-    // Without privileges one may map oneself only, and more through the setuid helpers and /etc/subuid.
-    if write("uid_map", &namespaces.uid_map).is_err() {
-        map_by_helper("newuidmap", pid, &namespaces.uid_map)?;
-    }
-    if namespaces.gid_map.lines().count() == 1 {
-        // setgroups must be given up before an unprivileged gid_map; see user_namespaces(7).
-        write("setgroups", "deny")?;
-        if write("gid_map", &namespaces.gid_map).is_ok() {
-            return Ok(());
-        }
-    }
-    map_by_helper("newgidmap", pid, &namespaces.gid_map)
-}
-
-/// Runs `newuidmap` or `newgidmap` of the shadow suite.
-fn map_by_helper(helper: &'static str, pid: Pid, map: &str) -> Result<(), MapError> {
-    let status = Command::new(helper)
-        .arg(pid.as_raw_nonzero().to_string())
-        .args(map.split_whitespace())
-        .status()
-        .during("exec", helper)?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(MapError::Helper(helper))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -376,8 +326,16 @@ mod tests {
                 "namespace \"x\" does not exist",
             ),
             (
+                r#"{"namespaces":[{"type":"user"}],"uidMappings":[{"containerID":0,"hostID":1,"size":1}]}"#,
+                "user namespaces enabled, but no gid mappings found",
+            ),
+            (
+                r#"{"namespaces":[],"uidMappings":[{"containerID":0,"hostID":1,"size":1}]}"#,
+                "user namespace mappings specified, but user namespace isn't enabled in the config",
+            ),
+            (
                 r#"{"namespaces":[{"type":"user"}]}"#,
-                "user namespaces enabled, but no uid mappings found",
+                "user namespaces enabled, but no namespace path to join nor mappings to apply specified",
             ),
             (
                 r#"{"namespaces":[{"type":"time","path":"/t"}],"timeOffsets":{"boottime":{"secs":5}}}"#,

@@ -18,6 +18,7 @@ pub(crate) mod mount;
 pub(crate) mod network_device;
 pub(crate) mod number_list;
 pub(crate) mod process;
+pub(crate) mod rootless;
 pub(crate) mod scheduling;
 mod validate;
 
@@ -65,6 +66,8 @@ pub(crate) struct Extra {
     pub(crate) preserve_fds: u32,
     /// How many of those are sockets of systemd's socket activation.
     pub(crate) listen_fds: u32,
+    /// Whether the caller is not root, and so may do with ids and mounts what the kernel lets everybody do.
+    pub(crate) rootless: bool,
     /// Host directory of the readiness socket to bind into the container.
     pub(crate) notify_directory: Option<PathBuf>,
 }
@@ -167,6 +170,9 @@ impl Plan {
         validate::spec(spec)?;
         let namespaces = Namespaces::new(linux)?;
         validate::namespaces(spec, linux, &namespaces)?;
+        if extra.rootless {
+            rootless::check(spec, linux, &namespaces)?;
+        }
         let root_path = bundle.join(&root.path);
         let mut process_plan = ProcessPlan::new(process)?;
         let (personality, policy) = (linux.personality.as_ref(), linux.memory_policy.as_ref());

@@ -13,6 +13,7 @@ pub(crate) mod pivot;
 pub(crate) mod restore;
 
 use std::ffi::CString;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -28,10 +29,24 @@ use crate::sys;
 use crate::sys::mount::MountAttr;
 use path::Root;
 
+/// Opens where the root is, in this mount namespace.
+///
+/// In a container with a mount and a user namespace of its own that is done before the mappings are there: until then the
+/// process has the caller's rights on paths, and may walk through directories that the container's root may not.
+pub(crate) fn open_place(plan: &RootPlan) -> Result<OwnedFd, Fault> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, &plan.path, flags, Mode::empty()).at(
+        Step::PrepareRoot,
+        "open",
+        &plan.path.to_string_lossy(),
+    )
+}
+
 /// Cuts the tree off from the host's propagation, binds the root on itself and opens it.
 ///
 /// A container in the caller's mount namespace leaves that as it is, but for its own root: it is cut off once it is there.
-pub(crate) fn prepare(plan: &RootPlan) -> Result<Root, Fault> {
+/// `place` is where the root is, if that has been opened.
+pub(crate) fn prepare(plan: &RootPlan, place: Option<OwnedFd>) -> Result<Root, Fault> {
     let subject = plan.path.to_string_lossy();
     let path = CString::new(plan.path.as_os_str().as_bytes())
         .map_err(|_| Errno::INVAL)
@@ -46,7 +61,11 @@ pub(crate) fn prepare(plan: &RootPlan) -> Result<Root, Fault> {
             cut_parent_off(plan).at(Step::PrepareRoot, "mount", &subject)?;
         }
     }
-    let root = bind_on_itself(&path).at(Step::PrepareRoot, "mount", &subject)?;
+    let place = match place {
+        Some(place) => place,
+        None => open_place(plan)?,
+    };
+    let root = bind_on_itself(&place, &path).at(Step::PrepareRoot, "mount", &subject)?;
     if !plan.own_mount_namespace {
         let made = set_private(&root);
         if made.is_err() {
@@ -59,15 +78,12 @@ pub(crate) fn prepare(plan: &RootPlan) -> Result<Root, Fault> {
 }
 
 /// Binds a directory with all below on itself, and opens what is there then.
-fn bind_on_itself(path: &CString) -> Result<Root, Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let place = openat(CWD, path, flags, Mode::empty())?;
+fn bind_on_itself(place: &OwnedFd, path: &CString) -> Result<Root, Errno> {
     let copy = OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::AT_RECURSIVE
         | OpenTreeFlags::AT_EMPTY_PATH;
-    let made =
-        open_tree(&place, c"", copy).and_then(|tree| mount::put(&tree, &place).map(|()| tree));
+    let made = open_tree(place, c"", copy).and_then(|tree| mount::put(&tree, place).map(|()| tree));
     match made {
         Ok(tree) => Root::new(tree),
         Err(errno) if mount::is_refused(errno) => {

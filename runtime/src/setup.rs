@@ -3,14 +3,18 @@
 //! [`parent`] makes what must be made outside and forks; [`init`] runs in the new process up to exec. [`join`] is the
 //! second process of a container, which `exec` starts. [`handshake`] has the drawing and the messages.
 
+mod converse;
 pub(crate) mod fault;
 pub(crate) mod filter;
 pub(crate) mod finish;
 pub(crate) mod handshake;
 pub(crate) mod init;
 pub(crate) mod join;
+pub(crate) mod made;
 mod outside;
 pub(crate) mod parent;
+pub(crate) mod record;
+pub(crate) mod report;
 pub(crate) mod source;
 pub(crate) mod spawn;
 
@@ -50,7 +54,7 @@ pub(crate) enum Error {
     Hook(#[from] crate::hook::Error),
     /// The id mappings.
     #[error("unable to map ids")]
-    Map(#[from] crate::namespace::MapError),
+    Map(#[from] crate::namespace::mapping::Error),
     /// An id-mapped mount for a caller without privileges.
     #[error("id-mapped mounts are not supported for rootless containers")]
     RootlessIdmap,

@@ -110,6 +110,9 @@ pub(crate) struct Record {
     pub(crate) external_descriptors: Vec<String>,
     /// User id of who created it.
     pub(crate) owner: u32,
+    /// What `--rootless` said when it was created.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rootless: crate::rootless::Choice,
 }
 
 impl Record {
@@ -134,6 +137,8 @@ pub(crate) struct Agent {
 #[derive(Debug)]
 pub(crate) struct Store {
     root: PathBuf,
+    /// Whether it is in a user's run-time directory.
+    in_runtime_directory: bool,
 }
 
 /// A container's directory.
@@ -156,10 +161,12 @@ pub(crate) fn check_id(id: &str) -> Result<(), Error> {
 }
 
 impl Store {
-    /// Takes up a directory, which need not exist yet.
-    pub(crate) fn new(root: &Path) -> Self {
+    /// Takes up a directory, which need not exist yet. One in a user's run-time directory is kept from the clean-up of
+    /// what is old there.
+    pub(crate) fn new(root: &Path, in_runtime_directory: bool) -> Self {
         Self {
             root: root.to_owned(),
+            in_runtime_directory,
         }
     }
 
@@ -176,7 +183,7 @@ impl Store {
             Ok(()) => {}
             Err(Errno::EXIST) => return Err(Error::Exists),
             Err(Errno::NOENT) => {
-                make_root(&self.root)?;
+                make_root(&self.root, self.in_runtime_directory)?;
                 match mkdirat(CWD, &path, Mode::from_raw_mode(0o711)) {
                     Err(Errno::EXIST) => return Err(Error::Exists),
                     other => other.during("mkdir", &path)?,
@@ -229,14 +236,21 @@ impl Store {
     }
 }
 
-/// Makes the root directory, private to its owner.
-fn make_root(root: &Path) -> Result<(), CallFailed> {
+/// Makes the root directory, private to its owner. The sticky bit marks what is not to be cleaned up in a run-time
+/// directory (XDG Base Directory Specification).
+fn make_root(root: &Path, sticky: bool) -> Result<(), CallFailed> {
     use std::os::unix::fs::DirBuilderExt;
+    use std::os::unix::fs::PermissionsExt;
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(root)
-        .during("mkdir", root)
+        .during("mkdir", root)?;
+    if sticky {
+        std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o1700))
+            .during("chmod", root)?;
+    }
+    Ok(())
 }
 
 impl Directory {
@@ -432,7 +446,7 @@ mod tests {
     #[test]
     fn life_of_a_directory() {
         let root = std::env::temp_dir().join(format!("qrun-state-{}", std::process::id()));
-        let store = Store::new(&root);
+        let store = Store::new(&root, true);
         assert!(store.ids().unwrap().is_empty());
         assert!(matches!(store.open("c1"), Err(Error::NotExist)));
         let directory = store.create("c1").unwrap();

@@ -41,6 +41,26 @@ impl Bundle {
         bundle
     }
 
+    /// Makes it one for [`crate::user::USER`], who is root in a user namespace of its own and has no other ids there.
+    ///
+    /// # Panics
+    /// When files cannot be given away.
+    #[must_use]
+    pub fn of_user(self) -> Self {
+        use crate::user::{USER, give};
+        let own = json!([{"containerID": 0, "hostID": USER, "size": 1}]);
+        let mut bundle = self
+            .with("/linux/namespaces/-", json!({"type": "user"}))
+            .with("/linux/uidMappings", own.clone())
+            .with("/linux/gidMappings", own);
+        if let Some(linux) = bundle.config["linux"].as_object_mut() {
+            linux.remove("resources");
+        }
+        bundle.save();
+        give(bundle.path());
+        bundle
+    }
+
     /// Its directory.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::fs::File;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,17 +13,29 @@ use crate::bundle::Bundle;
 use crate::command::{Outcome, run, typed, wait};
 use crate::host;
 use crate::programs::built;
+use crate::user::{USER, give};
 use crate::wait::{patience, until, within};
 use crate::words;
 
 /// Containers of this process so far.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
+/// A runtime started by [`USER`].
+#[derive(Debug)]
+struct ByUser {
+    /// A copy of the program where the user can execute it.
+    program: PathBuf,
+    /// The cgroup it is started in.
+    place: Option<PathBuf>,
+}
+
 /// A runtime and the containers it made; they are deleted when it is dropped, and nothing of them
 /// may be left then.
 #[derive(Debug)]
 pub struct Runtime {
     directory: tempfile::TempDir,
+    /// How it is started by somebody else than root.
+    user: Option<ByUser>,
     ids: RefCell<Vec<String>>,
     /// A program and its arguments that runs `qrun`.
     wrapper: Vec<String>,
@@ -47,11 +60,30 @@ impl Runtime {
         match tempfile::Builder::new().prefix("qrt").tempdir() {
             Ok(directory) => Self {
                 directory,
+                user: None,
                 ids: RefCell::default(),
                 wrapper: Vec::new(),
             },
             Err(error) => panic!("make a state directory: {error}"),
         }
+    }
+
+    /// Makes one for [`USER`], started in the cgroup `place` if there is one.
+    ///
+    /// # Panics
+    /// When `qrun` is not built.
+    #[must_use]
+    pub fn of_user(place: Option<PathBuf>) -> Self {
+        let mut runtime = Self::new();
+        let program = runtime.directory().join("bin/qrun");
+        let copied = std::fs::create_dir(runtime.directory().join("bin"))
+            .and_then(|()| std::fs::copy(built("qrun"), &program));
+        if let Err(error) = copied {
+            panic!("copy qrun: {error}");
+        }
+        give(runtime.directory());
+        runtime.user = Some(ByUser { program, place });
+        runtime
     }
 
     /// A directory for what the test wants to keep beside the state.
@@ -78,19 +110,46 @@ impl Runtime {
     /// The command `qrun --root … LINE`.
     #[must_use]
     pub fn command(&self, line: &str) -> Command {
-        let qrun = built("qrun");
-        let mut command = match self.wrapper.split_first() {
-            None => Command::new(qrun),
-            Some((program, arguments)) => {
-                let mut command = Command::new(program);
-                command.args(arguments).arg(qrun);
-                command
-            }
-        };
+        let mut command = self.program();
         command
             .arg("--root")
             .arg(self.root())
             .args(words::split(line));
+        command
+    }
+
+    /// The command `qrun`, by whom it may be.
+    #[must_use]
+    pub fn program(&self) -> Command {
+        let Some(user) = &self.user else {
+            let Some((program, arguments)) = self.wrapper.split_first() else {
+                return Command::new(built("qrun"));
+            };
+            let mut command = Command::new(program);
+            command.args(arguments).arg(built("qrun"));
+            return command;
+        };
+        let mut command = match &user.place {
+            None => {
+                let mut command = Command::new(&user.program);
+                command.uid(USER).gid(USER);
+                command
+            }
+            Some(place) => {
+                let mut command = Command::new("sh");
+                let script = format!(
+                    "echo 0 > \"$1\"/cgroup.procs && shift && exec setpriv --reuid {USER} --regid {USER} --clear-groups \"$@\""
+                );
+                command
+                    .args(["-c", &script, "sh"])
+                    .arg(place)
+                    .arg(&user.program);
+                command
+            }
+        };
+        command
+            .current_dir(self.directory())
+            .env_remove("XDG_RUNTIME_DIR");
         command
     }
 

@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal};
 use super::plan::{Devices, Plan, Target};
 use super::setting::apply;
 use super::{Cgroup, Error, Node, Result, Unit, device, file, freezer, member};
+use crate::rootless;
 use crate::sys::bpf;
 
 /// Access mode of cgroup directories, before the umask.
@@ -65,18 +66,14 @@ impl Plan {
         let mut nodes = Vec::with_capacity(self.targets.len());
         let mut leaf = None;
         for target in &self.targets {
-            match make(target, &mut made, self.owner, unit.is_some()) {
+            match self.make(target, &mut made, unit.is_some()) {
                 Ok(descriptor) => {
                     leaf = descriptor.or(leaf);
                     nodes.push(Node::new(&target.keys, &target.directory));
                 }
-                Err(error) if !self.explicit && error.is_permission() && unprivileged() => {
+                Err(error) if self.can_do_without(target, &error) => {
                     if let Some(controller) = target.limited_by() {
-                        let controller = controller.to_owned();
-                        return Err(Error::Rootless {
-                            controller,
-                            source: Box::new(error),
-                        });
+                        return Err(refused(target, controller.to_owned(), error));
                     }
                     log::debug!("no cgroup at {}: {error}", target.directory.display());
                 }
@@ -85,6 +82,101 @@ impl Plan {
         }
         made.keep();
         Ok(Cgroup::new(nodes, leaf).with_unit(unit))
+    }
+
+    /// Whether the container may go without this part of its cgroup, which could not be had.
+    fn can_do_without(&self, target: &Target, error: &Error) -> bool {
+        // Beside v1 hierarchies the v2 tree only keeps processes together, and whoever delegates the others rarely thinks
+        // of it.
+        let beside_v1 = target.v2 && self.targets.len() > 1;
+        (!self.explicit || beside_v1) && error.is_permission() && rootless::forgives(self.rootless)
+    }
+
+    /// Makes the directory in one hierarchy and sets what is to be set there. `started` is a cgroup that systemd has just
+    /// made, with a process in it.
+    fn make(&self, target: &Target, made: &mut Made, started: bool) -> Result<Option<OwnedFd>> {
+        let new = made.directory(&target.directory, &target.mount_point)?;
+        if !new && !started {
+            refuse_used(target)?;
+        }
+        if target.v2 {
+            self.unified(target, new)
+        } else {
+            self.legacy(target, new).map(|()| None)
+        }
+    }
+
+    /// v1: one hierarchy.
+    fn legacy(&self, target: &Target, new: bool) -> Result<()> {
+        let directory = &target.directory;
+        if target.has("cpuset") {
+            // Before the other settings and before any process comes: a cpuset without CPUs takes none.
+            inherit_cpuset(target)?;
+            let others = target
+                .settings
+                .iter()
+                .filter(|setting| setting.controller != "cpuset");
+            apply(directory, others)?;
+        } else {
+            apply(directory, &target.settings)?;
+        }
+        let Devices::Lists(exceptions) = &target.devices else {
+            return Ok(());
+        };
+        self.forgive(match new {
+            true => exceptions.write_to_new(directory),
+            false => exceptions.write_to_existing(directory),
+        })
+    }
+
+    /// The v2 tree, whether it is alone or beside v1 hierarchies. Gives the open directory if something here needs it.
+    fn unified(&self, target: &Target, new: bool) -> Result<Option<OwnedFd>> {
+        if matches!(target.devices, Devices::Nothing) && target.settings.is_empty() {
+            // Beside v1 hierarchies that do everything, processes are only kept together here.
+            return Ok(None);
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let leaf =
+            rustix::fs::openat(CWD, &target.directory, flags, Mode::empty()).map_err(|source| {
+                Error::Open {
+                    path: target.directory.clone(),
+                    source,
+                }
+            })?;
+        enable_controllers(target)?;
+        apply(&target.directory, &target.settings)?;
+        match &target.devices {
+            Devices::Program(rules) => self.forgive(attach(&leaf, rules, target, new))?,
+            Devices::NoProgram if !new => self.forgive(
+                bpf::detach_device_programs(leaf.as_fd())
+                    .map_err(|source| program_error(target, source)),
+            )?,
+            _ => {}
+        }
+        if let Some(uid) = self.owner {
+            delegate(target, uid)?;
+        }
+        Ok(Some(leaf))
+    }
+
+    /// Device rules cannot be set from within a user namespace, where no device can be made either.
+    fn forgive(&self, result: Result<()>) -> Result<()> {
+        match result {
+            Err(error) if error.is_permission() && rootless::forgives(self.rootless) => {
+                log::debug!("device rules not set: {error}");
+                Ok(())
+            }
+            result => result,
+        }
+    }
+}
+
+/// Limits without a cgroup to set them in.
+fn refused(target: &Target, controller: String, source: Error) -> Error {
+    let source = Box::new(source);
+    match target.v2 {
+        true => Error::RootlessUnified { source },
+        false => Error::Rootless { controller, source },
     }
 }
 
@@ -130,24 +222,6 @@ impl Drop for Made {
     }
 }
 
-/// `started` is a cgroup that systemd has just made, with a process in it.
-fn make(
-    target: &Target,
-    made: &mut Made,
-    owner: Option<u32>,
-    started: bool,
-) -> Result<Option<OwnedFd>> {
-    let new = made.directory(&target.directory, &target.mount_point)?;
-    if !new && !started {
-        refuse_used(target)?;
-    }
-    if target.v2 {
-        unified(target, new, owner)
-    } else {
-        legacy(target, new).map(|()| None)
-    }
-}
-
 /// Refuses a cgroup that another container may be in.
 fn refuse_used(target: &Target) -> Result<()> {
     // Controllers that nothing of a container depends on are often shared by hand-made set-ups.
@@ -166,30 +240,6 @@ fn refuse_used(target: &Target) -> Result<()> {
         });
     }
     Ok(())
-}
-
-/// v1: one hierarchy.
-fn legacy(target: &Target, new: bool) -> Result<()> {
-    let directory = &target.directory;
-    if target.has("cpuset") {
-        // Before the other settings and before any process comes: a cpuset without CPUs takes none.
-        inherit_cpuset(target)?;
-        let others = target
-            .settings
-            .iter()
-            .filter(|setting| setting.controller != "cpuset");
-        apply(directory, others)?;
-    } else {
-        apply(directory, &target.settings)?;
-    }
-    let Devices::Lists(exceptions) = &target.devices else {
-        return Ok(());
-    };
-    let result = match new {
-        true => exceptions.write_to_new(directory),
-        false => exceptions.write_to_existing(directory),
-    };
-    ignore_if_unprivileged(result)
 }
 
 /// Writes the CPUs and memory nodes that were asked for, or else the parent's.
@@ -253,36 +303,6 @@ fn fill(path: &Path, value: &str) -> Result<()> {
         }),
         Ok(()) => Ok(()),
     }
-}
-
-/// The v2 tree, whether it is alone or beside v1 hierarchies. Gives the open directory if something here needs it.
-fn unified(target: &Target, new: bool, owner: Option<u32>) -> Result<Option<OwnedFd>> {
-    if matches!(target.devices, Devices::Nothing) && target.settings.is_empty() {
-        // Beside v1 hierarchies that do everything, processes are only kept together here.
-        return Ok(None);
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let leaf =
-        rustix::fs::openat(CWD, &target.directory, flags, Mode::empty()).map_err(|source| {
-            Error::Open {
-                path: target.directory.clone(),
-                source,
-            }
-        })?;
-    enable_controllers(target)?;
-    apply(&target.directory, &target.settings)?;
-    match &target.devices {
-        Devices::Program(rules) => ignore_if_unprivileged(attach(&leaf, rules, target, new))?,
-        Devices::NoProgram if !new => ignore_if_unprivileged(
-            bpf::detach_device_programs(leaf.as_fd())
-                .map_err(|source| program_error(target, source)),
-        )?,
-        _ => {}
-    }
-    if let Some(uid) = owner {
-        delegate(target, uid)?;
-    }
-    Ok(Some(leaf))
 }
 
 fn attach(leaf: &OwnedFd, rules: &device::Rules, target: &Target, new: bool) -> Result<()> {
@@ -386,25 +406,4 @@ fn delegate(target: &Target, uid: u32) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Device rules cannot be set from within a user namespace, where no device can be made either.
-fn ignore_if_unprivileged(result: Result<()>) -> Result<()> {
-    match result {
-        Err(error) if error.is_permission() && unprivileged() => {
-            log::debug!("device rules not set: {error}");
-            Ok(())
-        }
-        result => result,
-    }
-}
-
-/// Whether the process lacks the rights of the host's root. Asked only after something failed.
-pub(super) fn unprivileged() -> bool {
-    if !rustix::process::geteuid().is_root() {
-        return true;
-    }
-    // The initial user namespace maps all 2^32 - 1 ids onto themselves.
-    let whole = |map: String| map.split_whitespace().eq(["0", "0", "4294967295"]);
-    !file::read_raw(Path::new("/proc/self/uid_map")).map_or(true, whole)
 }

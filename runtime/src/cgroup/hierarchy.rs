@@ -103,6 +103,15 @@ impl Hierarchies {
         })
     }
 
+    /// A host on which none is mounted, or none that the caller can see.
+    pub(crate) fn none() -> Self {
+        Self {
+            list: Vec::new(),
+            pure_v2: false,
+            own: OnceCell::new(),
+        }
+    }
+
     /// Whether the host has cgroup v2 alone.
     pub(crate) fn is_pure_v2(&self) -> bool {
         self.pure_v2

@@ -13,6 +13,7 @@ use super::device::{Exceptions, Rules};
 use super::hierarchy::{Hierarchies, Hierarchy};
 use super::setting::Setting;
 use super::{Error, Node, Record, Result, systemd, v1, v2};
+use crate::rootless;
 use crate::spec::resources::Resources;
 
 /// What will be done: the cgroup's directories and the values written there.
@@ -22,6 +23,8 @@ pub(crate) struct Plan {
     /// Whether the path was given, so that it has to be had.
     pub(super) explicit: bool,
     pub(super) owner: Option<u32>,
+    /// Whether a lack of rights is passed over.
+    pub(super) rootless: rootless::Choice,
     /// The unit to be started, with the systemd driver.
     pub(super) start: Option<systemd::Start>,
     warnings: Vec<String>,
@@ -92,7 +95,7 @@ impl Plan {
             Some(_) => {
                 systemd::check_running()?;
                 systemd::round_quota(resources.to_mut());
-                let user = super::create::unprivileged();
+                let user = rootless::is_unprivileged();
                 Some(systemd::Place::new(given, container_id, user)?)
             }
             None => None,
@@ -123,7 +126,11 @@ impl Plan {
         };
         distribute(&mut targets, pure_v2, &resources)?;
         let rules = Rules::new(&resources.devices)?;
-        devices(&mut targets, &rules)?;
+        if !targets.is_empty() {
+            devices(&mut targets, &rules)?;
+        } else if given.is_some() || place.is_some() {
+            return Err(Error::NoHierarchy);
+        }
         let start = match (place, systemd) {
             (Some(place), Some(annotations)) => Some(systemd::Start {
                 place,
@@ -138,6 +145,7 @@ impl Plan {
             targets,
             explicit: given.is_some() || start.is_some(),
             owner: None,
+            rootless: None,
             start,
             warnings,
         })
@@ -172,6 +180,11 @@ impl Plan {
     /// Things the user should be told; the caller logs them.
     pub(crate) fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// Says whether a lack of rights is passed over.
+    pub(crate) fn set_rootless(&mut self, rootless: rootless::Choice) {
+        self.rootless = rootless;
     }
 
     /// Gives the cgroup to this user of the host, who is to manage it from within: asked for when the container has a

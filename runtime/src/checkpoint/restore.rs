@@ -24,8 +24,9 @@ use crate::namespace::Kind;
 use crate::plan::Plan;
 use crate::rootfs::{path::Root, restore as root_of};
 use crate::setup::fault::{At, Step};
-use crate::setup::parent::{self, Made, Prepared, Request};
-use crate::setup::{Error as SetupError, filter};
+use crate::setup::made::Made;
+use crate::setup::parent::{self, Prepared, Request};
+use crate::setup::{Error as SetupError, filter, record};
 use crate::state::{self, CRIU_ROOT, Directory, Record};
 use crate::sys::process::{Child, unshare};
 
@@ -86,7 +87,7 @@ pub(crate) fn restore(request: &Request<'_>, wanted: &RestoreWanted) -> Result<R
     let mut restoring = Restoring {
         request,
         wanted,
-        record: parent::first_record(request, &prepared),
+        record: record::first(request, &prepared),
         image: &image,
         work: work.as_ref(),
     };
@@ -169,7 +170,7 @@ impl Restoring<'_> {
         // Nothing is mounted there but in a mount namespace that is gone.
         std::fs::remove_dir(&place).during("rmdir", &place)?;
         let child = made.child.as_ref().ok_or(Error::Protocol)?;
-        parent::report(&self.request.report, child)?;
+        self.request.report.tell(child)?;
         made.child.take().ok_or(Error::Protocol)
     }
 

@@ -12,6 +12,8 @@ use crate::cgroup::{Cgroup, Record};
 use crate::cli::Parsed;
 use crate::container::{Container, Status};
 use crate::failure::During;
+use crate::plan;
+use crate::rootless;
 use crate::self_image;
 use crate::setup::join;
 use crate::spec::Spec;
@@ -36,6 +38,9 @@ pub(super) fn exec(request: &Request<'_>) -> Result<u8> {
         _ => {}
     }
     let process = process(parsed, &container)?;
+    if rootless::is_other_user() {
+        plan::rootless::check_groups(&process)?;
+    }
     let process = container.record.inherited.plan(process)?;
     let cgroup = own_cgroup(parsed, &container)?;
     let detach = parsed.is_on("detach");

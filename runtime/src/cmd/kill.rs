@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 
 use super::Request;
 use crate::container::{Container, Status};
+use crate::rootless;
 
 /// Runs the command.
 pub(super) fn kill(request: &Request<'_>) -> Result<u8> {
@@ -16,19 +17,28 @@ pub(super) fn kill(request: &Request<'_>) -> Result<u8> {
             .map_or("SIGTERM", String::as_str),
     )?;
     if request.parsed.is_on("all") {
-        send_to_all(&container, number)?;
+        match container.cgroup.is_unconfigured() {
+            // Without a cgroup the first process is the only one known.
+            true => container.signal(number).map(drop)?,
+            false => send_to_all(&container, number)?,
+        }
         return Ok(0);
     }
-    if number == libc::SIGKILL
-        && !container.record.ends_with_init()
-        && !container.cgroup.is_unconfigured()
-    {
+    if number == libc::SIGKILL && !container.record.ends_with_init() {
         // Without a pid namespace of its own the others would outlive the first process.
-        if container.status() == Status::Stopped && container.cgroup.pids()?.is_empty() {
+        if container.status() == Status::Stopped
+            && container.cgroup.pids().unwrap_or_default().is_empty()
+        {
             bail!("container not running");
         }
-        send_to_all(&container, number)?;
-        return Ok(0);
+        match send_to_all(&container, number) {
+            Err(error) if rootless::forgives(container.record.rootless) => {
+                log::warn!(
+                    "failed to kill all processes, possibly due to lack of cgroup (Hint: enable cgroup v2 delegation): {error}"
+                );
+            }
+            other => return other.map(|()| 0),
+        }
     }
     if !container.signal(number)? {
         bail!("container not running");

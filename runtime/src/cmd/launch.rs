@@ -11,8 +11,10 @@ use crate::console;
 use crate::failure::During;
 use crate::plan::{self, Extra, Plan};
 use crate::readiness;
+use crate::rootless;
 use crate::self_image;
-use crate::setup::parent::{self, Created, Report};
+use crate::setup::parent::{self, Created};
+use crate::setup::report::Report;
 use crate::spec::Spec;
 use crate::state;
 use crate::sys::process::is_inherited;
@@ -57,6 +59,7 @@ fn extra(parsed: &Parsed, state: &Path) -> Result<Extra> {
         no_new_keyring: parsed.is_on("no-new-keyring"),
         preserve_fds,
         listen_fds,
+        rootless: rootless::is_other_user(),
         notify_directory: readiness::directory(state),
     })
 }
@@ -121,6 +124,7 @@ pub(super) fn create(
         plan: &bundle.plan,
         spec: &bundle.spec,
         systemd_cgroup: request.global.systemd_cgroup,
+        rootless: request.global.rootless,
         wait_for_start,
         console_socket,
         report,

@@ -33,6 +33,7 @@ pub(super) fn restore(request: &Request<'_>) -> Result<u8> {
             plan: &bundle.plan,
             spec: &bundle.spec,
             systemd_cgroup: request.global.systemd_cgroup,
+            rootless: request.global.rootless,
             wait_for_start: false,
             console_socket: outside.as_ref().or(own.as_ref().map(|(_, inside)| inside)),
             report,

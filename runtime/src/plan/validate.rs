@@ -79,9 +79,8 @@ pub(super) fn spec(spec: &Spec) -> Result<(), Error> {
 
 /// What needs a namespace of its own.
 pub(super) fn namespaces(spec: &Spec, linux: &Linux, namespaces: &Namespaces) -> Result<(), Error> {
-    if !namespaces.contains(Kind::Mount)
-        && !(linux.masked_paths.is_empty() && linux.readonly_paths.is_empty())
-    {
+    let hides = !linux.masked_paths.is_empty() || !linux.readonly_paths.is_empty();
+    if hides && !namespaces.contains(Kind::Mount) {
         return Err(Error::invalid(
             "unable to restrict sys entries without a private MNT namespace",
         ));

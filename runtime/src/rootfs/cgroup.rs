@@ -52,6 +52,7 @@ pub(super) fn mount_cgroup(
         Some(tmpfs) => tmpfs,
         None => reopen(root, step, &target)?,
     };
+    let read_only = step.is_read_only();
     for hierarchy in outside.hierarchies.list() {
         mkdirat(&tmpfs, &*hierarchy.name, Mode::from_raw_mode(0o755)).at(
             Step::Mount,
@@ -68,7 +69,9 @@ pub(super) fn mount_cgroup(
             mount_hierarchy(hierarchy, &place, step)
                 .map_err(|refusal| refusal.fault(&hierarchy.name))?;
         } else if let Some(own) = own_directory(hierarchy, &joined) {
-            bind_hierarchy(own, &place, step).at(Step::Mount, "open_tree", own)?;
+            bind_hierarchy(own, &place, read_only).at(Step::Mount, "open_tree", own)?;
+        } else {
+            show_callers(hierarchy, &place)?;
         }
         for link in &hierarchy.links {
             match symlinkat(&*hierarchy.name, &tmpfs, &**link) {
@@ -77,7 +80,7 @@ pub(super) fn mount_cgroup(
             }
         }
     }
-    if step.is_read_only() {
+    if read_only {
         set_read_only(&tmpfs, flags).at(Step::Mount, "mount_setattr", &subject)?;
     }
     Ok(())
@@ -100,10 +103,12 @@ fn mount_v2(
     };
     match new.put_at_once(target) {
         Err(refusal) if matches!(refusal.errno, Errno::PERM | Errno::BUSY) => {
-            let own = joined
-                .first()
-                .map_or("/sys/fs/cgroup", |(_, path)| path.as_str());
-            bind_hierarchy(own, target, step).at(Step::Mount, "open_tree", own)
+            // Without a cgroup of its own it sees what the caller sees, and changes nothing there (CVE-2023-25809).
+            let (own, read_only) = match joined.first() {
+                Some((_, path)) => (path.as_str(), step.is_read_only()),
+                None => ("/sys/fs/cgroup", true),
+            };
+            bind_hierarchy(own, target, read_only).at(Step::Mount, "open_tree", own)
         }
         other => other.map_err(|refusal| refusal.fault(subject)),
     }
@@ -136,10 +141,21 @@ fn own_directory<'a>(hierarchy: &Hierarchy, joined: &'a [(String, String)]) -> O
     found.map(|(_, path)| path.as_str())
 }
 
+/// Shows a container that has no cgroup of its own in a hierarchy the caller's, which it may not change.
+fn show_callers(hierarchy: &Hierarchy, place: &OwnedFd) -> Result<(), Fault> {
+    let inner = hierarchy.own_path.trim_start_matches('/');
+    let path = hierarchy.mount_point.join(inner);
+    let path = path.to_string_lossy();
+    match bind_hierarchy(&path, place, true) {
+        // Out of sight from here.
+        Err(Errno::NOENT) => Ok(()),
+        other => other.at(Step::Mount, "open_tree", &path),
+    }
+}
+
 /// Binds a directory of a hierarchy.
-fn bind_hierarchy(source: &str, place: &OwnedFd, step: &MountStep) -> Result<(), Errno> {
+fn bind_hierarchy(source: &str, place: &OwnedFd, read_only: bool) -> Result<(), Errno> {
     let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE;
-    let read_only = step.is_read_only();
     let attr = MountAttr {
         attr_set: ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC | if read_only { ATTR_RDONLY } else { 0 },
         ..MountAttr::default()
@@ -150,7 +166,8 @@ fn bind_hierarchy(source: &str, place: &OwnedFd, step: &MountStep) -> Result<(),
     });
     match made {
         Err(errno) if is_refused(errno) => {
-            bind_by_mount(source, place, FLAGS | step.flags & libc::MS_RDONLY)
+            let read_only = if read_only { libc::MS_RDONLY } else { 0 };
+            bind_by_mount(source, place, FLAGS | read_only)
         }
         other => other,
     }

@@ -62,7 +62,7 @@ impl Random {
             0 => self.next() % 8,
             1 => (1 << self.below(64)) - self.next() % 2,
             2 => self.next() & 0xffff_ffff,
-            3 => (self.next() % 4) << 32 | self.next() % 4,
+            3 => ((self.next() % 4) << 32) | (self.next() % 4),
             4 => u64::MAX - self.next() % 2,
             _ => self.next(),
         }

@@ -142,7 +142,10 @@ impl std::fmt::Display for Fault {
             Step::Handshake => write!(formatter, "error talking with qrun: {why}"),
             Step::PrepareRoot => write!(formatter, "error preparing rootfs {subject:?}: {why}"),
             Step::Mount if *errno == 0 => write!(formatter, "error mounting {subject}: {call}"),
-            Step::Mount => write!(formatter, "error mounting {subject}: {why}"),
+            Step::Mount => {
+                let hint = mount_hint(subject, *errno);
+                write!(formatter, "error mounting {subject}: {why}{hint}")
+            }
             Step::Device => write!(
                 formatter,
                 "error creating device nodes: {call} {subject}: {errno_text}"
@@ -175,6 +178,7 @@ impl std::fmt::Display for Fault {
             Step::Scheduling if *errno == 0 => formatter.write_str(subject),
             Step::Scheduling => write!(formatter, "unable to set {subject}: {why}"),
             Step::Capabilities => write!(formatter, "unable to apply caps: {why}"),
+            Step::User if *errno == 0 => write!(formatter, "unable to setup user: {subject}"),
             Step::User => write!(
                 formatter,
                 "unable to setup user: {call} {subject}: {errno_text}"
@@ -206,6 +210,19 @@ impl std::fmt::Display for Fault {
             Step::Start => write!(formatter, "error waiting for start: {why}"),
             Step::Exec => write!(formatter, "exec {subject}: {errno_text}"),
         }
+    }
+}
+
+/// What a mount that a user namespace may not make would take.
+fn mount_hint(subject: &str, errno: i32) -> &'static str {
+    if errno != Errno::PERM.raw_os_error() {
+        ""
+    } else if subject.starts_with("\"proc\" ") {
+        " (in a user namespace this takes a pid namespace of its own, and a /proc outside of which nothing is hidden)"
+    } else if subject.starts_with("\"sysfs\" ") {
+        " (in a user namespace this takes a network namespace of its own; without one, bind /sys)"
+    } else {
+        ""
     }
 }
 

@@ -392,23 +392,44 @@ fn change_user(process: &ProcessPlan, host_proc: &HostProc) -> Result<(), Fault>
         .map(|gid| Gid::from_raw(*gid))
         .collect();
     match set_thread_groups(&groups) {
-        // A user namespace of somebody without privileges, where groups cannot be changed.
-        Err(Errno::PERM) if groups.is_empty() && may_keep_groups(host_proc) => {}
+        // A user namespace of somebody without privileges, where groups cannot be changed. As with runc, those asked for are
+        // passed over: they come from an image's /etc/group, mostly.
+        Err(Errno::PERM)
+            if groups_are_frozen(host_proc) || groups.is_empty() && has_no_groups() => {}
         other => other.at(Step::User, "setgroups", "")?,
     }
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-    set_thread_res_gid(gid, gid, gid).at(Step::User, "setgid", &user.gid.to_string())?;
-    set_thread_res_uid(uid, uid, uid).at(Step::User, "setuid", &user.uid.to_string())?;
+    match set_thread_res_gid(gid, gid, gid) {
+        Err(Errno::INVAL) => return Err(unmapped("gid", user.gid)),
+        other => other.at(Step::User, "setgid", &user.gid.to_string())?,
+    }
+    match set_thread_res_uid(uid, uid, uid) {
+        Err(Errno::INVAL) => return Err(unmapped("uid", user.uid)),
+        other => other.at(Step::User, "setuid", &user.uid.to_string())?,
+    }
     set_keep_capabilities(false).at(Step::User, "prctl", "keepcaps")
 }
 
-/// Whether a process may go on with the supplementary groups it has: there are none, or its user namespace is one in
-/// which nobody may change them; see user_namespaces(7).
-fn may_keep_groups(host_proc: &HostProc) -> bool {
+/// An id that its user namespace does not have; runc's words.
+fn unmapped(kind: &str, id: u32) -> Fault {
+    Fault {
+        step: Step::User,
+        call: String::new(),
+        subject: format!("cannot set{kind} to unmapped {kind} {id} in user namespace"),
+        errno: 0,
+    }
+}
+
+/// Whether this process's user namespace is one in which nobody may change supplementary groups; see user_namespaces(7).
+fn groups_are_frozen(host_proc: &HostProc) -> bool {
+    host_proc
+        .read("self/setgroups")
+        .is_ok_and(|text| text.trim_ascii() == b"deny")
+}
+
+/// Whether this process has no supplementary groups.
+fn has_no_groups() -> bool {
     rustix::process::getgroups().is_ok_and(|groups| groups.is_empty())
-        || host_proc
-            .read("self/setgroups")
-            .is_ok_and(|text| text.trim_ascii() == b"deny")
 }
 
 /// The environment, with the user's home directory when it does not name one.

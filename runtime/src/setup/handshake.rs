@@ -5,9 +5,10 @@
 //!  ─────────────────────────                       ──────────────────────
 //!  state directory, fifo; on cgroup v2 the cgroup
 //!  clone3 ────────────────────────────────────────▶ born in its namespaces (and v2 cgroup)
-//!  writes state.json                                opens what only the caller may open
+//!  writes state.json                                opens what only the caller may: the root
 //!  writes id maps ── Mapped ──────────────────────▶ (user namespace only) becomes root in it
 //!  v1: makes cgroups, joins the child               mounts
+//!  (for others than root: before the id maps)
 //!  ◀─────────────────────── OpenSource(index) ──    (for each bind mount that takes the caller's rights)
 //!  opens it in the child's mount namespace
 //!      ── Source(+fd) ────────────────────────────▶

@@ -112,6 +112,11 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
         .or_else(ignore_leader)
         .at(Step::Descriptors, "setsid", "")?;
     let host_proc = HostProc::open().at(Step::PrepareRoot, "open", "/proc")?;
+    // Before the mappings of a user namespace are there, because then the caller's rights on paths are gone.
+    let place = match plan.namespaces.has_user() && plan.namespaces.makes(Kind::Mount) {
+        true => Some(rootfs::open_place(&plan.root)?),
+        false => None,
+    };
     enter_namespaces(context, channel, &host_proc)?;
     if !plan.extra.no_new_keyring {
         let user_namespace = plan.namespaces.has_user();
@@ -128,7 +133,7 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
         passed: RefCell::new(None),
         early: RefCell::new(None),
     };
-    let (root, later) = build_root(&gate, &host_proc)?;
+    let (root, later) = build_root(&gate, &host_proc, place)?;
     let finished = match finish_tree(context, channel, host_proc, &root, later) {
         Err(fault) if !plan.root.own_mount_namespace => {
             // Nothing else takes the root out of the caller's namespace. The fault is what the user is told.
@@ -356,10 +361,14 @@ impl Gate<'_> {
 }
 
 /// Puts the tree together: root, mounts, device files.
-fn build_root(gate: &Gate<'_>, host_proc: &HostProc) -> Result<(Root, Later), Fault> {
+fn build_root(
+    gate: &Gate<'_>,
+    host_proc: &HostProc,
+    place: Option<OwnedFd>,
+) -> Result<(Root, Later), Fault> {
     let context = gate.context;
     let plan = &context.plan.root;
-    let root = rootfs::prepare(plan)?;
+    let root = rootfs::prepare(plan, place)?;
     let filled = fill_root(gate, host_proc, &root);
     if filled.is_err() && !plan.own_mount_namespace {
         // Nothing else takes it out of the caller's namespace. The fault is what the user is told.
@@ -442,6 +451,10 @@ fn wait_and_start(context: &Context<'_>, prepared: Prepared, fifo: &OwnedFd) -> 
         Ok(kept) => kept,
         Err(fault) => return fault,
     };
+    if context.plan.extra.rootless {
+        // Only so can its owner join it before the start. It has nothing of the host any more.
+        let _ = sys::process::set_dumpable();
+    }
     let fault = match wait_for_word(&kept) {
         Ok(()) => start(context, prepared),
         Err(fault) => fault,

@@ -16,7 +16,7 @@ use super::Error;
 use super::fault::{At, Fault, Step};
 use super::finish::{self, Identity, Prepared};
 use super::handshake::{self, FromInit, InitEnd, ParentEnd, ToInit};
-use super::parent::{self, Report};
+use super::report::Report;
 use super::{filter, outside, spawn};
 use crate::cgroup::Cgroup;
 use crate::console;
@@ -25,6 +25,7 @@ use crate::failure::{CallFailed, During};
 use crate::namespace::Kind;
 use crate::plan::process::ProcessPlan;
 use crate::procfs::HostProc;
+use crate::rootless;
 use crate::seccomp::Program;
 use crate::sys::process::{Child, clone_process, has_clone3, set_not_dumpable, setns};
 use crate::sys::sched::{sched_getaffinity, sched_setaffinity};
@@ -184,8 +185,8 @@ fn start(
     }
     let ends = || handshake::pair().during("socketpair", "exec");
     let started = match clone_process(0, cgroup, ends()?, |channel| run(context, &channel)) {
-        // The container's cgroup has children and takes no processes of its own any more.
-        Err(Errno::BUSY) => {
+        // The container's cgroup has children and takes no processes of its own any more; or the caller may not move any there.
+        Err(Errno::BUSY | Errno::ACCESS) if cgroup.is_some() => {
             context.outside_cgroup = true;
             context.waits = true;
             clone_process(0, None, ends()?, |channel| run(context, &channel))
@@ -214,7 +215,12 @@ fn attend(
             // Asked for by name: that one or none.
             return Err(error);
         }
-        join_cgroup_of_init(record.pid, child).map_err(|()| error)?;
+        match join_cgroup_of_init(record.pid, child) {
+            Err(()) if rootless::forgives(record.rootless) => {
+                log::debug!("{}", crate::failure::chain(&error));
+            }
+            other => other.map_err(|()| error)?,
+        }
     }
     set_final_cpus(context, child)?;
     if let Some(group) = &record.resctrl {
@@ -247,7 +253,7 @@ fn attend(
             None => return Err(Error::Died),
         }
     }
-    parent::report(&request.report, child)?;
+    request.report.tell(child)?;
     channel.send(&ToInit::Go).during("sendmsg", "exec")?;
     // The end of the conversation means that the program has been executed.
     match channel.receive().during("recvmsg", "exec")? {

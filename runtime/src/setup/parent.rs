@@ -3,34 +3,26 @@
 //! [`create`] is the list of steps. What can fail without leaving a trace comes first; from the moment the state
 //! directory exists every failure is undone step by step, in reverse ([`Made::undo`]).
 
-use std::fs::File;
-use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, openat};
 use rustix::io::Errno;
-use rustix::process::Pid;
 
-use super::handshake::{FromInit, ParentEnd, ToInit};
+use super::handshake::{ParentEnd, ToInit};
 use super::init::Context;
-use super::source::{self, Users};
-use super::{Error, filter, outside, spawn};
+use super::made::Made;
+use super::report::Report;
+use super::source::Users;
+use super::{Error, converse, filter, outside, record, spawn};
 use crate::cgroup::{self, Cgroup, Hierarchies};
-use crate::checkpoint;
-use crate::clock;
 use crate::failure::{CallFailed, During};
-use crate::hook::{self, Point};
-use crate::namespace::{self, Kind};
-use crate::network_device::Moved;
+use crate::namespace::{Kind, mapping};
 use crate::plan::Plan;
-use crate::plan::inherited::Inherited;
 use crate::plan::mount::Kind as MountKind;
 use crate::readiness::Relay;
 use crate::resctrl;
-use crate::rootfs::mount::source::{Form, Source};
+use crate::rootless;
 use crate::seccomp::{self, Program};
-use crate::seccomp_agent;
 use crate::spec::linux::{IdMapping, Linux};
 use crate::spec::{Hooks, Spec};
 use crate::state::{self, Directory, Record, START_FIFO, Store};
@@ -47,21 +39,14 @@ pub(crate) struct Request<'a> {
     pub(crate) spec: &'a Spec,
     /// Whether cgroup paths are systemd's.
     pub(crate) systemd_cgroup: bool,
+    /// Whether a lack of rights on cgroups is passed over.
+    pub(crate) rootless: rootless::Choice,
     /// Whether the process waits for `start`.
     pub(crate) wait_for_start: bool,
     /// Where the terminal's master end goes.
     pub(crate) console_socket: Option<&'a OwnedFd>,
     /// Where the process id goes, and a pidfd.
     pub(crate) report: Report,
-}
-
-/// Who is told which process it is.
-#[derive(Debug, Default)]
-pub(crate) struct Report {
-    /// A file for its id.
-    pub(crate) pid_file: Option<PathBuf>,
-    /// A socket for a pidfd.
-    pub(crate) pidfd_socket: Option<PathBuf>,
 }
 
 /// A container that has been created, its process about to execute or waiting for `start`.
@@ -79,68 +64,6 @@ pub(crate) struct Created {
     pub(crate) relay: Option<Relay>,
 }
 
-/// What exists so far, to be undone when something fails.
-pub(crate) struct Made {
-    pub(crate) directory: Directory,
-    pub(crate) cgroup: Option<Cgroup>,
-    resctrl: Option<resctrl::Record>,
-    pub(crate) child: Option<Child>,
-    channel: Option<ParentEnd>,
-    devices: Option<Moved>,
-    /// For the poststop hooks, if there are any; from the moment the child exists.
-    record: Option<Record>,
-}
-
-impl Made {
-    /// A state directory and nothing else yet.
-    pub(crate) fn of(directory: Directory) -> Self {
-        Self {
-            directory,
-            cgroup: None,
-            resctrl: None,
-            child: None,
-            channel: None,
-            devices: None,
-            record: None,
-        }
-    }
-
-    /// Takes everything back. Failures are logged: the one that led here is what the user is told.
-    pub(crate) fn undo(self) {
-        // Before the process ends, and the devices with its namespace.
-        if let Some(devices) = self.devices {
-            devices.undo();
-        }
-        if let Some(child) = &self.child {
-            spawn::end(child);
-        }
-        if let Some(cgroup) = &self.cgroup {
-            // Hooks may have left something there.
-            let removed = cgroup
-                .kill_all(rustix::process::Signal::KILL)
-                .and_then(|()| cgroup.remove());
-            if let Err(error) = removed {
-                log::warn!(
-                    "cannot remove the cgroup: {}",
-                    crate::failure::chain(&error)
-                );
-            }
-        }
-        if let Some(Err(error)) = self.resctrl.map(|group| group.remove()) {
-            log::warn!("cannot remove the resctrl group: {error}");
-        }
-        // A create that fails ends like a container: runtime.md "Lifecycle", steps 3 to 13.
-        if let Some(record) = &self.record {
-            let hooks = record.hooks.iter().flat_map(|hooks| &hooks.poststop);
-            let hooks: Vec<_> = hooks.cloned().collect();
-            hook::run_all(Point::Poststop, &hooks, record, None);
-        }
-        if let Err(error) = self.directory.remove() {
-            log::warn!("cannot remove the state directory: {error}");
-        }
-    }
-}
-
 /// What was worked out before anything was made.
 pub(crate) struct Prepared {
     pub(crate) hierarchies: Hierarchies,
@@ -149,7 +72,7 @@ pub(crate) struct Prepared {
     pub(crate) seccomp: Option<Program>,
     pub(crate) hooks: Hooks,
     pub(crate) joins: Vec<(Kind, OwnedFd)>,
-    users: Users,
+    pub(super) users: Users,
 }
 
 /// Creates a container.
@@ -178,7 +101,12 @@ pub(crate) fn create(request: &Request<'_>) -> Result<Created, Error> {
 pub(crate) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     let no_linux = Linux::default();
     let linux = request.spec.linux.as_ref().unwrap_or(&no_linux);
-    let hierarchies = Hierarchies::detect()?;
+    let hierarchies = match Hierarchies::detect() {
+        Err(cgroup::Error::NoHierarchy) if rootless::forgives(request.rootless) => {
+            Hierarchies::none()
+        }
+        other => other?,
+    };
     let path = Some(linux.cgroups_path.as_str()).filter(|path| !path.is_empty());
     let mut cgroup = cgroup::Plan::new(
         &hierarchies,
@@ -187,6 +115,7 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         linux.resources.as_ref(),
         request.systemd_cgroup.then_some(&request.spec.annotations),
     )?;
+    cgroup.set_rootless(request.rootless);
     if hierarchies.is_pure_v2() && manages_its_cgroup(request.plan) {
         cgroup.set_owner(host_id(&linux.uid_mappings, request.plan.process.user.uid));
     }
@@ -205,6 +134,9 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     for (kind, path) in request.plan.namespaces.joined() {
         let fd = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .during("open", path)?;
+        if kind == Kind::User {
+            mapping::check_joined(&fd, &request.plan.namespaces)?;
+        }
         joins.push((kind, fd));
     }
     Ok(Prepared {
@@ -242,7 +174,7 @@ fn carry_out(
     made: &mut Made,
 ) -> Result<(Record, ParentEnd, Child, Option<Relay>), Error> {
     let plan = request.plan;
-    let mut record = first_record(request, &prepared);
+    let mut record = record::first(request, &prepared);
     let fifo = if request.wait_for_start {
         Some(make_fifo(&made.directory)?)
     } else {
@@ -292,11 +224,12 @@ fn carry_out(
         users: &prepared.users,
         has_privileges: rustix::process::geteuid().is_root(),
         waits_for_cgroup: needs_cgroup && !born_inside || needs_limits,
-        cgroup_paths: paths_of(&record.cgroup),
+        cgroup_paths: record::paths_of(&record.cgroup),
         locked_directory: made.directory.fd().as_raw_fd(),
     };
     let cgroup = made.cgroup.as_ref().filter(|_| born_inside);
-    let (child, channel) = spawn::spawn(&context, cgroup.and_then(Cgroup::clone_into))?;
+    let (child, channel) = spawn::spawn(&context, cgroup.and_then(Cgroup::clone_into))
+        .map_err(|error| explain_birth(error, cgroup))?;
     made.channel = Some(channel);
     let pid = child.pid;
     super::tell_born(pid);
@@ -314,15 +247,18 @@ fn carry_out(
     if plan.namespaces.has_user() {
         outside::raise_limits(pid, &plan.process);
     }
-    if plan.namespaces.makes(Kind::User) {
-        namespace::write_id_maps(pid, &plan.namespaces)?;
-        let channel = made.channel.as_ref().ok_or(Error::Protocol)?;
-        channel.send(&ToInit::Mapped).during("sendmsg", "init")?;
+    // Without privileges one moves processes of one's own only, which this one is until it takes an id of its mappings.
+    let joins_first = rootless::is_other_user();
+    if !joins_first {
+        map_ids(plan, made)?;
     }
     let mut inside = born_inside;
     if let Some(cgroup_plan) = cgroup_plan {
         inside = cgroup_plan.takes_process();
         made.cgroup = Some(cgroup_plan.create(Some(pid))?);
+    }
+    if let Some(cgroup) = made.cgroup.as_mut().filter(|_| !inside) {
+        cgroup.join_first(pid, request.rootless)?;
     }
     if let Some(cgroup) = &made.cgroup
         && cgroup.record() != record.cgroup
@@ -330,9 +266,10 @@ fn carry_out(
         // A rootless container does without what its user may not make.
         record.cgroup = cgroup.record();
         made.directory.write(&record)?;
+        warn_of_strays(cgroup, plan);
     }
-    if let Some(cgroup) = made.cgroup.as_ref().filter(|_| !inside) {
-        cgroup.join(pid)?;
+    if joins_first {
+        map_ids(plan, made)?;
     }
     // In its cgroup, whose CPUs then are its own.
     outside::allow_all_cpus(pid);
@@ -349,12 +286,12 @@ fn carry_out(
     };
     if waits_for_cgroup {
         channel
-            .send(&ToInit::Joined(paths_of(&record.cgroup)))
+            .send(&ToInit::Joined(record::paths_of(&record.cgroup)))
             .during("sendmsg", "init")?;
     }
     outside::set_oom_score_adj(pid, plan.process.oom_score_adj, plan.namespaces.has_user())?;
-    converse(plan, &prepared, &record, channel, child)?;
-    report(&request.report, child)?;
+    converse::converse(plan, &prepared, &record, channel, child)?;
+    request.report.tell(child)?;
     let relay = match request.wait_for_start {
         true => None,
         false => Relay::listen(made.directory.path())?,
@@ -366,55 +303,44 @@ fn carry_out(
     }
 }
 
-/// The state as it is before there is a process.
-pub(crate) fn first_record(request: &Request<'_>, prepared: &Prepared) -> Record {
-    let hooks = &prepared.hooks;
-    let later = Hooks {
-        poststart: hooks.poststart.clone(),
-        poststop: hooks.poststop.clone(),
-        ..Hooks::default()
-    };
-    Record {
-        oci_version: request.spec.oci_version.clone(),
-        id: request.plan.id.clone(),
-        pid: 0,
-        start_time: 0,
-        bundle: request.plan.bundle.clone(),
-        rootfs: request.plan.root.path.clone(),
-        created: clock::now_with_nanoseconds(),
-        annotations: request.spec.annotations.clone(),
-        cgroup: prepared
-            .cgroup
-            .as_ref()
-            .map(cgroup::Plan::record)
-            .unwrap_or_default(),
-        namespaces: request.plan.namespaces.all_flags(),
-        joined_namespaces: request
-            .plan
-            .namespaces
-            .joined()
-            .fold(0, |flags, (kind, _)| flags | kind.flag()),
-        hooks: Some(later).filter(|hooks| *hooks != Hooks::default()),
-        has_filter: prepared.seccomp.is_some(),
-        agent: request
-            .spec
-            .linux
-            .as_ref()
-            .and_then(|linux| linux.seccomp.as_ref())
-            .and_then(seccomp_agent::of),
-        resctrl: None,
-        inherited: Inherited::new(request.spec, request.plan),
-        external_descriptors: checkpoint::standard_streams(request.plan.process.terminal),
-        owner: rustix::process::getuid().as_raw(),
+/// Gives the container's user namespace its mappings, if it makes one, and tells the process, which waits for that.
+fn map_ids(plan: &Plan, made: &Made) -> Result<(), Error> {
+    if plan.namespaces.makes(Kind::User) {
+        let (Some(child), Some(channel)) = (&made.child, &made.channel) else {
+            return Err(Error::Protocol);
+        };
+        mapping::write(child.pid, &plan.namespaces)?;
+        channel.send(&ToInit::Mapped).during("sendmsg", "init")?;
+    }
+    Ok(())
+}
+
+/// What it means that a process could not be born into its cgroup.
+fn explain_birth(error: Error, cgroup: Option<&Cgroup>) -> Error {
+    let directory = cgroup.and_then(|cgroup| cgroup.path(""));
+    match (error, directory) {
+        (Error::Call(failed), Some(directory))
+            if failed.call == "clone3" && failed.errno == Errno::ACCESS =>
+        {
+            Error::Cgroup(cgroup::Error::Write {
+                path: directory.join("cgroup.procs"),
+                value: "0".into(),
+                source: failed.errno,
+            })
+        }
+        (error, _) => error,
     }
 }
 
-/// A cgroup's directories by controller, as messages carry them.
-fn paths_of(record: &cgroup::Record) -> Vec<(String, String)> {
-    let pairs = record.paths.iter();
-    pairs
-        .map(|(name, path)| (name.clone(), path.to_string_lossy().into_owned()))
-        .collect()
+/// Tells of a container whose processes nothing keeps together; runc's words.
+fn warn_of_strays(cgroup: &Cgroup, plan: &Plan) {
+    if cgroup.is_unconfigured() && !plan.namespaces.makes(Kind::Pid) {
+        log::warn!(
+            "Creating a rootless container with no cgroup and no private pid namespace. Such configuration is strongly \
+             discouraged (as it is impossible to properly kill all container's processes) and will result in an error in a \
+             future version."
+        );
+    }
 }
 
 /// Makes the fifo on which the process will wait, and opens both of its ends: so neither side ever blocks in open.
@@ -435,110 +361,6 @@ fn make_fifo(directory: &Directory) -> Result<OwnedFd, CallFailed> {
         Mode::empty(),
     )
     .during("open", &path)
-}
-
-/// Runs hooks and passes descriptors on until the process is ready.
-fn converse(
-    plan: &Plan,
-    prepared: &Prepared,
-    record: &Record,
-    channel: &ParentEnd,
-    child: &Child,
-) -> Result<(), Error> {
-    loop {
-        match channel.receive().during("recvmsg", "init")? {
-            Some(FromInit::Ready) => {
-                log::debug!("init: closing the pipe to signal completion");
-                return Ok(());
-            }
-            Some(FromInit::OpenSource(index, form)) => {
-                let source = open_source(plan, prepared, record, (index, form))?;
-                channel
-                    .send(&ToInit::Source(source))
-                    .during("sendmsg", "init")?;
-            }
-            Some(FromInit::RunHooks) => {
-                hook::run(
-                    Point::Prestart,
-                    &prepared.hooks.prestart,
-                    record,
-                    Some(record.pid),
-                )?;
-                hook::run(
-                    Point::CreateRuntime,
-                    &prepared.hooks.create_runtime,
-                    record,
-                    Some(record.pid),
-                )?;
-                channel.send(&ToInit::HooksDone).during("sendmsg", "init")?;
-            }
-            Some(FromInit::Listener(listener)) => {
-                outside::pass_listener(&listener, record, channel, child)?;
-            }
-            Some(FromInit::ListenerAt(number)) => {
-                outside::pass_listener(&outside::fetch(number, child)?, record, channel, child)?;
-            }
-            Some(FromInit::Failed(fault)) => return Err(Error::Init(fault)),
-            Some(FromInit::Forked(_)) => return Err(Error::Protocol),
-            None => return Err(Error::Died),
-        }
-    }
-}
-
-/// Opens the source of a mount for the process.
-fn open_source(
-    plan: &Plan,
-    prepared: &Prepared,
-    record: &Record,
-    (index, form): (usize, Form),
-) -> Result<Source, Error> {
-    let step = plan.root.mounts.get(index).ok_or(Error::Protocol)?;
-    let pid = Pid::from_raw(record.pid).ok_or(Error::Protocol)?;
-    let mut joins = prepared.joins.iter();
-    let joined = joins.find(|(kind, _)| *kind == Kind::User);
-    let joined = joined.map(|(_, fd)| fd.as_fd());
-    source::open_inside(pid, (step, form), prepared.users.of(index), joined)
-}
-
-/// Tells whoever wants to know which process it is.
-pub(crate) fn report(report: &Report, child: &Child) -> Result<(), Error> {
-    if let Some(path) = &report.pid_file {
-        write_pid_file(path, child.pid)?;
-    }
-    if let Some(path) = &report.pidfd_socket {
-        let socket = crate::console::connect_socket(path)?;
-        let pidfd = child
-            .pidfd
-            .as_ref()
-            .ok_or(Errno::NOSYS)
-            .during("pidfd_open", path)?;
-        crate::console::send_descriptor(&socket, b"pidfd", pidfd).during("sendmsg", path)?;
-    }
-    Ok(())
-}
-
-/// Writes a pid file, so that whoever waits for it finds it complete: in a hidden file beside it first.
-fn write_pid_file(path: &Path, pid: Pid) -> Result<(), CallFailed> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let hidden = path.with_file_name(format!(".{name}"));
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let open = || openat(CWD, &hidden, flags, Mode::from_raw_mode(0o666));
-    let file = match open() {
-        Err(Errno::EXIST) => {
-            // Left by somebody who was killed before the rename.
-            std::fs::remove_file(&hidden).during("unlink", &hidden)?;
-            open()
-        }
-        other => other,
-    };
-    let file = file.during("open", &hidden)?;
-    let written = File::from(file).write_all(pid.as_raw_nonzero().to_string().as_bytes());
-    let renamed = written.and_then(|()| std::fs::rename(&hidden, path));
-    if renamed.is_err() {
-        // The failure is told; the half file must not stay.
-        let _ = std::fs::remove_file(&hidden);
-    }
-    renamed.during("write", path)
 }
 
 #[cfg(test)]
@@ -562,20 +384,5 @@ mod tests {
         assert_eq!(host_id(&mappings, 0), 1000);
         assert_eq!(host_id(&mappings, 5), 100_004);
         assert_eq!(host_id(&mappings, 11), 11);
-    }
-
-    #[test]
-    fn pid_files_are_complete() {
-        let path = std::env::temp_dir().join(format!("qrun-pid-{}", std::process::id()));
-        let hidden = path.with_file_name(format!(".qrun-pid-{}", std::process::id()));
-        std::fs::write(&hidden, "half").unwrap();
-        write_pid_file(&path, rustix::process::getpid()).unwrap();
-        assert!(!hidden.exists());
-        assert_eq!(
-            std::fs::read_to_string(&path).unwrap(),
-            std::process::id().to_string()
-        );
-        std::fs::remove_file(&path).unwrap();
-        assert!(write_pid_file(Path::new("/nowhere/pid"), rustix::process::getpid()).is_err());
     }
 }

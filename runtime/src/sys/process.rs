@@ -297,6 +297,11 @@ pub(crate) fn set_not_dumpable() -> Result<(), Errno> {
     prctl(libc::PR_SET_DUMPABLE, [0; 4]).map(drop)
 }
 
+/// Takes [`set_not_dumpable`] back.
+pub(crate) fn set_dumpable() -> Result<(), Errno> {
+    prctl(libc::PR_SET_DUMPABLE, [1, 0, 0, 0]).map(drop)
+}
+
 /// Makes this process the reaper of its orphaned descendants.
 pub(crate) fn set_child_subreaper() -> Result<(), Errno> {
     prctl(libc::PR_SET_CHILD_SUBREAPER, [1, 0, 0, 0]).map(drop)

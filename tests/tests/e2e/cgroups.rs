@@ -76,7 +76,8 @@ fn events_has_the_fields_that_runc_has() {
         "network_interfaces",
     ];
     let mut found = keys(&data);
-    (expected.sort_unstable(), found.sort_unstable());
+    expected.sort_unstable();
+    found.sort_unstable();
     assert_eq!(found, expected);
     assert_eq!(data["pids"], json!({"current": 1, "limit": 20}));
     assert_eq!(data["memory"]["usage"]["limit"], 64 << 20);
@@ -325,13 +326,12 @@ fn update_keeps_the_sum_of_memory_and_swap() {
     let values = || {
         let line =
             format!("exec {id} cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory.swap.max");
-        let numbers = runtime
+        runtime
             .run(&line)
             .ok()
             .lines()
             .map(|line| line.parse::<u64>().unwrap() >> 20)
-            .collect::<Vec<_>>();
-        numbers
+            .collect::<Vec<_>>()
     };
     assert_eq!(values(), [64, 64]);
     runtime.run(&format!("update --memory 96M {id}")).ok();

@@ -415,9 +415,9 @@ fn memory_on_a_page_server() {
         .checkpoint(&id, &format!("--page-server 127.0.0.1:{port}"))
         .ok();
     assert_eq!(wait(&mut server, patience()), Some(0));
-    let names = fs::read_dir(&scene.image).unwrap().flatten();
+    let mut names = fs::read_dir(&scene.image).unwrap().flatten();
     let pages = |entry: fs::DirEntry| entry.file_name().to_string_lossy().starts_with("pages-");
-    assert!(names.map(pages).any(|it| it));
+    assert!(names.any(pages));
     scene.restore(&id, "");
     scene.counts_beyond(before);
     scene.runtime.run(&format!("delete --force {id}")).ok();

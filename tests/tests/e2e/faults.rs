@@ -158,7 +158,7 @@ impl Chance {
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
-        u128::from(self.0 >> 33) * bound >> 31
+        (u128::from(self.0 >> 33) * bound) >> 31
     }
 }
 
@@ -226,13 +226,14 @@ fn killed_at_random_moments() {
                 deleted.report()
             );
             let left = || {
-                let traces = stack_tests::host::traces(runtime.directory(), &[id.clone()]);
+                let traces =
+                    stack_tests::host::traces(runtime.directory(), std::slice::from_ref(&id));
                 (traces.is_empty() && !runtime.root().join(&id).exists()).then_some(())
             };
             assert!(
                 within(Duration::from_secs(5), left).is_some(),
                 "`{victim}` killed after {moment:?} leaves {:?}",
-                stack_tests::host::traces(runtime.directory(), &[id.clone()])
+                stack_tests::host::traces(runtime.directory(), std::slice::from_ref(&id))
             );
         }
     }

@@ -24,6 +24,7 @@ mod lifecycle;
 mod limits;
 mod mounts;
 mod names;
+mod nested;
 mod networks;
 mod peers;
 mod portmap;
@@ -33,6 +34,7 @@ mod process_agents;
 mod pull;
 mod push;
 mod restart;
+mod rootless;
 mod sessions;
 mod system;
 mod systemd;
@@ -54,6 +56,8 @@ fn in_machine(name: &str) -> bool {
         "terminal::exec",
         "kernels::",
         "mounts::",
+        "rootless::",
+        "nested::",
     ];
     let resources = [" -m ", "cpu", "oom_kill", "-mmem"];
     let tables = ["a:", "b:", "d:", "e:"];
@@ -83,6 +87,7 @@ fn main() -> std::process::ExitCode {
         limits::tests(),
         mounts::tests(),
         names::tests(),
+        nested::tests(),
         networks::tests(),
         peers::tests(),
         portmap::tests(),
@@ -94,6 +99,7 @@ fn main() -> std::process::ExitCode {
         systemd::tests(),
         push::tests(),
         restart::tests(),
+        rootless::tests(),
         sessions::tests(),
         terminal::tests(),
         volumes::tests(),

@@ -1,0 +1,85 @@
+//! Running without the rights of the host's root: as another user, or as root of a user namespace.
+//!
+//! What the kernel refuses such a caller is known only when it does, so nothing here is asked before something failed, but
+//! for the user id. The rules are runc's (`--rootless` in runc(8)).
+
+use std::path::PathBuf;
+
+/// What `--rootless` says: whether a lack of rights on cgroups is passed over. `None` is "auto": as the caller's rights are.
+pub(crate) type Choice = Option<bool>;
+
+/// Reads the value of `--rootless`: a boolean in one of the spellings of Go's `strconv.ParseBool`, or "auto".
+pub(crate) fn parse(text: &str) -> Result<Choice, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
+        _ if text.is_empty() || text.eq_ignore_ascii_case("auto") => Ok(None),
+        _ => Err(format!(
+            "strconv.ParseBool: parsing {text:?}: invalid syntax"
+        )),
+    }
+}
+
+/// Whether a lack of rights on cgroups is passed over.
+pub(crate) fn forgives(choice: Choice) -> bool {
+    choice.unwrap_or_else(is_unprivileged)
+}
+
+/// Whether this process is not root. Root of a user namespace is.
+pub(crate) fn is_other_user() -> bool {
+    !rustix::process::geteuid().is_root()
+}
+
+/// Whether this process lacks the rights of the host's root.
+pub(crate) fn is_unprivileged() -> bool {
+    is_other_user() || in_user_namespace()
+}
+
+/// Whether this process is in another user namespace than the initial one, which maps all ids onto themselves.
+fn in_user_namespace() -> bool {
+    let whole = |map: String| map.split_whitespace().eq(["0", "0", "4294967295"]);
+    // Without the file the kernel has no user namespaces.
+    !std::fs::read_to_string("/proc/self/uid_map").map_or(true, whole)
+}
+
+/// The user's own directory for state, below `$XDG_RUNTIME_DIR`; `None` for the host's root, and where there is none.
+///
+/// Root of a user namespace has one unless its environment says that it is root, as after `su`: then it may be a whole
+/// system of its own.
+pub(crate) fn own_state_directory() -> Option<PathBuf> {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty())?;
+    let is_ours = is_other_user()
+        || in_user_namespace() && std::env::var_os("USER").is_none_or(|name| name != "root");
+    is_ours.then(|| PathBuf::from(runtime).join("qrun"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices() {
+        for (text, choice) in [
+            ("", None),
+            ("auto", None),
+            ("AUTO", None),
+            ("true", Some(true)),
+            ("T", Some(true)),
+            ("0", Some(false)),
+            ("False", Some(false)),
+        ] {
+            assert_eq!(parse(text), Ok(choice), "{text:?}");
+        }
+        assert_eq!(
+            parse("yes").unwrap_err(),
+            "strconv.ParseBool: parsing \"yes\": invalid syntax"
+        );
+    }
+
+    #[test]
+    fn an_explicit_choice_is_taken() {
+        assert!(forgives(Some(true)));
+        assert!(!forgives(Some(false)));
+        assert_eq!(forgives(None), is_unprivileged());
+    }
+}
