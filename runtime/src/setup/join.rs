@@ -63,6 +63,8 @@ struct Context<'a> {
     waits: bool,
     /// Whether the user namespace has been joined before the child was born.
     in_user_namespace: bool,
+    /// The CPUs it is on until it enters the cgroup, where some were asked for; its own look might come after the entry.
+    begins_on: Option<Vec<usize>>,
 }
 
 /// Starts the process; it has executed its program when this returns.
@@ -79,7 +81,9 @@ pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
         return Err(Error::Died);
     }
     let cgroup = request.cgroup.unwrap_or(&container.cgroup);
-    let born_inside = cgroup.clone_into().filter(|_| has_clone3());
+    // Its initial CPUs are those it has before it enters the cgroup, and before Linux 6.2 the entry makes it forget them.
+    let may_be_born_inside = request.process.scheduling.initial_cpus.is_none() && has_clone3();
+    let born_inside = cgroup.clone_into().filter(|_| may_be_born_inside);
     let mut context = Context {
         request,
         pidfd: pidfd.as_ref(),
@@ -95,6 +99,7 @@ pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
             || container.record.namespaces & Kind::User.flag() != 0
                 && !request.process.rlimits.is_empty(),
         in_user_namespace: false,
+        begins_on: None,
     };
     if let Some(program) = &context.seccomp {
         log::debug!("seccomp filter flags: {}", program.flags);
@@ -123,27 +128,17 @@ fn start_on_initial_cpus(
     };
     let own = sched_getaffinity().during("sched_getaffinity", "exec")?;
     sched_setaffinity(0, cpus.words()).during("sched_setaffinity", "initial CPU affinity")?;
+    context.begins_on = sched_getaffinity().ok();
     let started = start(context, cgroup);
     if let Err(errno) = sched_setaffinity(0, &own) {
         // Slower for the rest of its life, no more.
         log::debug!("sched_setaffinity: {errno}");
     }
-    if let Ok((child, _)) = &started {
-        log_affinity(child.pid, cpus.words());
-    }
     started
 }
 
-/// Tells, in the words of runc's debug log, on which CPUs a process begins.
-fn log_affinity(pid: rustix::process::Pid, cpus: &[usize]) {
-    if let Some(first) = cpus.first() {
-        let pid = pid.as_raw_nonzero();
-        log::debug!("nsexec[{pid}]: affinity: {first:#x}");
-    }
-}
-
-/// Sets the CPUs that the process has from now on: what was asked for; else whatever its cgroup allows, unless initial
-/// ones were asked for, which it keeps.
+/// Sets the CPUs that the process has from now on: what was asked for; else whatever its cgroup allows. Where only initial
+/// ones were asked for, the kernel decides: since Linux 6.2 they are kept.
 fn set_final_cpus(context: &Context<'_>, child: &Child) -> Result<(), CallFailed> {
     let scheduling = &context.request.process.scheduling;
     match (&scheduling.final_cpus, &scheduling.initial_cpus) {
@@ -335,7 +330,7 @@ fn join_cgroup_of_init(init: i32, child: &Child) -> Result<(), ()> {
 
 /// The child; returns its exit code when it could not be set up.
 fn run(context: &Context<'_>, channel: &InitEnd) -> i32 {
-    log_beginning(context.request.process.scheduling.initial_cpus.is_some());
+    log_beginning(context);
     let prepared = prepare(context, channel);
     let fault = match prepared {
         Ok(prepared) => {
@@ -355,15 +350,18 @@ fn run(context: &Context<'_>, channel: &InitEnd) -> i32 {
 
 /// Tells of the process's beginning, and on which CPUs it is, in the words of runc, where it is a program "nsexec" that does
 /// this: tests and people look for them.
-fn log_beginning(has_initial_cpus: bool) {
+fn log_beginning(context: &Context<'_>) {
     if !log::log_enabled!(log::Level::Debug) {
         return;
     }
     log::debug!("nsexec container setup");
     log::debug!("child process in init()");
-    // Which may have been taken from it already, if it was to begin on particular ones.
-    if !has_initial_cpus && let Ok(cpus) = sched_getaffinity() {
-        log_affinity(rustix::process::getpid(), &cpus);
+    let mask = context.begins_on.clone().map_or_else(sched_getaffinity, Ok);
+    if let Ok([first, ..]) = mask.as_deref() {
+        log::debug!(
+            "nsexec[{}]: affinity: {first:#x}",
+            rustix::process::getpid().as_raw_nonzero()
+        );
     }
 }
 
