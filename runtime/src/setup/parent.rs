@@ -28,6 +28,7 @@ use crate::plan::inherited::Inherited;
 use crate::plan::mount::Kind as MountKind;
 use crate::readiness::Relay;
 use crate::resctrl;
+use crate::rootfs::Uncovered;
 use crate::rootfs::mount::source::{Form, Source};
 use crate::seccomp::{self, Program};
 use crate::seccomp_agent;
@@ -87,6 +88,8 @@ pub(crate) struct Made {
     pub(crate) child: Option<Child>,
     channel: Option<ParentEnd>,
     devices: Option<Moved>,
+    /// Where the root covers something in this mount namespace.
+    root: Option<Uncovered>,
     /// For the poststop hooks, if there are any; from the moment the child exists.
     record: Option<Record>,
 }
@@ -101,6 +104,7 @@ impl Made {
             child: None,
             channel: None,
             devices: None,
+            root: None,
             record: None,
         }
     }
@@ -113,6 +117,9 @@ impl Made {
         }
         if let Some(child) = &self.child {
             spawn::end(child);
+        }
+        if let Some(Err(errno)) = self.root.map(|root| root.uncover()) {
+            log::warn!("cannot unmount the root: {}", crate::failure::text(errno));
         }
         if let Some(cgroup) = &self.cgroup {
             // Hooks may have left something there.
@@ -295,6 +302,7 @@ fn carry_out(
         cgroup_paths: paths_of(&record.cgroup),
         locked_directory: made.directory.fd().as_raw_fd(),
     };
+    made.root = Uncovered::look(&plan.root)?;
     let cgroup = made.cgroup.as_ref().filter(|_| born_inside);
     let (child, channel) = spawn::spawn(&context, cgroup.and_then(Cgroup::clone_into))?;
     made.channel = Some(channel);
