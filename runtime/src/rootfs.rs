@@ -13,16 +13,15 @@ pub(crate) mod pivot;
 pub(crate) mod restore;
 
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree, unmount};
-use rustix::process::fchdir;
 
-use crate::failure::During;
+use crate::failure::{CallFailed, During};
 use crate::plan::RootPlan;
 use crate::setup::fault::{At, Fault, Step};
 use crate::sys;
@@ -67,12 +66,7 @@ pub(crate) fn prepare(plan: &RootPlan, place: Option<OwnedFd>) -> Result<Root, F
     };
     let root = bind_on_itself(&place, &path).at(Step::PrepareRoot, "mount", &subject)?;
     if !plan.own_mount_namespace {
-        let made = set_private(&root);
-        if made.is_err() {
-            // That it fails is what the user is told.
-            let _ = detach(&root);
-        }
-        made.at(Step::PrepareRoot, "mount_setattr", &subject)?;
+        set_private(&root).at(Step::PrepareRoot, "mount_setattr", &subject)?;
     }
     Ok(root)
 }
@@ -110,10 +104,45 @@ fn set_private(root: &Root) -> Result<(), Errno> {
     }
 }
 
-/// Takes the root, and what is mounted below it, out of the caller's mount namespace.
-pub(crate) fn detach(root: &Root) -> Result<(), Errno> {
-    fchdir(root.fd())?;
-    unmount(c".", UnmountFlags::DETACH)
+/// The place of a root in the caller's mount namespace, as it is before the container covers it.
+#[derive(Debug)]
+pub(crate) struct Uncovered {
+    path: PathBuf,
+    mount: String,
+}
+
+impl Uncovered {
+    /// Looks at the place; none for a container with a mount namespace of its own, which ends with it.
+    pub(crate) fn look(plan: &RootPlan) -> Result<Option<Self>, CallFailed> {
+        if plan.own_mount_namespace {
+            return Ok(None);
+        }
+        let path = plan.path.clone();
+        let mount = mount_at(&path).during("open", &path)?;
+        Ok(Some(Self { path, mount }))
+    }
+
+    /// Takes away what has covered the place since then, with all that is mounted below.
+    pub(crate) fn uncover(&self) -> Result<(), Errno> {
+        if mount_at(&self.path)? == self.mount {
+            return Ok(());
+        }
+        unmount(&self.path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+    }
+}
+
+/// The id of the mount that a path leads to. By `/proc`, which tells it since Linux 3.15: `statx(2)` since 5.8 only.
+fn mount_at(path: &Path) -> Result<String, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let there = openat(CWD, path, flags, Mode::empty())?;
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", there.as_raw_fd()));
+    let text =
+        text.map_err(|error| Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO)))?;
+    let mut lines = text.lines();
+    lines
+        .find_map(|line| line.strip_prefix("mnt_id:"))
+        .map(|id| id.trim().to_owned())
+        .ok_or(Errno::NOTSUP)
 }
 
 /// Cuts the mount that the root lies on off from the host: neither `pivot_root` nor a move works below a shared one, and

@@ -1,6 +1,7 @@
 //! What a test needs of the machine, and the harness that skips it, visibly, where that is missing.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -38,12 +39,15 @@ impl Need {
                 Some("process 1 is not systemd".into())
             }
             Self::Host if in_vm() => Some("not in the virtual machine".into()),
-            Self::Criu => criu_missing(),
+            Self::Criu => CRIU.get_or_init(criu_missing).clone(),
             Self::Program(name) if on_path(name).is_none() => Some(format!("no program {name}")),
             _ => None,
         }
     }
 }
+
+/// What [`criu_missing`] found: `criu check` takes a while.
+static CRIU: OnceLock<Option<String>> = OnceLock::new();
 
 /// Why there is no criu that works here.
 fn criu_missing() -> Option<String> {
@@ -134,12 +138,19 @@ pub fn main(mut tests: Vec<Test>, in_machine: fn(&str) -> bool) -> std::process:
     if std::env::args().nth(1).as_deref() == Some("--skips") {
         return print_skips(&tests);
     }
+    let arguments = Arguments::from_args();
+    // Before it is found out what is missing, which takes long for some: nextest starts a process for each test.
+    tests.retain(|test| match &arguments.filter {
+        Some(name) if arguments.exact => test.name == *name,
+        Some(part) => test.name.contains(part),
+        None => true,
+    });
     let trials = tests.into_iter().map(|test| {
         let skipped = test.skipped().is_some();
         let body = test.body;
         Trial::test(test.name, move || on_own_thread(body)).with_ignored_flag(skipped)
     });
-    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 
 /// Runs a test on a thread that ends with it: a test may move its thread into another namespace.

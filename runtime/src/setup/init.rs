@@ -134,27 +134,29 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
         early: RefCell::new(None),
     };
     let (root, later) = build_root(&gate, &host_proc, place)?;
-    let finished = match finish_tree(context, channel, host_proc, &root, later) {
-        Err(fault) if !plan.root.own_mount_namespace => {
-            // Nothing else takes the root out of the caller's namespace. The fault is what the user is told.
-            let _ = rootfs::detach(&root);
-            Err(fault)
-        }
-        other => other,
+    finish_tree(context, channel, &host_proc, &root, later)?;
+    // What owns a descriptor goes before all that are left are closed by number.
+    drop((root, gate));
+    let identity = Identity {
+        process: &plan.process,
+        host_proc,
+        seccomp: context.seccomp,
+        keep_fds: keep_fds(plan),
+        start_fifo: context.start_fifo,
     };
-    // What they own has been closed by number, and the process ends or executes.
-    std::mem::forget((root, gate));
-    finished
+    let prepared = finish::become_process(identity, channel)?;
+    channel.send_ready().at(Step::Handshake, "sendmsg", "")?;
+    Ok(prepared)
 }
 
-/// Everything from the moment the tree is put together.
+/// Everything from the moment the tree is put together until it is as the process sees it.
 fn finish_tree(
     context: &Context<'_>,
     channel: &InitEnd,
-    host_proc: HostProc,
+    host_proc: &HostProc,
     root: &Root,
     later: Later,
-) -> Result<Prepared, Fault> {
+) -> Result<(), Fault> {
     let plan = context.plan;
     if !(context.hooks.prestart.is_empty() && context.hooks.create_runtime.is_empty()) {
         channel
@@ -184,23 +186,14 @@ fn finish_tree(
     // After the last thing that is made in them: the mount point of the console.
     mount::finish(later)?;
     set_names(plan)?;
-    set_sysctls(plan, &host_proc)?;
+    set_sysctls(plan, host_proc)?;
     mask::make_read_only(root, &plan.root)?;
     mask::mask(root, &plan.root)?;
     finish::reopen_null()?;
     if plan.root.readonly {
         mask::make_root_read_only()?;
     }
-    let identity = Identity {
-        process: &plan.process,
-        host_proc,
-        seccomp: context.seccomp,
-        keep_fds: keep_fds(plan),
-        start_fifo: context.start_fifo,
-    };
-    let prepared = finish::become_process(identity, channel)?;
-    channel.send_ready().at(Step::Handshake, "sendmsg", "")?;
-    Ok(prepared)
+    Ok(())
 }
 
 /// How many descriptors after stdio the program inherits.
@@ -360,7 +353,8 @@ impl Gate<'_> {
     }
 }
 
-/// Puts the tree together: root, mounts, device files.
+/// Puts the tree together: root, mounts, device files. In the caller's mount namespace the parent takes it out when
+/// something fails: this process may have no right to, or no end of its own.
 fn build_root(
     gate: &Gate<'_>,
     host_proc: &HostProc,
@@ -369,18 +363,6 @@ fn build_root(
     let context = gate.context;
     let plan = &context.plan.root;
     let root = rootfs::prepare(plan, place)?;
-    let filled = fill_root(gate, host_proc, &root);
-    if filled.is_err() && !plan.own_mount_namespace {
-        // Nothing else takes it out of the caller's namespace. The fault is what the user is told.
-        let _ = rootfs::detach(&root);
-    }
-    filled.map(|later| (root, later))
-}
-
-/// Mounts and device files.
-fn fill_root(gate: &Gate<'_>, host_proc: &HostProc, root: &Root) -> Result<Later, Fault> {
-    let context = gate.context;
-    let plan = &context.plan.root;
     let outside = Outside {
         host_proc,
         hierarchies: context.hierarchies,
@@ -388,12 +370,12 @@ fn fill_root(gate: &Gate<'_>, host_proc: &HostProc, root: &Root) -> Result<Later
         join: &|| gate.pass(),
         source: &|index, form| gate.open_source(index, form),
     };
-    let later = mount::mount_all(root, &plan.mounts, &outside)?;
+    let later = mount::mount_all(&root, &plan.mounts, &outside)?;
     if plan.populate_dev {
-        device::populate(root, plan)?;
+        device::populate(&root, plan)?;
     }
     gate.pass()?;
-    Ok(later)
+    Ok((root, later))
 }
 
 /// Makes the working directory if the rootfs lacks it, as runc does. Within the root: no link leads out, those of

@@ -6,6 +6,7 @@ use crate::cgroup::Cgroup;
 use crate::hook::{self, Point};
 use crate::network_device::Moved;
 use crate::resctrl;
+use crate::rootfs::Uncovered;
 use crate::state::{Directory, Record};
 use crate::sys::process::Child;
 
@@ -17,6 +18,8 @@ pub(crate) struct Made {
     pub(crate) child: Option<Child>,
     pub(super) channel: Option<ParentEnd>,
     pub(super) devices: Option<Moved>,
+    /// Where the root covers something in this mount namespace.
+    pub(super) root: Option<Uncovered>,
     /// For the poststop hooks, if there are any; from the moment the child exists.
     pub(super) record: Option<Record>,
 }
@@ -31,6 +34,7 @@ impl Made {
             child: None,
             channel: None,
             devices: None,
+            root: None,
             record: None,
         }
     }
@@ -43,6 +47,9 @@ impl Made {
         }
         if let Some(child) = &self.child {
             spawn::end(child);
+        }
+        if let Some(Err(errno)) = self.root.map(|root| root.uncover()) {
+            log::warn!("cannot unmount the root: {}", crate::failure::text(errno));
         }
         if let Some(cgroup) = self.cgroup.filter(|cgroup| !cgroup.is_unconfigured()) {
             // Hooks may have left something there.

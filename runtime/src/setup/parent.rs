@@ -21,6 +21,7 @@ use crate::plan::Plan;
 use crate::plan::mount::Kind as MountKind;
 use crate::readiness::Relay;
 use crate::resctrl;
+use crate::rootfs::Uncovered;
 use crate::rootless;
 use crate::seccomp::{self, Program};
 use crate::spec::linux::{IdMapping, Linux};
@@ -227,6 +228,7 @@ fn carry_out(
         cgroup_paths: record::paths_of(&record.cgroup),
         locked_directory: made.directory.fd().as_raw_fd(),
     };
+    made.root = Uncovered::look(&plan.root)?;
     let cgroup = made.cgroup.as_ref().filter(|_| born_inside);
     let (child, channel) = spawn::spawn(&context, cgroup.and_then(Cgroup::clone_into))
         .map_err(|error| explain_birth(error, cgroup))?;

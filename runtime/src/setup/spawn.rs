@@ -127,6 +127,8 @@ fn spawn_sibling(
         |(own, held)| {
             // An error counts as the end of the pipe, which is what is waited for.
             let _ = rustix::io::retry_on_intr(|| rustix::io::read(&held, &mut [0]));
+            // Not to be closed a second time after the body has closed all there is by number.
+            drop(held);
             body(own)
         },
     )

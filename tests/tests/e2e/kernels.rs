@@ -71,7 +71,7 @@ fn a_container_lives_without_all_of_them() {
 /// A bundle with mounts of every sort that older kernels can make, which tells of them.
 fn bundle() -> Bundle {
     let script = "while read id parent dev top rest; do echo \"$rest\"; done </proc/self/mountinfo; \
-                  ls -l /filled /filled/below; cat /bound/file; stat -c %a /filled; ls /masked /tmp";
+                  stat -c '%A %u %g %s %n' /filled /filled/*; ls /filled/below; cat /bound/file; ls /masked /tmp";
     let mut bundle = Bundle::new(&["sh", "-c", script]);
     let source = bundle.path().join("source");
     std::fs::create_dir_all(source.join("below")).unwrap();

@@ -26,6 +26,7 @@ pub(crate) fn tests() -> Vec<Test> {
             masked_once,
             what_is_refused_leaves_nothing,
             in_the_callers_mount_namespace,
+            a_failure_in_the_callers_mount_namespace_leaves_no_mount,
             namespaces_are_joined_before_a_user_namespace_is_made,
         ]
     )
@@ -354,6 +355,51 @@ fn in_the_callers_mount_namespace() {
         .code(1)
         .err("unable to restrict sys entries without a private MNT namespace");
     drop(masked);
+}
+
+/// Without a mount namespace the root's mounts do not end with a process that could not be set up.
+fn a_failure_in_the_callers_mount_namespace_leaves_no_mount() {
+    let mut bundle = Bundle::new(&["no-such-program"]);
+    let linux = &mut bundle.config["linux"];
+    linux["namespaces"]
+        .as_array_mut()
+        .unwrap()
+        .retain(|it| it["type"] != "mount");
+    linux["maskedPaths"] = json!([]);
+    linux["readonlyPaths"] = json!([]);
+    let rootfs = bundle.rootfs().canonicalize().unwrap();
+    // Says how many mounts are left before the namespace ends.
+    let script = format!(
+        "\"$@\"; code=$?; echo left $(grep -c ' {}[/ ]' /proc/self/mountinfo); exit $code",
+        rootfs.display()
+    );
+    let wrapper = [
+        "unshare",
+        "--mount",
+        "--propagation",
+        "unchanged",
+        "sh",
+        "-c",
+        &script,
+        "sh",
+    ];
+    let missing = json!({"source": "/no/such/source", "destination": "/x", "type": "bind", "options": ["bind"]});
+    // The first one fails when its rights to unmount are gone already.
+    for (mount, text) in [
+        (None, "no-such-program"),
+        (Some(missing), "/no/such/source"),
+    ] {
+        bundle.config["mounts"]
+            .as_array_mut()
+            .unwrap()
+            .extend(mount);
+        bundle.save();
+        let runtime = Runtime::wrapped_in(&wrapper);
+        let id = runtime.id("undone");
+        let line = format!("run --bundle {} {id}", bundle.path().display());
+        runtime.run(&line).code(1).err(text).out("left 0");
+        runtime.assert_nothing_left();
+    }
 }
 
 fn namespaces_are_joined_before_a_user_namespace_is_made() {
