@@ -8,7 +8,7 @@ quickstart="$build busybox:busybox-static nft:nftables"
 tests="$quickstart docker-registry:docker-registry iptables:iptables ip:iproute2 curl:curl
     debootstrap:debootstrap runc:runc crun:crun podman:podman containerd:containerd
     skopeo:skopeo umoci:umoci ps:procps strace:strace htpasswd:apache2-utils openssl:openssl zstd:zstd
-    setpriv:util-linux"
+    setpriv:util-linux /usr/include/seccomp.h:libseccomp-dev"
 bench="$tests iperf3:iperf3"
 vm="qemu-system-x86_64:qemu-system-x86 pip3:python3-pip /boot/vmlinuz:linux-image-amd64"
 

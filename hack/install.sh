@@ -22,4 +22,8 @@ for program in qengine qbundle; do
     "$from/$program" completion zsh > "$share/zsh/site-functions/_$program"
     "$from/$program" completion fish > "$share/fish/vendor_completions.d/$program.fish"
 done
+"$from/qrun-docs" man "$share/man/man8"
+"$from/qrun-docs" completion bash > "$share/bash-completion/completions/qrun"
+"$from/qrun-docs" completion zsh > "$share/zsh/site-functions/_qrun"
+"$from/qrun-docs" completion fish > "$share/fish/vendor_completions.d/qrun.fish"
 echo "$share: manual pages, completions for bash, zsh and fish"

@@ -1,7 +1,7 @@
 #!/bin/bash
-# All tests: units and end-to-end on this host, a part of the latter in a virtual machine with pure
-# cgroup v2; then the check that the host is as before. Needs root. Set SKIP_VM=1 to leave the
-# machine out. Arguments go to `cargo nextest run`.
+# All tests: units and end-to-end on this host, a part of the latter in virtual machines with pure
+# cgroup v2, and with systemd; then the check that the host is as before. Needs root. Set SKIP_VM=1 to
+# leave the machines out. Arguments go to `cargo nextest run`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "test.sh: the end-to-end tests need root" >&2; exit 1; }
@@ -19,19 +19,26 @@ hack/deps.sh test nextest
 [ -n "${SKIP_VM:-}" ] || hack/deps.sh vm
 hack/build.sh
 cargo build --locked --quiet -p stack-tests --bins --tests
+# The runtime that qrun is compared with: youki's libcontainer, in a program of the tests alone.
+cargo build --locked --quiet -p stack-tests --features libcontainer --bin libcontainer-run
 "$target/debug/make-images"
-e2e=$(cargo test --locked --no-run -p stack-tests --test e2e 2>&1 | sed -n 's/.*(\(.*e2e-[^)]*\)).*/\1/p')
+binary() { cargo test --locked --no-run -p stack-tests --test "$1" 2>&1 | sed -n "s/.*(\(.*$1-[^)]*\)).*/\1/p"; }
+e2e=$(binary e2e) security=$(binary security)
 before=$(mktemp)
 trap 'rm -f "$before"' EXIT
 "$target/debug/host-check" save "$before"
 
 failed=()
 cargo nextest run --locked --workspace --profile "$profile" "$@" || failed+=("tests on this host")
-"$e2e" --skips | check_skips host || failed+=("skips on this host")
+{ "$e2e" --skips; "$security" --skips; } | check_skips host || failed+=("skips on this host")
 if [ -z "${SKIP_VM:-}" ]; then
     command="'$e2e' --skips > '$target/skips-vm'; exec '$e2e' --test-threads 2"
     hack/vm.sh sh -c "$command" || failed+=("tests in the virtual machine")
     check_skips vm < "$target/skips-vm" || failed+=("skips in the virtual machine")
+    for groups in systemd hybrid; do
+        CGROUPS=$groups hack/vm-systemd.sh sh -c "$command" || failed+=("tests with systemd, $groups")
+        check_skips $groups < "$target/skips-vm" || failed+=("skips with systemd, $groups")
+    done
 fi
 "$target/debug/host-check" compare "$before" || failed+=("the host as it was before")
 

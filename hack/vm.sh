@@ -2,6 +2,7 @@
 # Runs a command in a virtual machine with pure cgroup v2, all capabilities and AppArmor, on the
 # host's own files, read-only but for the target directory, with a /tmp of its own:
 # vm.sh COMMAND [ARGUMENT…]
+# VM_SHOW names more directories that it is to see although they are below /tmp.
 # The processor is emulated, 15 to 20 times slower than the host, unless KVM=1 says that KVM works.
 set -eu
 cd "$(dirname "$0")/.."
@@ -18,8 +19,11 @@ trap 'rm -rf "$shared"' EXIT
     echo "export PATH='$PATH' QSTACK_VM=1 CARGO_TARGET_DIR='$target'"
     [ -z "${QSTACK_BIN:-}" ] || echo "export QSTACK_BIN='$QSTACK_BIN'"
     # The target directory may itself be below /tmp.
-    echo "mkdir /run/target && mount --bind '$target' /run/target && mount -t tmpfs tmpfs /tmp"
-    echo "mkdir -p '$target' && mount --bind /run/target '$target' && ip link set lo up"
+    echo "mkdir /run/host && mount --rbind / /run/host && mount -t tmpfs tmpfs /tmp"
+    for shown in "$target" ${VM_SHOW:-}; do
+        echo "mkdir -p '$shown' && mount --bind '/run/host$shown' '$shown'"
+    done
+    echo "umount -R -l /run/host && ip link set lo up"
     printf '"%s" ' "$@"
     echo "; echo \$? > '$shared/code'"
 } > "$shared/script"
@@ -27,6 +31,6 @@ trap 'rm -rf "$shared"' EXIT
 kvm=--disable-kvm
 [ -z "${KVM:-}" ] || kvm=
 # shellcheck disable=SC2086 # no word where there is none
-vng -r "$kernel" $kvm --cpus 2 -m 4G --user root -a apparmor=1 -a security=apparmor \
+vng -r "$kernel" $kvm --cpus 2 -m 4G --user root -a psi=1 -a apparmor=1 -a security=apparmor \
     --rwdir="$target" -- "sh $shared/script" < /dev/null
 exit "$(cat "$shared/code" 2>/dev/null || echo 125)"

@@ -5,6 +5,7 @@
 //! and [`Sets::apply`].
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::spec::process::Capabilities;
 use crate::sys::process as sys;
@@ -69,7 +70,8 @@ fn number(name: &str) -> Option<u8> {
 }
 
 /// The five sets, one bit a capability.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Sets {
     /// Upper limit of what can be gained by executing a program.
     pub(crate) bounding: u64,
@@ -131,24 +133,24 @@ impl Sets {
 
     /// Puts the other sets in force. After the user has changed, which empties them.
     ///
-    /// Returns the capabilities that could not be made ambient: that is no error, because a kernel or a sandbox around us
-    /// may forbid it, and the process then merely has fewer rights.
-    pub(crate) fn apply(&self) -> Result<Vec<String>, Errno> {
+    /// Returns the capabilities that could not be made ambient, and why: those that are not both permitted and inheritable,
+    /// or which a kernel or a sandbox around us forbids. No error, because the process then merely has fewer rights.
+    pub(crate) fn apply(&self) -> Result<Vec<(String, Errno)>, Errno> {
         let known = known_to_kernel();
         sys::capset(
             self.effective & known,
             self.permitted & known,
             self.inheritable & known,
         )?;
-        // Of what is not both permitted and inheritable the kernel makes nothing ambient. Old `runc spec` asks for it all the
-        // same, and gets nothing, without a word.
-        let ambient = self.ambient & self.permitted & self.inheritable & known;
+        let ambient = self.ambient & known;
         let mut refused = Vec::new();
         // A kernel without ambient capabilities has none to clear.
         let _ = sys::clear_ambient();
         for (number, name) in (0..).zip(NAMES) {
-            if ambient & (1 << number) != 0 && sys::raise_ambient(number).is_err() {
-                refused.push(format!("CAP_{name}"));
+            if ambient & (1 << number) != 0
+                && let Err(errno) = sys::raise_ambient(number)
+            {
+                refused.push((format!("CAP_{name}"), errno));
             }
         }
         Ok(refused)

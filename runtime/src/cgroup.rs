@@ -3,7 +3,7 @@
 //! In the order a container meets them: [`Hierarchies::detect`] looks at the host, [`Plan::new`] works out directories and
 //! values without touching anything, [`Plan::create`] makes the cgroup, the init process is cloned into it
 //! ([`Cgroup::clone_into`], pure v2) or put there ([`Cgroup::join`]), and a [`Record`] in state.json lets later commands
-//! take it up again with [`Cgroup::open`]. This is the cgroupfs driver: directories are made here and no one is asked.
+//! take it up again with [`Cgroup::open`]. Directories are made here, or by systemd where that is asked for ([`systemd`]).
 //!
 //! Specification: config-linux.md, "Control groups". Behaviour where the specification is silent follows runc.
 
@@ -13,15 +13,18 @@ mod file;
 mod freezer;
 mod hierarchy;
 mod member;
+mod oom;
 mod plan;
 mod remove;
 mod setting;
 mod stats;
+mod systemd;
 #[cfg(test)]
 mod tests;
 mod v1;
 mod v2;
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -33,8 +36,10 @@ use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use hierarchy::{Hierarchies, Hierarchy};
+pub(crate) use oom::{Heard, Watch};
 pub(crate) use plan::Plan;
 pub(crate) use stats::Stats;
+pub(crate) use systemd::Unit;
 
 use crate::spec::resources::Resources;
 
@@ -91,7 +96,7 @@ pub(crate) enum Error {
     },
     #[error("set device rules of cgroup {path}", path = path.display())]
     DeviceProgram { path: PathBuf, source: Errno },
-    #[error("device rule {index}: access {access:?} has other letters than r, w and m")]
+    #[error("device rule {index}: access {access:?} has none of the letters r, w and m")]
     DeviceAccess { index: usize, access: String },
     #[error("device rule {index}: major or minor number out of range")]
     DeviceNumber { index: usize },
@@ -99,10 +104,8 @@ pub(crate) enum Error {
         "device rule {rule:?} makes an exception within {within:?}, which cgroup v1 cannot enforce"
     )]
     DeviceHole { rule: String, within: String },
-    #[error(
-        "expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got {0:?} instead"
-    )]
-    SystemdPath(String),
+    #[error(transparent)]
+    Systemd(#[from] systemd::Error),
     #[error("invalid configuration: cannot use unified on cgroup v1")]
     UnifiedOnV1,
     #[error("unified resource {name:?} {problem}")]
@@ -160,6 +163,8 @@ pub(crate) struct Cgroup {
     nodes: Vec<Node>,
     /// The directory in the v2 tree, opened when first needed.
     leaf: OnceCell<OwnedFd>,
+    /// The unit it belongs to, with the systemd driver.
+    unit: Option<Unit>,
 }
 
 /// Its directory in one hierarchy.
@@ -187,11 +192,15 @@ impl Node {
     }
 }
 
-/// What state.json keeps of a cgroup: runc's `cgroup_paths`, from controller (empty for v2) to absolute directory.
+/// What state.json keeps of a cgroup: runc's `cgroup_paths`, from controller (empty for v2) to absolute directory, and among
+/// them `unit`, which is no controller's name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
 pub(crate) struct Record {
+    /// The unit, with the systemd driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unit: Option<Unit>,
     /// Controller to directory.
+    #[serde(flatten)]
     pub(crate) paths: BTreeMap<String, PathBuf>,
 }
 
@@ -200,7 +209,13 @@ impl Cgroup {
         Self {
             nodes,
             leaf: leaf.map(OnceCell::from).unwrap_or_default(),
+            unit: None,
         }
+    }
+
+    fn with_unit(mut self, unit: Option<Unit>) -> Self {
+        self.unit = unit;
+        self
     }
 
     /// Takes up a cgroup from its record; nothing is touched before it is used.
@@ -213,7 +228,7 @@ impl Cgroup {
                 None => nodes.push(Node::new(std::slice::from_ref(key), directory)),
             }
         }
-        Self::new(nodes, None)
+        Self::new(nodes, None).with_unit(record.unit.clone())
     }
 
     /// What to keep in state.json.
@@ -225,6 +240,7 @@ impl Cgroup {
         });
         Record {
             paths: pairs.collect(),
+            unit: self.unit.clone(),
         }
     }
 
@@ -233,14 +249,15 @@ impl Cgroup {
         self.nodes.is_empty()
     }
 
-    fn is_pure_v2(&self) -> bool {
+    /// Whether it is in a v2 tree and nothing else.
+    pub(crate) fn is_pure_v2(&self) -> bool {
         matches!(self.nodes.as_slice(), [only] if only.is_v2())
     }
 
     /// The directory for `CLONE_INTO_CGROUP`; `None` on v1 and hybrid hosts and when it cannot be opened: then
     /// [`Cgroup::join`] is needed, and says what is wrong.
     pub(crate) fn clone_into(&self) -> Option<BorrowedFd<'_>> {
-        if !self.is_pure_v2() {
+        if !self.is_pure_v2() || self.unit_of_user().is_some() {
             return None;
         }
         if self.leaf.get().is_none() {
@@ -257,27 +274,59 @@ impl Cgroup {
     /// Puts a process into the cgroup, in every hierarchy. The first write after an idle time may sleep for 4 to 11 ms
     /// (an RCU grace period in the kernel), so on v1 it is best started while the new process has other things to do.
     pub(crate) fn join(&self, pid: Pid) -> Result<()> {
+        if let (Some(unit), [node]) = (self.unit_of_user(), self.nodes.as_slice()) {
+            return Ok(unit.attach(&node.directory, pid)?);
+        }
         self.nodes
             .iter()
             .try_for_each(|node| member::join(&node.directory, pid))
     }
 
+    /// The unit, when it is one of the user's own systemd: then processes from outside of it are put there by systemd,
+    /// because the user may not write to what is above both.
+    fn unit_of_user(&self) -> Option<&Unit> {
+        self.unit
+            .as_ref()
+            .filter(|unit| unit.user && self.is_pure_v2())
+    }
+
     /// Changes limits. What is `None` or empty stays as it is; device rules always do, as with runc.
     pub(crate) fn update(&self, resources: &Resources) -> Result<()> {
         let pure_v2 = self.is_pure_v2();
-        let completed = match self.nodes.as_slice() {
-            [only] if pure_v2 => Some(v2::current(&only.directory, resources)?),
-            _ => None,
-        };
+        let mut resources = Cow::Borrowed(resources);
+        if let [only] = self.nodes.as_slice()
+            && pure_v2
+        {
+            resources = Cow::Owned(v2::current(&only.directory, &resources)?);
+        }
         let mut targets: Vec<_> = self.nodes.iter().map(plan::Target::of).collect();
-        plan::distribute(
-            &mut targets,
-            pure_v2,
-            completed.as_ref().unwrap_or(resources),
-        )?;
+        if let Some(unit) = &self.unit {
+            if let Some(directory) = self.path("cpu").filter(|_| !pure_v2) {
+                v1::complete_quota(directory, resources.to_mut())?;
+            }
+            systemd::round_quota(resources.to_mut());
+            // Checked before anything is changed.
+            plan::distribute(&mut targets, pure_v2, &resources)?;
+            self.update_unit(unit, &resources)?;
+        } else {
+            plan::distribute(&mut targets, pure_v2, &resources)?;
+        }
         targets
             .iter()
             .try_for_each(|target| setting::apply(&target.directory, &target.settings))
+    }
+
+    /// On v1 systemd writes the device list anew with every change, beginning with "nothing", and nobody is to notice.
+    fn update_unit(&self, unit: &Unit, resources: &Resources) -> Result<()> {
+        let pause = !self.is_pure_v2() && self.freezer().is_ok() && !self.is_frozen()?;
+        if pause {
+            self.freeze()?;
+        }
+        let updated = unit.update(resources, self.is_pure_v2());
+        if pause {
+            self.thaw()?;
+        }
+        Ok(updated?)
     }
 
     /// The directory that freezing acts on, and whether it is a v2 one.
@@ -342,6 +391,16 @@ impl Cgroup {
 
     /// Removes it with its child cgroups, waiting a while for processes that are dying. Fine when already gone.
     pub(crate) fn remove(&self) -> Result<()> {
+        if let Some(unit) = &self.unit
+            && let Err(error) = unit.stop()
+        {
+            // systemd may be gone; the directories are there to be removed all the same.
+            log::warn!(
+                "cannot stop unit {}: {}",
+                unit.name,
+                crate::failure::chain(&error)
+            );
+        }
         remove::remove(self.nodes.iter().map(|node| node.directory.as_path()))
     }
 

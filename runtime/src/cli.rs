@@ -3,7 +3,8 @@
 //! One table ([`COMMANDS`], [`GLOBAL_OPTIONS`]) describes all of it. The parser below walks it directly, which takes
 //! microseconds; [`crate::help`] builds help texts from the same table when somebody asks for help. As in runc,
 //! one dash is as good as two (`-root`, `--root`), values follow after `=` or as the next argument, and options may stand
-//! before or after the container id, except where the rest of the line belongs to another program (`exec`, `ps`).
+//! before or after the container id, except where the rest of the line belongs to another program (`exec`, `ps`); options of
+//! the program itself are understood after the command, too.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -23,8 +24,8 @@ pub(crate) enum Error {
     #[error("flag provided but not defined: -{0}")]
     UnknownOption(String),
     /// An option lacks its value.
-    #[error("flag needs an argument: -{0}")]
-    ValueMissing(&'static str),
+    #[error("flag needs an argument: {0}")]
+    ValueMissing(String),
     /// A value that the option cannot take.
     #[error("invalid value {value:?} for flag -{option}: {expected}")]
     BadValue {
@@ -35,12 +36,17 @@ pub(crate) enum Error {
         /// What would be right.
         expected: &'static str,
     },
+    /// A log format that does not exist.
+    #[error("invalid log-format: {0}")]
+    LogFormat(String),
     /// No such command.
     #[error("No help topic for '{0}'")]
     UnknownCommand(String),
     /// Too few or too many arguments.
-    #[error("qrun: {command:?} requires {expected}")]
+    #[error("{program}: {command:?} requires {expected} argument(s)")]
     WrongCount {
+        /// What the program was called.
+        program: String,
         /// The command.
         command: &'static str,
         /// How many are right.
@@ -52,6 +58,8 @@ pub(crate) enum Error {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Parsed {
     options: Vec<(&'static str, String)>,
+    /// Options of the program itself that were typed after the command, where they count as well.
+    global: Vec<(&'static str, String)>,
     /// What is not an option.
     pub(crate) arguments: Vec<String>,
 }
@@ -76,7 +84,8 @@ impl Parsed {
 
     /// Whether a switch is on.
     pub(crate) fn is_on(&self, long: &str) -> bool {
-        self.value(long).is_some_and(|value| value != "false")
+        self.value(long)
+            .is_some_and(|value| truth(value) != Some(false))
     }
 
     /// A value as an absolute path, because the current directory changes; an empty one counts as absent.
@@ -149,21 +158,49 @@ pub(crate) fn parse(
             Some((name, value)) => (name, Some(value.to_owned())),
             None => (body, None),
         };
-        let spec = find(options, name).ok_or_else(|| Error::UnknownOption(name.to_owned()))?;
+        let (spec, found) = match find(options, name) {
+            Some(spec) => (spec, &mut parsed.options),
+            None => (
+                find(GLOBAL_OPTIONS, name).ok_or_else(|| Error::UnknownOption(name.to_owned()))?,
+                &mut parsed.global,
+            ),
+        };
         let value = match (spec.value, attached) {
-            (_, Some(value)) => value,
+            (Some(_), Some(value)) => value,
+            (None, Some(value)) => checked_switch(spec, value)?,
             (None, None) => "true".to_owned(),
             (Some(_), None) => {
                 let value = arguments
                     .get(position)
-                    .ok_or(Error::ValueMissing(spec.long))?;
+                    .ok_or_else(|| Error::ValueMissing(argument.clone()))?;
                 position += 1;
                 value.clone()
             }
         };
-        parsed.options.push((spec.long, value));
+        found.push((spec.long, value));
     }
     Ok((parsed, position))
+}
+
+/// What a switch may be set to with `=`.
+fn truth(value: &str) -> Option<bool> {
+    match value {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// A switch's value, if it is one.
+fn checked_switch(spec: &'static OptionSpec, value: String) -> Result<String, Error> {
+    match truth(&value) {
+        Some(_) => Ok(value),
+        None => Err(Error::BadValue {
+            option: spec.long,
+            value,
+            expected: "parse error",
+        }),
+    }
 }
 
 /// Looks an option up by its long or short name, or as `help`, which every command has.
@@ -196,12 +233,12 @@ pub(crate) fn parse_command(
         return Ok(parsed);
     }
     let expected = match (least, most) {
-        (0, 0) => "exactly 0 arguments".to_owned(),
-        (1, 1) => "exactly 1 argument".to_owned(),
-        (least, usize::MAX) => format!("a minimum of {least} arguments"),
-        (least, most) => format!("a minimum of {least} and a maximum of {most} arguments"),
+        (least, most) if least == most => format!("exactly {least}"),
+        (least, _) if parsed.arguments.len() < least => format!("a minimum of {least}"),
+        (_, most) => format!("a maximum of {most}"),
     };
     Err(Error::WrongCount {
+        program: std::env::args().next().unwrap_or_default(),
         command: command.name,
         expected,
     })
@@ -222,6 +259,8 @@ pub(crate) enum LogFormat {
 pub(crate) struct Global {
     /// Directory of container state.
     pub(crate) root: PathBuf,
+    /// Whether that was typed.
+    pub(crate) root_is_given: bool,
     /// Log file.
     pub(crate) log: Option<PathBuf>,
     /// Log format.
@@ -230,37 +269,98 @@ pub(crate) struct Global {
     pub(crate) debug: bool,
     /// Whether systemd makes the cgroups.
     pub(crate) systemd_cgroup: bool,
-    /// Whether to show the version and end.
-    pub(crate) version: bool,
-    /// Whether to show help and end.
-    pub(crate) help: bool,
 }
 
-/// Parses the options before the command; returns them and the rest, the command's name first.
-pub(crate) fn parse_global(arguments: &[String]) -> Result<(Global, &[String]), Error> {
-    let (parsed, used) = parse(arguments, GLOBAL_OPTIONS, true)?;
-    let log_format = match parsed.value("log-format") {
-        None | Some("text" | "") => LogFormat::Text,
-        Some("json") => LogFormat::Json,
-        Some(other) => {
-            let (value, expected) = (other.to_owned(), "expected text or json");
-            return Err(Error::BadValue {
-                option: "log-format",
-                value,
-                expected,
-            });
+/// A command line, taken apart.
+#[derive(Debug)]
+pub(crate) struct Line {
+    /// Options of the program.
+    pub(crate) global: Global,
+    /// What is wanted.
+    pub(crate) action: Action,
+}
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// The version.
+    Version,
+    /// The help text of the program.
+    Help,
+    /// The help text of a command.
+    CommandHelp(&'static CommandSpec),
+    /// A command.
+    Run(&'static CommandSpec, Parsed),
+    /// Nothing, because it is wrong; with the command it is about, if it got that far.
+    Misuse(Error, Option<&'static CommandSpec>),
+}
+
+/// Takes a command line apart. Fails when the program's own options are wrong.
+pub(crate) fn parse_line(arguments: &[String]) -> Result<Line, Error> {
+    let (before, used) = parse(arguments, GLOBAL_OPTIONS, true)?;
+    let mut global = before.options;
+    let help = global.iter().any(|(name, _)| *name == "help");
+    let action = match arguments[used..].split_first() {
+        _ if global.iter().any(|(name, _)| *name == "version") => Action::Version,
+        None => Action::Help,
+        Some(_) if help => Action::Help,
+        Some((name, rest)) if name == "help" || name == "h" => help_for(rest),
+        Some((name, rest)) => command_action(name, rest, &mut global),
+    };
+    Ok(Line {
+        global: Global::new(Parsed {
+            options: global,
+            ..Parsed::default()
+        })?,
+        action,
+    })
+}
+
+/// What `help [COMMAND]` asks for.
+fn help_for(rest: &[String]) -> Action {
+    match rest.first() {
+        None => Action::Help,
+        Some(name) => match command(name) {
+            Some(command) => Action::CommandHelp(command),
+            None => Action::Misuse(Error::UnknownCommand(name.clone()), None),
+        },
+    }
+}
+
+/// What a command and its arguments ask for; options of the program among them are added to `global`.
+fn command_action(name: &str, rest: &[String], global: &mut Vec<(&'static str, String)>) -> Action {
+    let Some(command) = command(name) else {
+        return Action::Misuse(Error::UnknownCommand(name.to_owned()), None);
+    };
+    match parse_command(command, rest) {
+        Ok(mut parsed) => {
+            global.append(&mut parsed.global);
+            match parsed.is_on("help") {
+                true => Action::CommandHelp(command),
+                false => Action::Run(command, parsed),
+            }
         }
-    };
-    let global = Global {
-        root: parsed.path("root").unwrap_or_else(default_root),
-        log: parsed.path("log"),
-        log_format,
-        debug: parsed.is_on("debug"),
-        systemd_cgroup: parsed.is_on("systemd-cgroup"),
-        version: parsed.is_on("version"),
-        help: parsed.is_on("help"),
-    };
-    Ok((global, &arguments[used..]))
+        Err(error) => Action::Misuse(error, Some(command)),
+    }
+}
+
+impl Global {
+    /// Makes sense of the program's options.
+    fn new(parsed: Parsed) -> Result<Self, Error> {
+        let log_format = match parsed.value("log-format") {
+            None | Some("text" | "") => LogFormat::Text,
+            Some("json") => LogFormat::Json,
+            Some(other) => return Err(Error::LogFormat(other.to_owned())),
+        };
+        Ok(Self {
+            root: parsed.path("root").unwrap_or_else(default_root),
+            root_is_given: parsed.value("root").is_some(),
+            log: parsed.path("log"),
+            log_format,
+            debug: parsed.is_on("debug"),
+            systemd_cgroup: parsed.is_on("systemd-cgroup"),
+        })
+    }
 }
 
 /// Where state is kept when nothing is said: `/run/qrun`, or the user's own run-time directory.
@@ -282,7 +382,7 @@ mod tests {
         line.split_whitespace().map(str::to_owned).collect()
     }
 
-    fn parse_line(line: &str) -> Result<Parsed, Error> {
+    fn parse_one(line: &str) -> Result<Parsed, Error> {
         let words = words(line);
         parse_command(command(&words[0]).unwrap(), &words[1..])
     }
@@ -294,7 +394,7 @@ mod tests {
             "create c1 -bundle=/b --no-pivot",
             "create -b /b c1 -no-pivot",
         ] {
-            let parsed = parse_line(line).unwrap();
+            let parsed = parse_one(line).unwrap();
             assert_eq!(parsed.id(), "c1", "{line}");
             assert_eq!(parsed.value("bundle"), Some("/b"), "{line}");
             assert!(parsed.is_on("no-pivot"), "{line}");
@@ -304,29 +404,30 @@ mod tests {
 
     #[test]
     fn the_rest_of_exec_belongs_to_the_program() {
-        let parsed = parse_line("exec -t --env A=1 -e B=2 c1 ls -t --all").unwrap();
+        let parsed = parse_one("exec -t --env A=1 -e B=2 c1 ls -t --all").unwrap();
         assert_eq!(parsed.arguments, ["c1", "ls", "-t", "--all"]);
         assert_eq!(parsed.values("env").collect::<Vec<_>>(), ["A=1", "B=2"]);
-        assert_eq!(parse_line("exec -- c1 -x").unwrap().arguments, ["c1", "-x"]);
+        assert_eq!(parse_one("exec -- c1 -x").unwrap().arguments, ["c1", "-x"]);
     }
 
     #[test]
     fn wrong_lines_are_named() {
         assert_eq!(
-            parse_line("create --bunde x c1"),
+            parse_one("create --bunde x c1"),
             Err(Error::UnknownOption("bunde".into()))
         );
         assert_eq!(
-            parse_line("create c1 --bundle"),
-            Err(Error::ValueMissing("bundle"))
+            parse_one("create c1 --bundle"),
+            Err(Error::ValueMissing("--bundle".into()))
         );
-        let wrong = parse_line("start").unwrap_err();
-        assert_eq!(
-            wrong.to_string(),
-            "qrun: \"start\" requires exactly 1 argument"
+        let wrong = parse_one("start").unwrap_err();
+        let text = wrong.to_string();
+        assert!(
+            text.ends_with(": \"start\" requires exactly 1 argument(s)"),
+            "{text}"
         );
-        assert!(parse_line("kill a b c").is_err());
-        let number = parse_line("create --preserve-fds x c1")
+        assert!(parse_one("kill a b c").is_err());
+        let number = parse_one("create --preserve-fds x c1")
             .unwrap()
             .number::<u32>("preserve-fds");
         assert!(matches!(
@@ -339,24 +440,69 @@ mod tests {
     }
 
     #[test]
-    fn global_options_end_at_the_command() {
-        let words =
-            words("--root /r -log=/l --log-format json --debug --systemd-cgroup run --help");
-        let (global, rest) = parse_global(&words).unwrap();
-        assert_eq!(global.root, PathBuf::from("/r"));
-        assert_eq!(global.log, Some(PathBuf::from("/l")));
-        assert_eq!(global.log_format, LogFormat::Json);
-        assert!(global.debug && global.systemd_cgroup && !global.help);
-        assert_eq!(rest, ["run", "--help"]);
+    fn global_options_stand_before_or_after_the_command() {
+        for line in [
+            "--root /r -log=/l --log-format json --debug --systemd-cgroup list --quiet",
+            "--root /x list --root /r --quiet -log=/l --log-format json --debug --systemd-cgroup",
+        ] {
+            let Line { global, action } = parse_line(&words(line)).unwrap();
+            assert_eq!(global.root, PathBuf::from("/r"));
+            assert_eq!(global.log, Some(PathBuf::from("/l")));
+            assert_eq!(global.log_format, LogFormat::Json);
+            assert!(global.debug && global.systemd_cgroup);
+            let Action::Run(command, parsed) = action else {
+                panic!("{action:?}");
+            };
+            assert_eq!(command.name, "list");
+            assert!(parsed.is_on("quiet"));
+        }
+        // The command's own option of that name.
+        let Action::Run(_, parsed) = parse_line(&words("spec --rootless")).unwrap().action else {
+            panic!("spec is no command");
+        };
+        assert!(parsed.is_on("rootless"));
+    }
+
+    #[test]
+    fn help_and_version_are_asked_for_in_many_ways() {
+        for line in ["", "-h", "--help", "help", "h", "--help list"] {
+            let action = parse_line(&words(line)).unwrap().action;
+            assert!(matches!(action, Action::Help), "{line}: {action:?}");
+        }
+        for line in [
+            "help list",
+            "h list",
+            "list -h",
+            "list --help",
+            "list -help",
+        ] {
+            let action = parse_line(&words(line)).unwrap().action;
+            assert!(
+                matches!(action, Action::CommandHelp(command) if command.name == "list"),
+                "{line}: {action:?}"
+            );
+        }
+        for line in ["-v", "--version", "-version list"] {
+            let action = parse_line(&words(line)).unwrap().action;
+            assert!(matches!(action, Action::Version), "{line}: {action:?}");
+        }
+        for line in ["foo", "help foo", "foo -h", "list --bogus", "list x"] {
+            let action = parse_line(&words(line)).unwrap().action;
+            assert!(matches!(action, Action::Misuse(..)), "{line}: {action:?}");
+        }
+        assert!(parse_line(&words("--bogus list")).is_err());
+        assert!(parse_line(&words("--log-format xml list")).is_err());
     }
 
     #[test]
     fn a_switch_can_be_switched_off() {
-        assert!(
-            !parse_line("delete --force=false c1")
-                .unwrap()
-                .is_on("force")
-        );
+        for value in ["false", "0", "F"] {
+            let line = format!("delete --force={value} c1");
+            assert!(!parse_one(&line).unwrap().is_on("force"), "{line}");
+        }
+        assert!(parse_one("delete --force=1 c1").unwrap().is_on("force"));
+        let wrong = parse_command(command("delete").unwrap(), &words("--force=maybe c1"));
+        assert!(matches!(wrong, Err(Error::BadValue { .. })));
     }
 
     #[test]

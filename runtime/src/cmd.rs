@@ -3,8 +3,10 @@
 //! Each takes what was typed, does its work through the modules below it, and returns the exit code. Standard output is
 //! written only here.
 
+mod checkpoint;
 mod create;
 mod delete;
+mod events;
 mod exec;
 mod features;
 mod freeze;
@@ -12,6 +14,7 @@ mod kill;
 mod launch;
 mod list;
 mod ps;
+mod restore;
 mod run;
 mod spec;
 mod start;
@@ -22,7 +25,7 @@ use std::io::Write;
 
 use anyhow::Result;
 
-use crate::cli::{self, CommandSpec, Global, Parsed};
+use crate::cli::{self, Action, CommandSpec, Global, Line, Parsed};
 use crate::help;
 use crate::state::Store;
 
@@ -54,38 +57,54 @@ struct Request<'a> {
     store: Store,
 }
 
-/// Runs the command that `arguments` begin with.
-pub(crate) fn run(global: &Global, arguments: &[String]) -> Result<u8, Failed> {
-    if global.version {
-        return Ok(print(&format!(
-            "qrun version {}\nspec: {}\n",
-            env!("CARGO_PKG_VERSION"),
-            crate::spec::VERSION
-        ))?);
+/// Does what a command line asks for.
+pub(crate) fn run(line: Line) -> Result<u8, Failed> {
+    let Line { global, action } = line;
+    match action {
+        Action::Version => Ok(print(&help::version())?),
+        Action::Help => Ok(print(&help::program())?),
+        Action::CommandHelp(command) => Ok(print(&help::command(command))?),
+        Action::Misuse(error, command) => Err(misuse(error, command)),
+        Action::Run(command, parsed) => dispatch(
+            command,
+            &Request {
+                global: &global,
+                parsed: &parsed,
+                store: Store::new(&global.root),
+            },
+        ),
     }
-    let (name, rest) = match arguments.split_first() {
-        Some((name, rest)) if !global.help && name != "help" => (name, rest),
-        Some((name, rest)) if name == "help" => return Ok(print(&help_for(rest)?)?),
-        _ => return Ok(print(&help::program())?),
+}
+
+/// Shows how it would be right, as runc does: help on standard output, the mistake on standard error.
+pub(crate) fn misuse(error: cli::Error, command: Option<&'static CommandSpec>) -> Failed {
+    let code = match error {
+        cli::Error::UnknownCommand(_) => 3,
+        _ => 1,
     };
-    let command = cli::command(name).ok_or_else(|| cli::Error::UnknownCommand(name.clone()))?;
-    let parsed = cli::parse_command(command, rest)?;
-    if parsed.is_on("help") {
-        return Ok(print(&help::command(command))?);
+    let text = match (&error, command) {
+        (cli::Error::UnknownCommand(_) | cli::Error::LogFormat(_), _) => String::new(),
+        (cli::Error::WrongCount { .. }, Some(command)) => {
+            format!("Incorrect Usage.\n\n{}\n", help::command(command))
+        }
+        (_, command) => {
+            // Nobody is left to be told when standard error is closed.
+            let _ = write!(std::io::stderr(), "Incorrect Usage: {error}\n\n");
+            command.map_or_else(help::program, help::command) + "\n"
+        }
+    };
+    // The mistake counts, not that its explanation could not be shown.
+    let _ = print(&text);
+    Failed {
+        error: error.into(),
+        code,
     }
-    dispatch(
-        command,
-        &Request {
-            global,
-            parsed: &parsed,
-            store: Store::new(&global.root),
-        },
-    )
 }
 
 /// Calls the command's function.
 fn dispatch(command: &CommandSpec, request: &Request<'_>) -> Result<u8, Failed> {
     match command.name {
+        "checkpoint" => Ok(checkpoint::checkpoint(request)?),
         "create" => Ok(create::create(request)?),
         "run" => Ok(run::run(request)?),
         "start" => Ok(start::start(request)?),
@@ -98,23 +117,22 @@ fn dispatch(command: &CommandSpec, request: &Request<'_>) -> Result<u8, Failed> 
             code: 255,
         }),
         "ps" => Ok(ps::ps(request)?),
+        "restore" => Ok(restore::restore(request)?),
         "pause" => Ok(freeze::pause(request)?),
         "resume" => Ok(freeze::resume(request)?),
         "spec" => Ok(spec::spec(request)?),
         "update" => Ok(update::update(request)?),
-        "events" => Ok(update::events(request)?),
+        "events" => Ok(events::events(request)?),
         "features" => Ok(features::features()?),
         other => Err(cli::Error::UnknownCommand(other.to_owned()).into()),
     }
 }
 
-/// The text of `help [command]`.
-fn help_for(arguments: &[String]) -> Result<String> {
-    let Some(name) = arguments.first() else {
-        return Ok(help::program());
-    };
-    let command = cli::command(name).ok_or_else(|| cli::Error::UnknownCommand(name.clone()))?;
-    Ok(help::command(command))
+/// Says that criu without privileges is on its own; runc's words.
+fn warn_of_rootless(command: &str) {
+    if !rustix::process::geteuid().is_root() {
+        log::warn!("qrun {command} is untested with rootless containers");
+    }
 }
 
 /// Writes to standard output.

@@ -3,11 +3,12 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, makedev, openat};
 use rustix::io::Errno;
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg,
@@ -17,7 +18,7 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{OptionalActions, OutputModes, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 
 use crate::failure::{CallFailed, During};
-use crate::rootfs::mount::fd_path;
+use crate::rootfs::mount::{fd_path, is_refused, put};
 use crate::setup::fault::{At, Fault, Step};
 use crate::spec::process::ConsoleSize;
 use crate::sys;
@@ -38,7 +39,12 @@ pub(crate) enum Error {
 
 /// Connects to a socket that waits for a descriptor.
 pub(crate) fn connect_socket(path: &Path) -> Result<OwnedFd, CallFailed> {
-    let address = SocketAddrUnix::new(path).during("connect", path)?;
+    // As in Go's net package: an at sign stands for the abstract namespace.
+    let address = match path.as_os_str().as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddrUnix::new_abstract_name(name),
+        None => SocketAddrUnix::new(path),
+    };
+    let address = address.during("connect", path)?;
     let socket = socket_with(
         AddressFamily::UNIX,
         SocketType::STREAM,
@@ -162,12 +168,8 @@ fn mount_on_console(slave: &OwnedFd) -> Result<(), Errno> {
     let copy = OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::AT_EMPTY_PATH;
-    let by_descriptor =
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    let made = open_tree(slave, c"", copy)
-        .and_then(|tree| move_mount(&tree, c"", &place, c"", by_descriptor));
-    match made {
-        Err(Errno::NOSYS) => sys::mount::mount(
+    match open_tree(slave, c"", copy).and_then(|tree| put(&tree, &place)) {
+        Err(errno) if is_refused(errno) => sys::mount::mount(
             Some(&fd_path(slave)),
             &fd_path(&place),
             None,

@@ -95,13 +95,16 @@ impl Container {
 
     /// Sends a signal to the init process; false when it is no more.
     pub(crate) fn signal(&self, number: i32) -> Result<bool, CallFailed> {
-        let sent = match self.pidfd() {
-            Some(pidfd) => signal::pidfd_send_signal(&pidfd, number),
-            // Before Linux 5.3.
-            None => match self.pid() {
+        let sent = self
+            .pidfd()
+            .map(|pidfd| signal::pidfd_send_signal(&pidfd, number));
+        let sent = match sent {
+            // Before Linux 5.3, or 5.1.
+            None | Some(Err(Errno::NOSYS)) => match self.pid() {
                 Some(pid) => signal::kill(pid, number),
                 None => return Ok(false),
             },
+            Some(other) => other,
         };
         match sent {
             Err(Errno::SRCH) => Ok(false),

@@ -40,13 +40,16 @@ impl<T> During<T> for std::io::Result<T> {
     }
 }
 
-/// The error and its causes, outermost first, in one line.
+/// The error and its causes, outermost first, in one line; error numbers as [`text`] spells them.
 pub(crate) fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(current) = cause {
         line.push_str(": ");
-        line.push_str(&current.to_string());
+        match current.downcast_ref::<Errno>() {
+            Some(errno) => line.push_str(&text(*errno)),
+            None => line.push_str(&current.to_string()),
+        }
         cause = current.source();
     }
     line
@@ -115,6 +118,47 @@ pub(crate) fn text(errno: Errno) -> String {
     }
 }
 
+/// The text of a signal in the same spelling.
+pub(crate) fn signal_text(signal: i32) -> String {
+    const TEXTS: [&str; 31] = [
+        "hangup",
+        "interrupt",
+        "quit",
+        "illegal instruction",
+        "trace/breakpoint trap",
+        "aborted",
+        "bus error",
+        "floating point exception",
+        "killed",
+        "user defined signal 1",
+        "segmentation fault",
+        "user defined signal 2",
+        "broken pipe",
+        "alarm clock",
+        "terminated",
+        "stack fault",
+        "child exited",
+        "continued",
+        "stopped (signal)",
+        "stopped",
+        "stopped (tty input)",
+        "stopped (tty output)",
+        "urgent I/O condition",
+        "CPU time limit exceeded",
+        "file size limit exceeded",
+        "virtual timer expired",
+        "profiling timer expired",
+        "window changed",
+        "I/O possible",
+        "power failure",
+        "bad system call",
+    ];
+    let index = usize::try_from(signal - 1).unwrap_or(usize::MAX);
+    TEXTS
+        .get(index)
+        .map_or_else(|| format!("signal {signal}"), |text| (*text).to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +169,15 @@ mod tests {
             .during("stat", "/bin/x")
             .unwrap_err();
         assert_eq!(failed.to_string(), "stat /bin/x: no such file or directory");
+    }
+
+    #[test]
+    fn an_error_number_is_spelt_alike_wherever_it_stands() {
+        let error = anyhow::Error::new(Errno::NOENT).context("cannot join");
+        assert_eq!(
+            chain(error.as_ref()),
+            "cannot join: no such file or directory"
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -130,8 +130,8 @@ pub(crate) fn run(
     Ok(())
 }
 
-/// Runs hooks in order, each one whether or not the one before failed; failures are logged. For poststart and poststop,
-/// where runtime.md "Lifecycle" asks for a warning only.
+/// Runs hooks in order, each one whether or not the one before failed; failures are logged. For poststop, where runtime.md
+/// "Lifecycle" asks for a warning only.
 pub(crate) fn run_all(point: Point, hooks: &[Hook], record: &Record, pid: Option<i32>) {
     for hook in hooks {
         if let Err(error) = run(point, std::slice::from_ref(hook), record, pid) {
@@ -172,9 +172,17 @@ fn run_one(point: Point, hook: &Hook, state: &[u8]) -> Result<(), Cause> {
     if status.success() {
         return Ok(());
     }
-    let status = match status.code() {
-        Some(code) => format!("exit status {code}"),
-        None => status.to_string(),
+    let status = match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => {
+            let core = if status.core_dumped() {
+                " (core dumped)"
+            } else {
+                ""
+            };
+            format!("signal: {}{core}", crate::failure::signal_text(signal))
+        }
+        (None, None) => status.to_string(),
     };
     Err(Cause::Status {
         status,
@@ -279,6 +287,19 @@ mod tests {
             crate::failure::chain(&error.unwrap_err()),
             "error running createRuntime hook #0: exit status 3, stdout: out, stderr: err"
         );
+    }
+
+    #[test]
+    fn a_signal_is_told_by_name() {
+        let error = run(
+            Point::Poststop,
+            &[shell("kill -31 $$", None)],
+            &record(),
+            None,
+        )
+        .unwrap_err();
+        let text = crate::failure::chain(&error);
+        assert!(text.contains("hook #0: signal: bad system call"), "{text}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod capability;
 mod cgroup;
+mod checkpoint;
 mod cli;
 mod clock;
 mod cmd;
@@ -16,9 +17,12 @@ mod help;
 mod hook;
 mod logging;
 mod namespace;
+mod netlink;
+mod network_device;
 mod plan;
 mod procfs;
 mod readiness;
+mod resctrl;
 mod rootfs;
 mod seccomp;
 mod seccomp_agent;
@@ -41,14 +45,17 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return report(&error.into(), 1),
     };
-    let (global, rest) = match cli::parse_global(&arguments) {
-        Ok(parsed) => parsed,
-        Err(error) => return report(&error.into(), 1),
+    let line = match cli::parse_line(&arguments) {
+        Ok(line) => line,
+        Err(error) => {
+            let failed = cmd::misuse(error, None);
+            return report(&failed.error, failed.code);
+        }
     };
-    if let Err(error) = logging::start(&global) {
+    if let Err(error) = logging::start(&line.global) {
         return report(&error.into(), 1);
     }
-    match cmd::run(&global, rest) {
+    match cmd::run(line) {
         Ok(code) => ExitCode::from(code),
         Err(failed) => report(&failed.error, failed.code),
     }

@@ -3,15 +3,18 @@
 //! Governing text: runtime-spec config-linux.md, "Namespaces", "User namespace mappings" and "Offset for time namespace".
 
 use std::fmt::Write as _;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::process::Pid;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, WaitOptions, waitpid};
 
 use crate::failure::{CallFailed, During};
 use crate::plan::Error;
 use crate::spec::linux::{IdMapping, Linux};
-use crate::sys::process::CLONE_NEWTIME;
+use crate::sys::process::{CLONE_NEWTIME, clone_process};
 
 /// A kind of namespace, in the order in which they are joined: the user namespace first, because it decides what one may
 /// do in the others; the mount namespace last, because it takes the paths away.
@@ -126,10 +129,17 @@ impl Namespaces {
             time_offsets: time_offsets(linux)?,
         };
         namespaces.check_mappings()?;
-        if !namespaces.time_offsets.is_empty() && !namespaces.makes(Kind::Time) {
-            return Err(Error::invalid(
-                "time namespace offsets are specified, but no new time namespace is",
-            ));
+        if !namespaces.time_offsets.is_empty() {
+            if namespaces.is_joined(Kind::Time) {
+                return Err(Error::invalid(
+                    "time namespace enabled, but both namespace path and time offsets specified -- you may only provide one",
+                ));
+            }
+            if !namespaces.makes(Kind::Time) {
+                return Err(Error::invalid(
+                    "time namespace offsets specified, but time namespace isn't enabled in the config",
+                ));
+            }
         }
         Ok(namespaces)
     }
@@ -140,17 +150,17 @@ impl Namespaces {
         if self.makes(Kind::User) {
             if self.uid_map.is_empty() {
                 return Err(Error::invalid(
-                    "User namespaces enabled, but no uid mapping found.",
+                    "user namespaces enabled, but no uid mappings found",
                 ));
             }
             if self.gid_map.is_empty() {
                 return Err(Error::invalid(
-                    "User namespaces enabled, but no gid mapping found.",
+                    "user namespaces enabled, but no gid mappings found",
                 ));
             }
         } else if mapped && !self.is_joined(Kind::User) {
             return Err(Error::invalid(
-                "User namespace mappings specified, but user namespace isn't enabled in the config",
+                "user namespace mappings specified, but user namespace isn't enabled in the config",
             ));
         }
         Ok(())
@@ -187,8 +197,9 @@ impl Namespaces {
             .filter_map(|(kind, path)| Some((*kind, path.as_deref()?)))
     }
 
-    /// Flags for `clone3`: every new namespace but two. The cgroup namespace takes the cgroup of the moment it is made as its
-    /// root, so the process must be there first; the time namespace takes offsets before its first process enters.
+    /// Flags for `clone3`: every new namespace but these. The cgroup namespace takes the cgroup of the moment it is made as its
+    /// root, so the process must be there first; the time namespace takes offsets before its first process enters; the
+    /// IPC namespace's message queues belong to whoever makes it, which in a user namespace has to be root there.
     pub(crate) fn clone_flags(&self) -> u64 {
         let made = self
             .entries
@@ -196,6 +207,7 @@ impl Namespaces {
             .filter(|(_, path)| path.is_none())
             .map(|(kind, _)| *kind);
         made.filter(|kind| !matches!(kind, Kind::Cgroup | Kind::Time))
+            .filter(|kind| *kind != Kind::Ipc || !self.has_user())
             .fold(0, |flags, kind| flags | kind.flag())
     }
 
@@ -208,7 +220,7 @@ impl Namespaces {
 }
 
 /// One line a mapping: inside, outside, how many.
-fn map_lines(mappings: &[IdMapping]) -> String {
+pub(crate) fn map_lines(mappings: &[IdMapping]) -> String {
     let mut lines = String::new();
     for mapping in mappings {
         // Writing to a string does not fail.
@@ -234,6 +246,34 @@ fn time_offsets(linux: &Linux) -> Result<String, Error> {
         let _ = writeln!(lines, "{clock} {} {}", offset.secs, offset.nanosecs);
     }
     Ok(lines)
+}
+
+/// Makes a user namespace with these mappings, which no process is in.
+pub(crate) fn make_user_namespace(uids: &str, gids: &str) -> Result<OwnedFd, CallFailed> {
+    let (held, release) = pipe_with(PipeFlags::CLOEXEC).during("pipe2", "user namespace")?;
+    // The process is there only until the namespace is open: the end of the pipe ends it.
+    let flags = Kind::User.flag();
+    let (child, release) = clone_process(flags, None, (release, held), |held| {
+        let _ = rustix::io::retry_on_intr(|| rustix::io::read(&held, &mut [0]));
+        0
+    })
+    .during("clone3", "user namespace")?;
+    let directory = PathBuf::from(format!("/proc/{}", child.pid.as_raw_nonzero()));
+    let write = |name: &str, text: &str| {
+        let path = directory.join(name);
+        std::fs::write(&path, text).during("write", &path)
+    };
+    let path = directory.join("ns/user");
+    let made = write("uid_map", uids)
+        .and_then(|()| write("gid_map", gids))
+        .and_then(|()| {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            openat(CWD, &path, flags, Mode::empty()).during("open", &path)
+        });
+    drop(release);
+    // ECHILD would mean that it has been waited for already.
+    let _ = rustix::io::retry_on_intr(|| waitpid(Some(child.pid), WaitOptions::empty()));
+    made
 }
 
 /// Why id mappings could not be written.
@@ -337,7 +377,15 @@ mod tests {
             ),
             (
                 r#"{"namespaces":[{"type":"user"}]}"#,
-                "User namespaces enabled, but no uid mapping found.",
+                "user namespaces enabled, but no uid mappings found",
+            ),
+            (
+                r#"{"namespaces":[{"type":"time","path":"/t"}],"timeOffsets":{"boottime":{"secs":5}}}"#,
+                "time namespace enabled, but both namespace path and time offsets specified -- you may only provide one",
+            ),
+            (
+                r#"{"namespaces":[],"timeOffsets":{"boottime":{"secs":5}}}"#,
+                "time namespace offsets specified, but time namespace isn't enabled in the config",
             ),
         ] {
             assert_eq!(parse(json).unwrap_err().to_string(), text);

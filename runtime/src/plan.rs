@@ -3,19 +3,26 @@
 //! Made from a [`Spec`] and what the command line adds. Pure data: no descriptor, no process, nothing looked up outside
 //! of the bundle. [`crate::setup`] carries it out.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::failure::{CallFailed, During};
-use crate::namespace::Namespaces;
+use crate::namespace::{Kind, Namespaces};
 use crate::spec::Spec;
 use crate::spec::linux::{Device, Linux};
-use crate::spec::process::Process;
 
+pub(crate) mod inherited;
+#[cfg(test)]
+mod mangled;
 pub(crate) mod mount;
+pub(crate) mod network_device;
+pub(crate) mod number_list;
 pub(crate) mod process;
+pub(crate) mod scheduling;
 mod validate;
 
 use mount::MountStep;
+use network_device::NetworkDevice;
 use process::ProcessPlan;
 
 /// What is wrong with a bundle. The texts are runc's where runc has one.
@@ -38,9 +45,6 @@ pub(crate) enum Error {
     /// A rule of the specification is broken.
     #[error("{0}")]
     Invalid(String),
-    /// Something that the specification has and this runtime has not.
-    #[error("{0} is not supported")]
-    Unsupported(String),
 }
 
 impl Error {
@@ -82,6 +86,8 @@ pub(crate) struct Plan {
     pub(crate) hostname: Option<String>,
     /// NIS domain name to set.
     pub(crate) domainname: Option<String>,
+    /// Network devices to move in.
+    pub(crate) network_devices: Vec<NetworkDevice>,
     /// Kernel parameters to set: path below `/proc/sys`, value.
     pub(crate) sysctl: Vec<(String, String)>,
     /// What the command line adds.
@@ -93,8 +99,12 @@ pub(crate) struct Plan {
 pub(crate) struct RootPlan {
     /// The root file system, absolute.
     pub(crate) path: PathBuf,
-    /// `MS_*` propagation flags given to the whole tree at first.
-    pub(crate) propagation: u64,
+    /// Whether the container has a mount namespace that is not the caller's.
+    pub(crate) own_mount_namespace: bool,
+    /// `MS_*` flags of the propagation that the spec asks for.
+    pub(crate) propagation: Option<u64>,
+    /// SELinux label of file systems made for the container.
+    pub(crate) label: Option<String>,
     /// Whether the root is read-only in the end.
     pub(crate) readonly: bool,
     /// Whether the root is moved instead of pivoted.
@@ -117,8 +127,14 @@ impl RootPlan {
     /// Whether the propagation given to the tree at first keeps every mount in it from reaching the host. Without
     /// `MS_REC` only "/" gets it.
     pub(crate) fn cuts_off_the_tree(&self) -> bool {
-        self.propagation & libc::MS_REC != 0
-            && self.propagation & (libc::MS_SLAVE | libc::MS_PRIVATE) != 0
+        let propagation = self.first_propagation();
+        propagation & libc::MS_REC != 0 && propagation & (libc::MS_SLAVE | libc::MS_PRIVATE) != 0
+    }
+
+    /// `MS_*` flags of the propagation given to the tree at first; without one in the spec, it becomes a slave of the
+    /// host's, as in runc.
+    pub(crate) fn first_propagation(&self) -> u64 {
+        self.propagation.unwrap_or(libc::MS_SLAVE | libc::MS_REC)
     }
 }
 
@@ -148,18 +164,32 @@ impl Plan {
             .ok_or_else(|| Error::invalid("root must be specified"))?;
         let no_linux = Linux::default();
         let linux = spec.linux.as_ref().unwrap_or(&no_linux);
-        validate::spec(spec, linux)?;
+        validate::spec(spec)?;
         let namespaces = Namespaces::new(linux)?;
         validate::namespaces(spec, linux, &namespaces)?;
         let root_path = bundle.join(&root.path);
         let mut process_plan = ProcessPlan::new(process)?;
-        process_plan.personality = linux
-            .personality
-            .as_ref()
-            .map(process::personality)
-            .transpose()?;
+        let (personality, policy) = (linux.personality.as_ref(), linux.memory_policy.as_ref());
+        let confined = scheduling::is_confined(linux);
+        process_plan
+            .scheduling
+            .add_container(personality, policy, confined)?;
+        // What runc gives the first process; further ones keep that of whoever starts them.
+        process_plan.user.umask.get_or_insert(0o022);
         add_notify_and_listen(&mut process_plan, &extra)?;
-        let mut mounts = mount::steps(&spec.mounts, bundle, &linux.mount_label)?;
+        let around = mount::Surroundings {
+            bundle,
+            root: &root_path,
+            label: &linux.mount_label,
+            has_user_namespace: namespaces.has_user(),
+        };
+        let mut mounts = mount::steps(&spec.mounts, &around)?;
+        let propagation = mount::root_propagation(&linux.rootfs_propagation)?;
+        if extra.no_pivot && propagation.is_some_and(|kind| kind & libc::MS_PRIVATE != 0) {
+            return Err(Error::invalid(
+                "rootfsPropagation of [r]private is not safe without pivot_root",
+            ));
+        }
         if let Some(directory) = &extra.notify_directory {
             let mut step = MountStep::bind(directory, process::NOTIFY_DIRECTORY);
             // Sending to the socket in it takes no write permission on the mount.
@@ -174,16 +204,19 @@ impl Plan {
             bundle: bundle.to_owned(),
             root: RootPlan {
                 path: root_path,
-                propagation: mount::root_propagation(&linux.rootfs_propagation)?,
+                own_mount_namespace: namespaces.contains(Kind::Mount),
+                propagation,
+                label: Some(linux.mount_label.clone()).filter(|label| !label.is_empty()),
                 readonly: root.readonly,
                 no_pivot: extra.no_pivot,
                 mounts,
                 populate_dev,
                 devices: linux.devices.clone(),
                 bind_devices: namespaces.has_user(),
-                masked: linux.masked_paths.clone(),
+                masked: without_duplicates(&linux.masked_paths),
                 readonly_paths: linux.readonly_paths.clone(),
             },
+            network_devices: network_device::plan(&linux.net_devices, &namespaces)?,
             namespaces,
             process: process_plan,
             hostname: Some(spec.hostname.clone()).filter(|name| !name.is_empty()),
@@ -196,6 +229,16 @@ impl Plan {
             extra,
         })
     }
+}
+
+/// Paths, each once: what is masked twice would have to be unmasked twice.
+fn without_duplicates(paths: &[String]) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    paths
+        .iter()
+        .filter(|path| seen.insert(Path::new(path.as_str())))
+        .cloned()
+        .collect()
 }
 
 /// Tells the process about sockets it inherits and about where to report that it is ready.
@@ -211,9 +254,4 @@ fn add_notify_and_listen(process: &mut ProcessPlan, extra: &Extra) -> Result<(),
         ))?;
     }
     Ok(())
-}
-
-/// Checks a process that joins a container.
-pub(crate) fn exec_process(process: &Process) -> Result<ProcessPlan, Error> {
-    ProcessPlan::new(validate::process(Some(process))?)
 }

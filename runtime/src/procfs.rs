@@ -47,13 +47,20 @@ impl HostProc {
         }
     }
 
+    /// Reads a link below it, the last component of the path.
+    pub(crate) fn link(&self, path: &str) -> Result<String, Errno> {
+        let link = self.open_file(path, OFlags::PATH)?;
+        let target = rustix::fs::readlinkat(link, c"", Vec::new())?;
+        target.into_string().map_err(|_| Errno::ILSEQ)
+    }
+
     /// Opens a file below it.
     fn open_file(&self, path: &str, access: OFlags) -> Result<OwnedFd, Errno> {
         let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
         let file = match openat2(&self.0, path, flags, Mode::empty(), resolve) {
-            // Before Linux 5.6 the type of what was opened is the only check there is.
-            Err(Errno::NOSYS) => openat(&self.0, path, flags, Mode::empty())?,
+            // Before Linux 5.6.
+            Err(Errno::NOSYS) => self.walk(path, flags)?,
             other => other?,
         };
         if is_procfs(&file)? {
@@ -61,6 +68,29 @@ impl HostProc {
         } else {
             Err(Errno::XDEV)
         }
+    }
+
+    /// The same by hand: one component after the other, none of which may be a link, but for the kernel's own `self` and
+    /// `thread-self` at the beginning, or be on another file system.
+    fn walk(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let mut here: Option<OwnedFd> = None;
+        let mut names = path.split('/').peekable();
+        while let Some(name) = names.next() {
+            let directory = here.as_ref().unwrap_or(&self.0);
+            if names.peek().is_none() {
+                return openat(directory, name, flags, Mode::empty());
+            }
+            let mut step = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            if name == ".." || here.is_some() || !matches!(name, "self" | "thread-self") {
+                step |= OFlags::NOFOLLOW;
+            }
+            let next = openat(directory, name, step, Mode::empty())?;
+            if name == ".." || !is_procfs(&next)? {
+                return Err(Errno::XDEV);
+            }
+            here = Some(next);
+        }
+        Err(Errno::NOENT)
     }
 }
 
@@ -84,5 +114,23 @@ mod tests {
         assert_eq!(proc.read("thread-self/oom_score_adj").unwrap(), score);
         assert!(proc.write("../etc/passwd", b"").is_err());
         assert!(proc.write("self/root/etc/passwd", b"").is_err());
+        let exe = std::fs::read_link("/proc/self/exe").unwrap();
+        assert_eq!(proc.link("self/exe").unwrap(), exe.to_str().unwrap());
+    }
+
+    #[test]
+    fn walking_by_hand_keeps_the_same_rules() {
+        let proc = HostProc::open().unwrap();
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        assert!(proc.walk("self/status", flags).is_ok());
+        assert!(proc.walk("sys/kernel/hostname", flags).is_ok());
+        for path in [
+            "self/root/etc/passwd",
+            "../etc/passwd",
+            "self/exe",
+            "mounts",
+        ] {
+            assert!(proc.walk(path, flags).is_err(), "{path}");
+        }
     }
 }

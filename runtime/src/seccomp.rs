@@ -33,6 +33,8 @@
 mod arch;
 mod assemble;
 #[cfg(test)]
+mod differential;
+#[cfg(test)]
 mod interpret;
 mod profile;
 mod syscall;
@@ -42,6 +44,7 @@ mod tests;
 
 use crate::spec::seccomp::{Action, Seccomp};
 use arch::Arch;
+pub(crate) use arch::KNOWN as ARCHITECTURES;
 
 /// A compiled filter.
 #[derive(Debug, Clone)]
@@ -52,6 +55,8 @@ pub(crate) struct Program {
     pub(crate) flags: u32,
     /// Whether a rule uses `SCMP_ACT_NOTIFY`, so that installing returns a listener.
     pub(crate) listener: bool,
+    /// Whether `sendmsg` is among the calls that ask: then the listener cannot be sent, and is fetched by its number.
+    pub(crate) sends_ask: bool,
 }
 
 /// Why a profile cannot be compiled.
@@ -71,6 +76,12 @@ pub(crate) enum Error {
     ErrnoUnused(Action),
     #[error("seccomp error number {0} is not between 0 and 65535")]
     Errno(u32),
+    #[error("string  is not a valid action for seccomp")]
+    NoDefault,
+    #[error(
+        "seccomp flag SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs a rule with SCMP_ACT_NOTIFY"
+    )]
+    FlagWithoutListener,
     #[error("SCMP_ACT_NOTIFY cannot be used as default action")]
     NotifyDefault,
     #[error("SCMP_ACT_NOTIFY cannot be used for the write syscall")]
@@ -102,7 +113,12 @@ fn compile_for(profile: &Seccomp, native: Arch) -> Result<Program, Error> {
     let mut flags = flags(profile.flags.as_deref())?;
     if listener {
         flags |= FLAG_NEW_LISTENER;
+    } else if flags & FLAG_WAIT_KILLABLE_RECV != 0 {
+        return Err(Error::FlagWithoutListener);
     }
+    let sends_ask = profile.syscalls.iter().any(|rule| {
+        rule.action == Action::Notify && rule.names.iter().any(|name| name == "sendmsg")
+    });
     let tables = profile::decide(profile, native)?;
     let instructions = assemble::program(&tables);
     if instructions.len() > MOST_INSTRUCTIONS {
@@ -112,7 +128,31 @@ fn compile_for(profile: &Seccomp, native: Arch) -> Result<Program, Error> {
         instructions,
         flags,
         listener,
+        sends_ask,
     })
+}
+
+/// Flags that a profile may name, in runc's order, with their bits. `TSYNC` has none: there is one thread.
+pub(crate) const FLAGS: [(&str, u32); 4] = [
+    ("SECCOMP_FILTER_FLAG_TSYNC", 0),
+    ("SECCOMP_FILTER_FLAG_SPEC_ALLOW", FLAG_SPEC_ALLOW),
+    ("SECCOMP_FILTER_FLAG_LOG", FLAG_LOG),
+    (
+        "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+        FLAG_WAIT_KILLABLE_RECV,
+    ),
+];
+
+/// The names of [`FLAGS`] that the running kernel takes.
+pub(crate) fn supported_flags() -> Vec<&'static str> {
+    let supported = |bits: u32| match bits {
+        0 => true,
+        // The kernel takes it with a listener only.
+        FLAG_WAIT_KILLABLE_RECV => crate::sys::seccomp::knows_flags(bits | FLAG_NEW_LISTENER),
+        bits => crate::sys::seccomp::knows_flags(bits),
+    };
+    let known = FLAGS.iter().filter(|(_, bits)| supported(*bits));
+    known.map(|(name, _)| *name).collect()
 }
 
 fn flags(names: Option<&[String]>) -> Result<u32, Error> {
@@ -120,13 +160,8 @@ fn flags(names: Option<&[String]>) -> Result<u32, Error> {
         return Ok(FLAG_SPEC_ALLOW);
     };
     names.iter().try_fold(0, |flags, name| {
-        let flag = match name.as_str() {
-            "SECCOMP_FILTER_FLAG_TSYNC" => 0,
-            "SECCOMP_FILTER_FLAG_LOG" => FLAG_LOG,
-            "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => FLAG_SPEC_ALLOW,
-            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => FLAG_WAIT_KILLABLE_RECV,
-            _ => return Err(Error::Flag(name.clone())),
-        };
-        Ok(flags | flag)
+        let known = FLAGS.iter().find(|(known, _)| known == name);
+        let (_, bits) = known.ok_or_else(|| Error::Flag(name.clone()))?;
+        Ok(flags | bits)
     })
 }

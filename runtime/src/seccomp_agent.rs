@@ -16,8 +16,11 @@ use crate::state::{Agent, Record};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// Nobody named.
-    #[error("seccomp listenerPath is not set, but the profile uses SCMP_ACT_NOTIFY")]
+    #[error("seccomp listenerPath is not set")]
     NoPath,
+    /// Nobody there.
+    #[error("failed to connect with seccomp agent specified in the seccomp profile")]
+    Connect(#[source] CallFailed),
     /// A system call failed.
     #[error("unable to hand the seccomp listener over")]
     Call(#[from] CallFailed),
@@ -64,7 +67,7 @@ struct ContainerState<'a> {
 pub(crate) fn hand_over(listener: BorrowedFd<'_>, record: &Record, pid: i32) -> Result<(), Error> {
     let agent = record.agent.as_ref().ok_or(Error::NoPath)?;
     let text = describe(&agent.metadata, record, pid);
-    let socket = connect_socket(Path::new(&agent.path))?;
+    let socket = connect_socket(Path::new(&agent.path)).map_err(Error::Connect)?;
     send_descriptor(&socket, &text, listener).during("sendmsg", &agent.path)?;
     Ok(())
 }

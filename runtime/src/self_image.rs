@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::failure::{CallFailed, During};
+use crate::procfs::HostProc;
 use crate::sys::mount::{ATTR_NOSUID, ATTR_RDONLY, MountAttr, mount_setattr};
 use crate::sys::process::fexecve;
 
@@ -32,6 +33,8 @@ const SEALS: SealFlags = SealFlags::SEAL
 /// Makes sure that this process runs from a file that cannot be written to; returns only when it does.
 pub(crate) fn protect() -> Result<(), CallFailed> {
     if is_protected().during("open", OWN_FILE)? {
+        // In the words of runc's debug log, whose clone may be a copy or an overlay.
+        log::debug!("runc exeseal: using /proc/self/exe clone");
         return Ok(());
     }
     let copy = match read_only_mount() {
@@ -58,6 +61,8 @@ pub(crate) fn protect() -> Result<(), CallFailed> {
 
 /// Whether the file this process runs from is on a read-only mount or sealed.
 fn is_protected() -> Result<bool, Errno> {
+    // A file of that name that is not the kernel's word would be executed again and again.
+    HostProc::open()?;
     let own = openat(CWD, OWN_FILE, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     if rustix::fs::fstatvfs(&own)?
         .f_flag

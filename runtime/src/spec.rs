@@ -18,7 +18,7 @@ use process::Process;
 use resources::null_as_default;
 
 /// The version of the specification that this program implements.
-pub(crate) const VERSION: &str = "1.2.1";
+pub(crate) const VERSION: &str = "1.3.0";
 
 /// All of `config.json`.
 #[derive(Debug, Clone, Default, Deserialize)]

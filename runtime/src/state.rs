@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{
     AtFlags, CWD, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, unlinkat,
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup;
 use crate::failure::{CallFailed, During};
 use crate::namespace::Kind;
+use crate::plan::inherited::Inherited;
 use crate::spec::Hooks;
 
 /// Name of the state file.
@@ -28,6 +30,9 @@ const STATE_FILE: &str = "state.json";
 const STATE_FILE_NEW: &str = "state.json.new";
 /// Fifo on which a created container waits for `start`. While it is there, the container has not been started.
 pub(crate) const START_FIFO: &str = "exec.fifo";
+
+/// Directory in which criu finds the root while it restores a container. Nothing is ever mounted on it on the host.
+pub(crate) const CRIU_ROOT: &str = "criu-root";
 
 /// The compiled system call filter.
 pub(crate) const FILTER_FILE: &str = "seccomp.bpf";
@@ -95,6 +100,14 @@ pub(crate) struct Record {
     /// Who answers the filter's questions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) agent: Option<Agent>,
+    /// Its group in the resctrl file system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) resctrl: Option<crate::resctrl::Record>,
+    /// What further processes get from it.
+    pub(crate) inherited: Inherited,
+    /// What its standard streams were when it was created; empty unless one was a pipe.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) external_descriptors: Vec<String>,
     /// User id of who created it.
     pub(crate) owner: u32,
 }
@@ -171,19 +184,26 @@ impl Store {
             }
             Err(errno) => Err(errno).during("mkdir", &path)?,
         }
-        let directory = self.open(id)?;
-        directory.lock()?;
-        Ok(directory)
+        let locked = self.open(id).and_then(|directory| {
+            directory.lock()?;
+            Ok(directory)
+        });
+        if locked.is_err() {
+            // It was made a moment ago and nothing is in it. That it cannot be opened is what the user is told.
+            let _ = unlinkat(CWD, &path, AtFlags::REMOVEDIR);
+        }
+        locked
     }
 
     /// Opens the directory of a container, whatever is in it.
     pub(crate) fn open(&self, id: &str) -> Result<Directory, Error> {
         check_id(id)?;
         let path = self.path(id);
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // A link in the root is not of our making, and no container.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match openat(CWD, &path, flags, Mode::empty()) {
             Ok(fd) => Ok(Directory { fd, path }),
-            Err(Errno::NOENT) => Err(Error::NotExist),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Err(Error::NotExist),
             Err(errno) => Ok(Err(errno).during("open", &path)?),
         }
     }
@@ -223,6 +243,29 @@ impl Directory {
     /// Waits for the exclusive lock; it is held until this value is dropped.
     pub(crate) fn lock(&self) -> Result<(), CallFailed> {
         flock(&self.fd, FlockOperation::LockExclusive).during("flock", &self.path)
+    }
+
+    /// Waits until nobody has the exclusive lock; false when that takes longer than `patience`.
+    pub(crate) fn wait_until_unlocked(&self, patience: Duration) -> Result<bool, CallFailed> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match flock(&self.fd, FlockOperation::NonBlockingLockShared) {
+                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(Errno::WOULDBLOCK) => return Ok(false),
+                other => {
+                    other.during("flock", &self.path)?;
+                    self.unlock();
+                    return Ok(true);
+                }
+            }
+        }
+    }
+
+    /// Lets others read what it was locked for, and still no one change it.
+    pub(crate) fn share_lock(&self) -> Result<(), CallFailed> {
+        flock(&self.fd, FlockOperation::LockShared).during("flock", &self.path)
     }
 
     /// Gives the lock back, also for a child that has a copy of the descriptor.

@@ -109,7 +109,8 @@ impl Foreground {
             if ready.relay
                 && open
                     .relay
-                    .is_some_and(|relay| relay.pass_on(pid.as_raw_nonzero().get()) != Ok(false))
+                    // The host watches this process, which ends as the container does.
+                    .is_some_and(|relay| !matches!(relay.pass_on(own_pid()), Ok(None)))
             {
                 open.relay = None;
             }
@@ -256,6 +257,11 @@ impl Drop for Terminal {
             let _ = tcsetattr(own, OptionalActions::Now, modes);
         }
     }
+}
+
+/// This process.
+fn own_pid() -> i32 {
+    rustix::process::getpid().as_raw_nonzero().get()
 }
 
 /// Copies what is there to be read; false at the end of either side.

@@ -70,14 +70,22 @@ impl Bundle {
     /// When the parent is not there.
     #[must_use]
     pub fn with(mut self, pointer: &str, value: Value) -> Self {
+        self.set(pointer, value);
+        self.save();
+        self
+    }
+
+    /// Sets the value at a JSON pointer, whose parent must be there; `-` appends to a list.
+    ///
+    /// # Panics
+    /// When the parent is not there.
+    pub fn set(&mut self, pointer: &str, value: Value) {
         let (parent, key) = pointer.rsplit_once('/').unwrap_or(("", pointer));
         match self.config.pointer_mut(parent) {
             Some(Value::Array(list)) if key == "-" => list.push(value),
             Some(parent) => parent[key] = value,
             None => panic!("no {parent} in the configuration"),
         }
-        self.save();
-        self
     }
 }
 
@@ -97,7 +105,8 @@ pub fn unpack_busybox(rootfs: &Path) -> anyhow::Result<()> {
 
 /// A configuration with all namespaces but the user and time ones, the usual mounts, and docker's
 /// default capabilities.
-fn config(args: &[&str]) -> Value {
+#[must_use]
+pub fn config(args: &[&str]) -> Value {
     let capabilities: Vec<_> = [
         "CHOWN",
         "DAC_OVERRIDE",

@@ -84,7 +84,8 @@ impl Snapshot {
 }
 
 /// Mount points, with what is mounted there.
-fn mounts() -> BTreeSet<String> {
+#[must_use]
+pub fn mounts() -> BTreeSet<String> {
     let Ok(table) = std::fs::read_to_string("/proc/self/mountinfo") else {
         return BTreeSet::new();
     };
@@ -148,7 +149,12 @@ pub fn remove_empty_cgroups(name: &str) {
 /// Names of the network links of the calling thread's network namespace.
 #[must_use]
 pub fn links() -> BTreeSet<String> {
-    let table = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+    link_names(&std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default())
+}
+
+/// The names in a table as `/proc/PID/net/dev`.
+#[must_use]
+pub fn link_names(table: &str) -> BTreeSet<String> {
     let names = table
         .lines()
         .skip(2)

@@ -5,9 +5,11 @@
 //! after a failed assertion, and [`host`] checks that it did.
 
 pub mod bundle;
+pub mod calls;
 pub mod case;
 pub mod command;
 pub mod cutter;
+pub mod differential;
 pub mod engine;
 pub mod evil;
 pub mod host;

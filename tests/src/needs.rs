@@ -15,10 +15,14 @@ pub enum Need {
     Cgroup1,
     /// A host with all controllers on cgroup v2.
     Cgroup2,
+    /// systemd as process 1, which makes cgroups for others.
+    Systemd,
     /// The machine itself, not the virtual machine: disk space, time, or a server.
     Host,
     /// A program of the machine.
     Program(&'static str),
+    /// criu 4 or newer, on a kernel that it can work on.
+    Criu,
 }
 
 impl Need {
@@ -30,14 +34,44 @@ impl Need {
             Self::Root if !nix::unistd::Uid::effective().is_root() => Some("not root".into()),
             Self::Cgroup1 if v2 => Some("no controllers on cgroup v1".into()),
             Self::Cgroup2 if !v2 => Some("no controllers on cgroup v2".into()),
+            Self::Systemd if !Path::new("/run/systemd/system").is_dir() => {
+                Some("process 1 is not systemd".into())
+            }
             Self::Host if in_vm() => Some("not in the virtual machine".into()),
+            Self::Criu => criu_missing(),
             Self::Program(name) if on_path(name).is_none() => Some(format!("no program {name}")),
             _ => None,
         }
     }
 }
 
-/// Says whether this is the virtual machine of `hack/vm.sh`.
+/// Why there is no criu that works here.
+fn criu_missing() -> Option<String> {
+    let ask = |argument: &str| std::process::Command::new("criu").arg(argument).output();
+    let Ok(answer) = ask("--version") else {
+        return Some("no program criu".into());
+    };
+    let text = String::from_utf8_lossy(&answer.stdout);
+    let version = text.lines().find_map(|line| line.strip_prefix("Version: "));
+    let major = version.and_then(|version| version.split('.').next()?.parse::<u32>().ok());
+    match major {
+        Some(4..) => {}
+        Some(_) => return Some(format!("criu {} is older than 4", version.unwrap_or("?"))),
+        None => return Some("criu does not tell its version".into()),
+    }
+    match ask("check") {
+        Ok(checked) if checked.status.success() => None,
+        _ => Some("criu check fails".into()),
+    }
+}
+
+/// Says whether this is the virtual machine of `hack/vm-systemd.sh`.
+#[must_use]
+pub fn in_systemd_vm() -> bool {
+    std::env::var_os("QSTACK_VM").is_some_and(|machine| machine == "systemd")
+}
+
+/// Says whether this is the virtual machine of `hack/vm.sh` or `hack/vm-systemd.sh`.
 #[must_use]
 pub fn in_vm() -> bool {
     std::env::var_os("QSTACK_VM").is_some()

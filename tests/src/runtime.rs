@@ -24,9 +24,19 @@ static COUNT: AtomicUsize = AtomicUsize::new(0);
 pub struct Runtime {
     directory: tempfile::TempDir,
     ids: RefCell<Vec<String>>,
+    /// A program and its arguments that runs `qrun`.
+    wrapper: Vec<String>,
 }
 
 impl Runtime {
+    /// Makes a runtime without containers whose `qrun` is run by `wrapper`.
+    #[must_use]
+    pub fn wrapped_in(wrapper: &[&str]) -> Self {
+        let mut runtime = Self::new();
+        runtime.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
+        runtime
+    }
+
     /// Makes a runtime without containers.
     ///
     /// # Panics
@@ -38,6 +48,7 @@ impl Runtime {
             Ok(directory) => Self {
                 directory,
                 ids: RefCell::default(),
+                wrapper: Vec::new(),
             },
             Err(error) => panic!("make a state directory: {error}"),
         }
@@ -67,7 +78,15 @@ impl Runtime {
     /// The command `qrun --root … LINE`.
     #[must_use]
     pub fn command(&self, line: &str) -> Command {
-        let mut command = Command::new(built("qrun"));
+        let qrun = built("qrun");
+        let mut command = match self.wrapper.split_first() {
+            None => Command::new(qrun),
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(qrun);
+                command
+            }
+        };
         command
             .arg("--root")
             .arg(self.root())
@@ -79,6 +98,18 @@ impl Runtime {
     #[track_caller]
     pub fn run(&self, line: &str) -> Outcome {
         run(&mut self.command(line))
+    }
+
+    /// Runs `qrun LINE` by way of another program: `prefix qrun LINE`.
+    #[track_caller]
+    pub fn run_by(&self, prefix: &str, line: &str) -> Outcome {
+        let command = self.command(line);
+        let words = words::split(prefix);
+        let mut by = Command::new(&words[0]);
+        by.args(&words[1..])
+            .arg(command.get_program())
+            .args(command.get_args());
+        run(&mut by)
     }
 
     /// Runs `qrun LINE` with a file for stdout and stderr, as for a command after which a container

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::{Pid, Signal};
 
 use super::plan::{Devices, Plan, Target};
 use super::setting::apply;
-use super::{Cgroup, Error, Node, Result, device, file, freezer, member};
+use super::{Cgroup, Error, Node, Result, Unit, device, file, freezer, member};
 use crate::sys::bpf;
 
 /// Access mode of cgroup directories, before the umask.
@@ -22,12 +23,49 @@ impl Plan {
     ///
     /// Without the rights to do so (rootless, or root of a user namespace) a container that neither names a path nor
     /// asks for limits runs without a cgroup of its own: the result has no paths then.
-    pub(crate) fn create(self) -> Result<Cgroup> {
+    ///
+    /// The systemd driver needs the container's first process for it (see [`Plan::needs_process`]); on failure that process
+    /// is killed with what it has started.
+    pub(crate) fn create(self, first: Option<Pid>) -> Result<Cgroup> {
+        let Some((start, pid)) = self.start.as_ref().zip(first) else {
+            return self.make_all(None);
+        };
+        for target in self
+            .targets
+            .iter()
+            .filter(|target| target.directory.exists())
+        {
+            refuse_used(target)?;
+        }
+        start.run(pid)?;
+        let unit = start.unit().clone();
+        self.make_all(Some(unit.clone())).inspect_err(|_| {
+            let nodes = self
+                .targets
+                .iter()
+                .map(|target| Node::new(&target.keys, &target.directory));
+            let cgroup = Cgroup::new(nodes.collect(), None);
+            // Before it is stopped, for systemd would first ask the process nicely.
+            let undone = cgroup
+                .kill_all(Signal::KILL)
+                .and_then(|()| Ok(unit.stop()?));
+            if let Err(error) = undone {
+                log::warn!(
+                    "cannot stop unit {}: {}",
+                    unit.name,
+                    crate::failure::chain(&error)
+                );
+            }
+        })
+    }
+
+    /// Makes what there is not yet of the directories, and writes to them.
+    fn make_all(&self, unit: Option<Unit>) -> Result<Cgroup> {
         let mut made = Made::default();
         let mut nodes = Vec::with_capacity(self.targets.len());
         let mut leaf = None;
         for target in &self.targets {
-            match make(target, &mut made, self.owner) {
+            match make(target, &mut made, self.owner, unit.is_some()) {
                 Ok(descriptor) => {
                     leaf = descriptor.or(leaf);
                     nodes.push(Node::new(&target.keys, &target.directory));
@@ -46,7 +84,7 @@ impl Plan {
             }
         }
         made.keep();
-        Ok(Cgroup::new(nodes, leaf))
+        Ok(Cgroup::new(nodes, leaf).with_unit(unit))
     }
 }
 
@@ -92,9 +130,15 @@ impl Drop for Made {
     }
 }
 
-fn make(target: &Target, made: &mut Made, owner: Option<u32>) -> Result<Option<OwnedFd>> {
+/// `started` is a cgroup that systemd has just made, with a process in it.
+fn make(
+    target: &Target,
+    made: &mut Made,
+    owner: Option<u32>,
+    started: bool,
+) -> Result<Option<OwnedFd>> {
     let new = made.directory(&target.directory, &target.mount_point)?;
-    if !new {
+    if !new && !started {
         refuse_used(target)?;
     }
     if target.v2 {
@@ -356,7 +400,7 @@ fn ignore_if_unprivileged(result: Result<()>) -> Result<()> {
 }
 
 /// Whether the process lacks the rights of the host's root. Asked only after something failed.
-fn unprivileged() -> bool {
+pub(super) fn unprivileged() -> bool {
     if !rustix::process::geteuid().is_root() {
         return true;
     }

@@ -65,6 +65,19 @@ pub(super) struct Rule {
     access: u8,
 }
 
+/// Devices and what may be done with them, for those who do not enforce it themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DeviceEntry {
+    /// Block rather than character devices.
+    pub(super) block: bool,
+    /// Major number; `None` for every one.
+    pub(super) major: Option<u32>,
+    /// Minor number; `None` for every one.
+    pub(super) minor: Option<u32>,
+    /// Letters out of `rwm`.
+    pub(super) access: String,
+}
+
 /// The whole list: what holds for a device no rule speaks of, and the rules in the specification's order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rules {
@@ -164,6 +177,18 @@ impl Rules {
         }
     }
 
+    /// The devices that are allowed while all others are denied; `None` for a list of another kind.
+    pub(super) fn entries(&self) -> Option<Vec<DeviceEntry>> {
+        let exceptions = self.exceptions().ok().filter(|list| !list.default_allow)?;
+        let entry = |(pattern, access): (&Pattern, &u8)| DeviceEntry {
+            block: pattern.kind == Kind::Block,
+            major: pattern.major,
+            minor: pattern.minor,
+            access: letters(*access),
+        };
+        Some(exceptions.list.iter().map(entry).collect())
+    }
+
     /// The list as v1 can enforce it.
     pub(super) fn exceptions(&self) -> Result<Exceptions> {
         let mut exceptions = BTreeMap::new();
@@ -196,12 +221,14 @@ fn access(letters: Option<&str>) -> Option<u8> {
         None | Some("") => return Some(ALL),
         Some(letters) => letters,
     };
-    letters.bytes().try_fold(0, |bits, letter| match letter {
-        b'r' => Some(bits | READ),
-        b'w' => Some(bits | WRITE),
-        b'm' => Some(bits | MKNOD),
-        _ => None,
-    })
+    // Other letters among them are passed over, as by runc: they neither grant nor deny anything.
+    let bits = letters.bytes().fold(0, |bits, letter| match letter {
+        b'r' => bits | READ,
+        b'w' => bits | WRITE,
+        b'm' => bits | MKNOD,
+        _ => bits,
+    });
+    (bits != 0).then_some(bits)
 }
 
 /// -1 and absent are every number.
@@ -221,17 +248,19 @@ fn text(pattern: Pattern, access: u8) -> String {
     };
     let number =
         |value: Option<u32>| value.map_or_else(|| "*".to_owned(), |value| value.to_string());
-    let mut out = format!(
-        "{kind} {}:{} ",
+    format!(
+        "{kind} {}:{} {}",
         number(pattern.major),
-        number(pattern.minor)
-    );
-    for (bit, letter) in [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')] {
-        if access & bit != 0 {
-            out.push(letter);
-        }
-    }
-    out
+        number(pattern.minor),
+        letters(access)
+    )
+}
+
+/// Access bits as letters.
+fn letters(access: u8) -> String {
+    let all = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')];
+    let set = all.iter().filter(|(bit, _)| access & bit != 0);
+    set.map(|(_, letter)| letter).collect()
 }
 
 /// What a v1 `devices` cgroup is told: everything or nothing, but for these.
@@ -417,8 +446,8 @@ mod tests {
     fn bad_rules() {
         for (json, expected) in [
             (
-                r#"[{"allow":true,"access":"rx"}]"#,
-                r#"device rule 0: access "rx" has other letters than r, w and m"#,
+                r#"[{"allow":true,"access":"x"}]"#,
+                r#"device rule 0: access "x" has none of the letters r, w and m"#,
             ),
             (
                 r#"[{"allow":true},{"allow":true,"major":-5}]"#,

@@ -5,12 +5,14 @@
 //! none, is below the caller's own cgroup on v1, and beside it on v2, where a cgroup with processes of its own cannot hand
 //! out controllers to children. See config-linux.md, "Cgroups Path".
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::device::{Exceptions, Rules};
 use super::hierarchy::{Hierarchies, Hierarchy};
 use super::setting::Setting;
-use super::{Error, Node, Record, Result, v1, v2};
+use super::{Error, Node, Record, Result, systemd, v1, v2};
 use crate::spec::resources::Resources;
 
 /// What will be done: the cgroup's directories and the values written there.
@@ -20,6 +22,8 @@ pub(crate) struct Plan {
     /// Whether the path was given, so that it has to be had.
     pub(super) explicit: bool,
     pub(super) owner: Option<u32>,
+    /// The unit to be started, with the systemd driver.
+    pub(super) start: Option<systemd::Start>,
     warnings: Vec<String>,
 }
 
@@ -73,24 +77,33 @@ impl Target {
 }
 
 impl Plan {
-    /// Works out paths and values; changes nothing.
+    /// Works out paths and values; changes nothing. With the systemd driver it gets the container's annotations, and a user's
+    /// own systemd is asked where its cgroup is.
     pub(crate) fn new(
         hierarchies: &Hierarchies,
         container_id: &str,
         cgroups_path: Option<&str>,
         resources: Option<&Resources>,
-        systemd: bool,
+        systemd: Option<&BTreeMap<String, String>>,
     ) -> Result<Self> {
         let given = cgroups_path.filter(|path| !path.is_empty());
-        let mut warnings = Vec::new();
-        let path = if systemd {
-            let path = systemd_path(given, container_id)?;
-            warnings.push(format!(
-                "systemd is not asked to make the cgroup; it is made at {path} directly"
-            ));
-            path
-        } else {
-            clean(given.unwrap_or(container_id))
+        let mut resources = resources.map_or_else(Cow::default, Cow::Borrowed);
+        let place = match systemd {
+            Some(_) => {
+                systemd::check_running()?;
+                systemd::round_quota(resources.to_mut());
+                let user = super::create::unprivileged();
+                Some(systemd::Place::new(given, container_id, user)?)
+            }
+            None => None,
+        };
+        let path = match &place {
+            Some(place) if place.is_user() => {
+                let above = systemd::control_group_of_user()?;
+                format!("{}{}", above.trim_end_matches('/'), place.path()?)
+            }
+            Some(place) => place.path()?,
+            None => clean(given.unwrap_or(container_id)),
         };
         let mut targets = Vec::with_capacity(hierarchies.list().len());
         for hierarchy in hierarchies.list() {
@@ -103,19 +116,42 @@ impl Plan {
                 devices: Devices::Nothing,
             });
         }
-        let nothing = Resources::default();
-        let resources = resources.unwrap_or(&nothing);
-        if hierarchies.is_pure_v2() {
-            warnings.extend(v2::warnings(resources));
-        }
-        distribute(&mut targets, hierarchies.is_pure_v2(), resources)?;
-        devices(&mut targets, resources)?;
+        let pure_v2 = hierarchies.is_pure_v2();
+        let warnings = match pure_v2 {
+            true => v2::warnings(&resources),
+            false => Vec::new(),
+        };
+        distribute(&mut targets, pure_v2, &resources)?;
+        let rules = Rules::new(&resources.devices)?;
+        devices(&mut targets, &rules)?;
+        let start = match (place, systemd) {
+            (Some(place), Some(annotations)) => Some(systemd::Start {
+                place,
+                annotated: systemd::annotated(annotations)?,
+                resources: resources.into_owned(),
+                devices: rules,
+                v2: pure_v2,
+            }),
+            _ => None,
+        };
         Ok(Self {
             targets,
-            explicit: given.is_some(),
+            explicit: given.is_some() || start.is_some(),
             owner: None,
+            start,
             warnings,
         })
+    }
+
+    /// Whether the cgroup can be made only when there is a process for it.
+    pub(crate) fn needs_process(&self) -> bool {
+        self.start.is_some()
+    }
+
+    /// Whether that process is in it once it has been made, so that it need not be put there.
+    pub(crate) fn takes_process(&self) -> bool {
+        let pure_v2 = matches!(self.targets.as_slice(), [only] if only.v2);
+        pure_v2 && self.start.as_ref().is_some_and(|start| !start.is_slice())
     }
 
     /// Where the cgroup will be, for state.json to say so before it is made. What [`Plan::create`] gives in the end may lack
@@ -129,6 +165,7 @@ impl Plan {
         });
         Record {
             paths: pairs.collect(),
+            unit: self.start.as_ref().map(|start| start.unit().clone()),
         }
     }
 
@@ -198,14 +235,13 @@ pub(super) fn distribute(
 }
 
 /// Devices must be restricted somewhere, or the container is refused.
-fn devices(targets: &mut [Target], resources: &Resources) -> Result<()> {
-    let rules = Rules::new(&resources.devices)?;
+fn devices(targets: &mut [Target], rules: &Rules) -> Result<()> {
     if let Some(target) = targets.iter_mut().find(|target| target.has("devices")) {
         target.devices = Devices::Lists(rules.exceptions()?);
     } else if let Some(target) = targets.iter_mut().find(|target| target.v2) {
         target.devices = match rules.allows_everything() {
             true => Devices::NoProgram,
-            false => Devices::Program(rules),
+            false => Devices::Program(rules.clone()),
         };
     } else {
         return Err(Error::NoController {
@@ -248,55 +284,6 @@ fn clean(path: &str) -> String {
     format!("{root}{}", parts.join("/"))
 }
 
-/// Where systemd would put the scope of `slice:prefix:name`: each dash in a slice's name is a level.
-fn systemd_path(given: Option<&str>, container_id: &str) -> Result<String> {
-    let (slice, prefix, name) = match given {
-        None => ("", "qrun", container_id),
-        Some(path) => {
-            let malformed = || Error::SystemdPath(path.to_owned());
-            let (slice, rest) = path.split_once(':').ok_or_else(malformed)?;
-            let (prefix, name) = rest.split_once(':').ok_or_else(malformed)?;
-            if name.contains(':') {
-                return Err(malformed());
-            }
-            (slice, prefix, name)
-        }
-    };
-    let slice = if slice.is_empty() {
-        "system.slice"
-    } else {
-        slice
-    };
-    let unit = match (name.ends_with(".slice"), prefix) {
-        (true, _) => name.to_owned(),
-        (false, "") => format!("{name}.scope"),
-        (false, prefix) => format!("{prefix}-{name}.scope"),
-    };
-    Ok(clean(&format!("{}/{unit}", slice_path(slice)?)))
-}
-
-fn slice_path(slice: &str) -> Result<String> {
-    let malformed = || Error::SystemdPath(slice.to_owned());
-    if slice == "-.slice" {
-        return Ok("/".to_owned());
-    }
-    let name = slice.strip_suffix(".slice").ok_or_else(malformed)?;
-    if name.contains('/') || name.split('-').any(str::is_empty) {
-        return Err(malformed());
-    }
-    let mut path = String::new();
-    let ends = name
-        .match_indices('-')
-        .map(|(at, _)| at)
-        .chain(std::iter::once(name.len()));
-    for end in ends {
-        path.push('/');
-        path.push_str(&name[..end]);
-        path.push_str(".slice");
-    }
-    Ok(path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -327,8 +314,8 @@ mod tests {
         )
     }
 
-    fn directories(hierarchies: &Hierarchies, path: Option<&str>, systemd: bool) -> Vec<String> {
-        let plan = Plan::new(hierarchies, "id1", path, None, systemd).unwrap();
+    fn directories(hierarchies: &Hierarchies, path: Option<&str>) -> Vec<String> {
+        let plan = Plan::new(hierarchies, "id1", path, None, None).unwrap();
         plan.targets
             .iter()
             .map(|target| target.directory.to_string_lossy().into_owned())
@@ -337,70 +324,18 @@ mod tests {
 
     #[test]
     fn directories_of_a_path() {
-        for (path, systemd, memory, alone) in [
-            (None, false, "/memory/own/group/id1", "/user.slice/id1"),
-            (Some(""), false, "/memory/own/group/id1", "/user.slice/id1"),
-            (
-                Some("a/b"),
-                false,
-                "/memory/own/group/a/b",
-                "/user.slice/a/b",
-            ),
-            (Some("/a/b"), false, "/memory/a/b", "/a/b"),
-            (Some("/../../a/./b//"), false, "/memory/a/b", "/a/b"),
-            (
-                Some("../../a"),
-                false,
-                "/memory/own/group/a",
-                "/user.slice/a",
-            ),
-            (
-                None,
-                true,
-                "/memory/system.slice/qrun-id1.scope",
-                "/system.slice/qrun-id1.scope",
-            ),
-            (
-                Some("user-1000.slice:docker:abc"),
-                true,
-                "/memory/user.slice/user-1000.slice/docker-abc.scope",
-                "/user.slice/user-1000.slice/docker-abc.scope",
-            ),
-            (
-                Some("-.slice::x.slice"),
-                true,
-                "/memory/x.slice",
-                "/x.slice",
-            ),
+        for (path, memory, alone) in [
+            (None, "/memory/own/group/id1", "/user.slice/id1"),
+            (Some(""), "/memory/own/group/id1", "/user.slice/id1"),
+            (Some("a/b"), "/memory/own/group/a/b", "/user.slice/a/b"),
+            (Some("/a/b"), "/memory/a/b", "/a/b"),
+            (Some("/../../a/./b//"), "/memory/a/b", "/a/b"),
+            (Some("../../a"), "/memory/own/group/a", "/user.slice/a"),
         ] {
             let expected = format!("/sys/fs/cgroup{memory}");
-            assert_eq!(
-                directories(&hybrid(), path, systemd)[0],
-                expected,
-                "{path:?}"
-            );
+            assert_eq!(directories(&hybrid(), path)[0], expected, "{path:?}");
             let expected = format!("/sys/fs/cgroup{alone}");
-            assert_eq!(
-                directories(&unified(), path, systemd)[0],
-                expected,
-                "{path:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn bad_systemd_paths() {
-        for path in [
-            "/a/b",
-            "a:b",
-            "a.slice:b:c:d",
-            "a--b.slice:x:y",
-            "noslice:x:y",
-        ] {
-            assert!(
-                Plan::new(&unified(), "id", Some(path), None, true).is_err(),
-                "{path}"
-            );
+            assert_eq!(directories(&unified(), path)[0], expected, "{path:?}");
         }
     }
 
@@ -408,7 +343,7 @@ mod tests {
     fn settings_go_where_their_controller_is() {
         let json = r#"{"memory":{"limit":100000},"hugepageLimits":[{"pageSize":"2MB","limit":0}]}"#;
         let resources: Resources = serde_json::from_str(json).unwrap();
-        let plan = Plan::new(&hybrid(), "id", None, Some(&resources), false).unwrap();
+        let plan = Plan::new(&hybrid(), "id", None, Some(&resources), None).unwrap();
         let files: Vec<Vec<_>> = plan
             .targets
             .iter()
@@ -428,7 +363,7 @@ mod tests {
     #[test]
     fn no_hierarchy_for_a_limit() {
         let resources: Resources = serde_json::from_str(r#"{"network":{"classID":7}}"#).unwrap();
-        let error = Plan::new(&hybrid(), "id", None, Some(&resources), false).unwrap_err();
+        let error = Plan::new(&hybrid(), "id", None, Some(&resources), None).unwrap_err();
         assert_eq!(
             error.to_string(),
             "cannot set net_cls limit: no mounted cgroup hierarchy has this controller"

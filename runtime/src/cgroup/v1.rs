@@ -5,8 +5,10 @@
 //! settings carry [`Otherwise::Later`], so that the same list also serves for changing limits that are set.
 //! Sources: config-linux.md "Control groups"; Documentation/admin-guide/cgroup-v1 of the kernel.
 
+use std::path::Path;
+
 use super::setting::{Otherwise, Setting};
-use super::{Error, Result};
+use super::{Error, Result, file};
 use crate::spec::resources::{BlockIo, Cpu, Memory, Pids, Resources, ThrottleDevice};
 
 /// All settings but the device rules.
@@ -97,6 +99,23 @@ fn processor(cpu: &Cpu, out: &mut Vec<Setting>) -> Result<()> {
     if let Some(runtime) = cpu.realtime_runtime.filter(|runtime| *runtime != 0) {
         out.push(Setting::new("cpu", "cpu.rt_runtime_us", runtime));
     }
+    Ok(())
+}
+
+/// Completes a change of quota or period by the other one, which systemd has to be told with it.
+pub(super) fn complete_quota(directory: &Path, resources: &mut Resources) -> Result<()> {
+    let Some(cpu) = &mut resources.cpu else {
+        return Ok(());
+    };
+    let quota = cpu.quota.filter(|quota| *quota != 0);
+    let period = cpu.period.filter(|period| *period != 0);
+    if quota.is_some() == period.is_some() {
+        return Ok(());
+    }
+    // The quota is -1 where there is none, which is no number to `read_number`.
+    let old = file::read(&directory.join("cpu.cfs_quota_us"))?;
+    cpu.quota = quota.or_else(|| old.trim().parse().ok());
+    cpu.period = period.or(file::read_number(&directory.join("cpu.cfs_period_us"))?);
     Ok(())
 }
 

@@ -98,7 +98,7 @@ fn memory(memory: &Memory, out: &mut Vec<Setting>) -> Result<()> {
 }
 
 /// The specification counts memory and swap together, v2 swap alone (`ConvertMemorySwapToCgroupV2Value`).
-fn swap_alone(limit: i64, both: i64) -> Result<Option<i64>> {
+pub(super) fn swap_alone(limit: i64, both: i64) -> Result<Option<i64>> {
     match (limit, both) {
         (-1, 0) => Ok(Some(-1)),
         (_, 0) => Ok(None),
@@ -192,7 +192,7 @@ fn processor(cpu: &Cpu, out: &mut Vec<Setting>) {
 
 /// 2..=262144 to 1..=10000 so that 1024 becomes 100 (`ConvertCPUSharesToCgroupV2Value`): in the logarithms of both, the
 /// parabola through the two ends and the default.
-fn cpu_weight(shares: u64) -> u64 {
+pub(super) fn cpu_weight(shares: u64) -> u64 {
     match shares {
         0..=2 => 1,
         262_144.. => 10_000,
@@ -262,6 +262,13 @@ pub(super) fn current(directory: &Path, resources: &Resources) -> Result<Resourc
                     .and_then(|limit| i64::try_from(limit).ok())
                     .unwrap_or(-1),
             );
+        }
+        if swap == 0 && memory.limit.unwrap_or(0) > 0 {
+            // The limit of both together stays what it was.
+            let old = |name| file::read_number(&directory.join(name)).ok().flatten();
+            memory.swap = old("memory.max")
+                .zip(old("memory.swap.max"))
+                .and_then(|(limit, swap)| i64::try_from(limit.checked_add(swap)?).ok());
         }
         if memory.check_before_update == Some(true) {
             refuse_below_usage(directory, memory)?;

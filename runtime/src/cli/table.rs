@@ -119,8 +119,105 @@ const PRESERVE_FDS: OptionSpec = value(
     "pass N descriptors after stdio to the process",
 );
 
+const IMAGE_PATH: OptionSpec = value(
+    "image-path",
+    None,
+    "DIR",
+    "where the checkpoint is (default: ./checkpoint)",
+);
+const WORK_PATH: OptionSpec = value(
+    "work-path",
+    None,
+    "DIR",
+    "where criu's log goes (default: the image directory)",
+);
+const TCP_ESTABLISHED: OptionSpec =
+    switch("tcp-established", None, "allow established TCP connections");
+const EXT_UNIX_SK: OptionSpec = switch(
+    "ext-unix-sk",
+    None,
+    "allow unix sockets whose other end is outside",
+);
+const SHELL_JOB: OptionSpec = switch("shell-job", None, "allow a terminal from outside");
+const FILE_LOCKS: OptionSpec = switch("file-locks", None, "allow file locks");
+const LAZY_PAGES: OptionSpec = switch(
+    "lazy-pages",
+    None,
+    "fetch memory after the restore, when it is first used",
+);
+const AUTO_DEDUP: OptionSpec = switch(
+    "auto-dedup",
+    None,
+    "give up memory in an earlier dump that a later one has too",
+);
+const MANAGE_CGROUPS: OptionSpec = value(
+    "manage-cgroups-mode",
+    None,
+    "MODE",
+    "cgroup settings to save and restore: soft (default), full, strict or ignore",
+);
+const EMPTY_NS: OptionSpec = value(
+    "empty-ns",
+    None,
+    "NAMESPACE",
+    "leave the content of a namespace out: network, which always is (repeatable)",
+);
+
 /// Every command.
 pub(crate) const COMMANDS: &[CommandSpec] = &[
+    CommandSpec {
+        name: "checkpoint",
+        about: "save the state of a running container, and end it",
+        arguments: "<container-id>",
+        count: (1, 1),
+        stops: false,
+        options: &[
+            IMAGE_PATH,
+            WORK_PATH,
+            value(
+                "parent-path",
+                None,
+                "DIR",
+                "an earlier pre-dump, relative to the image directory",
+            ),
+            switch("leave-running", None, "let the container go on afterwards"),
+            TCP_ESTABLISHED,
+            switch(
+                "tcp-skip-in-flight",
+                None,
+                "pass over TCP connections that are being made",
+            ),
+            switch(
+                "link-remap",
+                None,
+                "give open files that were removed a name again",
+            ),
+            EXT_UNIX_SK,
+            SHELL_JOB,
+            LAZY_PAGES,
+            value(
+                "status-fd",
+                None,
+                "FD",
+                "write a zero byte to FD once lazy pages can be fetched",
+            ),
+            value(
+                "page-server",
+                None,
+                "ADDRESS:PORT",
+                "send memory to a page server, or with --lazy-pages be one",
+            ),
+            FILE_LOCKS,
+            switch(
+                "pre-dump",
+                None,
+                "save memory only, and let the container go on",
+            ),
+            MANAGE_CGROUPS,
+            EMPTY_NS,
+            AUTO_DEDUP,
+        ],
+    },
     CommandSpec {
         name: "create",
         about: "create a container",
@@ -259,6 +356,51 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
         options: &[value("format", Some('f'), "FORMAT", "table or json")],
     },
     CommandSpec {
+        name: "restore",
+        about: "make a container of a checkpoint",
+        arguments: "<container-id>",
+        count: (1, 1),
+        stops: false,
+        options: &[
+            CONSOLE_SOCKET,
+            IMAGE_PATH,
+            WORK_PATH,
+            TCP_ESTABLISHED,
+            EXT_UNIX_SK,
+            SHELL_JOB,
+            FILE_LOCKS,
+            MANAGE_CGROUPS,
+            BUNDLE,
+            switch(
+                "detach",
+                Some('d'),
+                "do not wait for the container's process",
+            ),
+            PID_FILE,
+            switch("no-subreaper", None, "do not become the reaper of orphans"),
+            switch(
+                "no-pivot",
+                None,
+                "accepted and not used: criu changes the root",
+            ),
+            EMPTY_NS,
+            AUTO_DEDUP,
+            LAZY_PAGES,
+            value(
+                "lsm-profile",
+                None,
+                "TYPE:LABEL",
+                "security label of the processes instead of the saved one",
+            ),
+            value(
+                "lsm-mount-context",
+                None,
+                "CONTEXT",
+                "security context of mounts instead of the saved one",
+            ),
+        ],
+    },
+    CommandSpec {
         name: "resume",
         about: "let the processes of a paused container go on",
         arguments: "<container-id>",
@@ -377,6 +519,18 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
                 "limit of memory and swap together; -1 for none",
             ),
             value("pids-limit", None, "N", "number of tasks"),
+            value(
+                "l3-cache-schema",
+                None,
+                "SCHEMA",
+                "cache allocation (Intel RDT)",
+            ),
+            value(
+                "mem-bw-schema",
+                None,
+                "SCHEMA",
+                "memory bandwidth allocation (Intel RDT)",
+            ),
             value(
                 "cpu-idle",
                 None,

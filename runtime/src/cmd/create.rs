@@ -3,18 +3,21 @@
 use anyhow::{Context as _, Result};
 
 use super::{Request, launch};
+use crate::help;
 
 /// Runs the command.
 pub(super) fn create(request: &Request<'_>) -> Result<u8> {
-    create_container(request).context("qrun create failed")
+    create_container(request).with_context(|| format!("{} create failed", help::name()))
 }
 
 /// Does the work.
 fn create_container(request: &Request<'_>) -> Result<u8> {
+    // Paths that were typed are the caller's, so they come before the bundle becomes the current directory.
     let report = launch::report(request.parsed);
+    let socket = request.parsed.path("console-socket");
     let bundle = launch::load(request)?;
     let console_socket =
-        launch::console_socket(request.parsed, bundle.plan.process.terminal, true)?;
+        launch::console_socket(socket.as_deref(), bundle.plan.process.terminal, true)?;
     launch::create(request, &bundle, report, true, console_socket.as_ref())?;
     Ok(0)
 }

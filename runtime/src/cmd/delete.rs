@@ -107,6 +107,9 @@ pub(super) fn destroy(container: Container) -> Result<()> {
         cgroup.kill_all(Signal::KILL)?;
         cgroup.remove()?;
     }
+    if let Some(group) = &record.resctrl {
+        group.remove()?;
+    }
     if let Some(hooks) = &record.hooks {
         hook::run_all(Point::Poststop, &hooks.poststop, &record, None);
     }

@@ -1,6 +1,8 @@
 //! `exec`: another process in a running container.
 
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -10,12 +12,14 @@ use crate::cgroup::{Cgroup, Record};
 use crate::cli::Parsed;
 use crate::container::{Container, Status};
 use crate::failure::During;
-use crate::plan;
 use crate::self_image;
 use crate::setup::join;
 use crate::spec::Spec;
 use crate::spec::process::{Capabilities, Process};
 use crate::supervise::{Foreground, Terminal};
+
+/// How long another command may be at work on the container.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs the command.
 pub(super) fn exec(request: &Request<'_>) -> Result<u8> {
@@ -23,7 +27,7 @@ pub(super) fn exec(request: &Request<'_>) -> Result<u8> {
     self_image::protect()?;
     let keep_fds = parsed.number("preserve-fds")?.unwrap_or(0);
     launch::check_inherited(keep_fds)?;
-    let container = Container::load(&request.store, parsed.id())?;
+    let container = load(request)?;
     match container.status() {
         Status::Stopped => bail!("cannot exec in a stopped container"),
         Status::Paused if !parsed.is_on("ignore-paused") => {
@@ -32,10 +36,11 @@ pub(super) fn exec(request: &Request<'_>) -> Result<u8> {
         _ => {}
     }
     let process = process(parsed, &container)?;
-    let process = plan::exec_process(&process)?;
+    let process = container.record.inherited.plan(process)?;
     let cgroup = own_cgroup(parsed, &container)?;
     let detach = parsed.is_on("detach");
-    let outside = launch::console_socket(parsed, process.terminal, detach)?;
+    let socket = parsed.path("console-socket");
+    let outside = launch::console_socket(socket.as_deref(), process.terminal, detach)?;
     let own = match process.terminal && !detach {
         true => Some(
             socketpair(
@@ -58,7 +63,6 @@ pub(super) fn exec(request: &Request<'_>) -> Result<u8> {
         process: &process,
         cgroup: cgroup.as_ref(),
         console_socket: outside.as_ref().or(own.as_ref().map(|(_, inside)| inside)),
-        keyring: true,
         keep_fds,
         report: launch::report(parsed),
     };
@@ -71,6 +75,17 @@ pub(super) fn exec(request: &Request<'_>) -> Result<u8> {
         .transpose()?;
     let terminal = terminal.map(Terminal::new).transpose()?;
     Ok(foreground.wait_for(&child, terminal.as_ref(), None)?)
+}
+
+/// Loads the container, once nobody is at work on it: until it has been created its root is still the host's.
+fn load(request: &Request<'_>) -> Result<Container> {
+    let id = request.parsed.id();
+    let directory = request.store.open(id)?;
+    if !directory.wait_until_unlocked(PATIENCE)? {
+        bail!("cannot exec in container {id}, which is being created, started or deleted");
+    }
+    let record = directory.read()?;
+    Ok(Container::new(directory, record))
 }
 
 /// The spec of the container's bundle.
@@ -96,7 +111,7 @@ fn process(parsed: &Parsed, container: &Container) -> Result<Process> {
 fn changed_process(parsed: &Parsed, mut process: Process) -> Result<Process> {
     process.args = parsed.arguments[1..].to_vec();
     if process.args.is_empty() {
-        bail!("process args cannot be empty");
+        bail!("exec args cannot be empty");
     }
     process.terminal = parsed.is_on("tty");
     if let Some(cwd) = parsed.value("cwd").filter(|cwd| !cwd.is_empty()) {
@@ -146,51 +161,73 @@ fn set_user(process: &mut Process, parsed: &Parsed) -> Result<()> {
             Some((uid, gid)) => (uid, Some(gid)),
             None => (user, None),
         };
-        process.user.uid = uid
-            .parse()
-            .with_context(|| format!("parsing {uid} as int for uid failed"))?;
+        process.user.uid = uid.parse().with_context(|| format!("bad uid: {uid}"))?;
         if let Some(gid) = gid {
-            process.user.gid = gid
-                .parse()
-                .with_context(|| format!("parsing {gid} as int for gid failed"))?;
+            process.user.gid = gid.parse().with_context(|| format!("bad gid: {gid}"))?;
         }
     }
     for gid in parsed.values("additional-gids") {
         let gid = gid
             .parse()
-            .with_context(|| format!("parsing {gid} as int for gid failed"))?;
+            .with_context(|| format!("additional-gids must be a positive number {gid}"))?;
         process.user.additional_gids.push(gid);
     }
     Ok(())
 }
 
-/// `--cgroup [CONTROLLER[,…]:]PATH`: a child cgroup below the container's own.
+/// `--cgroup PATH`, or `--cgroup CONTROLLER[,…]:PATH` once or more often: cgroups below the container's own.
 fn own_cgroup(parsed: &Parsed, container: &Container) -> Result<Option<Cgroup>> {
-    let mut record: Option<Record> = None;
-    for value in parsed.values("cgroup") {
-        let (controllers, path) = match value.split_once(':') {
-            Some((controllers, path)) => (Some(controllers), path),
-            None => (None, value),
-        };
-        let path = path.trim_start_matches('/');
-        if path.split('/').any(|component| component == "..") {
-            bail!("bad --cgroup {value:?}: it leads out of the container's cgroup");
-        }
-        let record = record.get_or_insert_with(|| container.record.cgroup.clone());
-        let Some(controllers) = controllers else {
+    let values: Vec<&str> = parsed.values("cgroup").collect();
+    if values.is_empty() {
+        return Ok(None);
+    }
+    let record = below(&container.record.cgroup, &values)?;
+    Ok(Some(Cgroup::open(&record)))
+}
+
+/// The cgroups that the values of `--cgroup` name, of which one without controllers stands alone.
+fn below(own: &Record, values: &[&str]) -> Result<Record> {
+    let mut record = own.clone();
+    let mut seen: Vec<&str> = Vec::new();
+    for value in values {
+        let Some((controllers, path)) = value.split_once(':') else {
+            if values.len() > 1 {
+                bail!("invalid --cgroup argument: {value} (missing <controller>: prefix)");
+            }
             for directory in record.paths.values_mut() {
-                *directory = directory.join(path);
+                *directory = join_below(directory, value)?;
             }
             continue;
         };
         for controller in controllers.split(',') {
+            if controller.is_empty() {
+                bail!("invalid --cgroup argument: {value} (empty <controller> prefix)");
+            }
+            if seen.contains(&controller) {
+                bail!(
+                    "invalid --cgroup argument(s): controller {controller} specified multiple times"
+                );
+            }
+            seen.push(controller);
             let Some(directory) = record.paths.get_mut(controller) else {
                 bail!("unknown controller {controller} in --cgroup {value}");
             };
-            *directory = directory.join(path);
+            *directory = join_below(directory, path)?;
         }
     }
-    Ok(record.map(|record| Cgroup::open(&record)))
+    Ok(record)
+}
+
+/// A cgroup's directory below another one.
+fn join_below(directory: &Path, path: &str) -> Result<PathBuf> {
+    if path.split('/').any(|component| component == "..") {
+        bail!("bad sub cgroup path: {path}");
+    }
+    let path = path.trim_matches('/');
+    Ok(match path {
+        "" => directory.to_owned(),
+        path => directory.join(path),
+    })
 }
 
 #[cfg(test)]
@@ -228,8 +265,59 @@ mod tests {
     fn bad_values_are_named() {
         assert_eq!(
             built("c1").unwrap_err().to_string(),
-            "process args cannot be empty"
+            "exec args cannot be empty"
         );
         assert!(built("--user root c1 sh").is_err());
+    }
+
+    #[test]
+    fn sub_cgroups() {
+        let own = Record {
+            paths: [("memory", "/m/c"), ("cpu", "/cpu/c"), ("cpuacct", "/cpu/c")]
+                .map(|(name, path)| (name.to_owned(), path.into()))
+                .into(),
+            ..Record::default()
+        };
+        let paths = |values: &[&str]| -> Result<Vec<String>> {
+            let below = below(&own, values)?;
+            Ok(below
+                .paths
+                .values()
+                .map(|path| path.display().to_string())
+                .collect())
+        };
+        for values in [&["/"][..], &["cpu:/"]] {
+            assert_eq!(paths(values).unwrap(), ["/cpu/c", "/cpu/c", "/m/c"]);
+        }
+        assert_eq!(
+            paths(&["/a/b"]).unwrap(),
+            ["/cpu/c/a/b", "/cpu/c/a/b", "/m/c/a/b"]
+        );
+        assert_eq!(
+            paths(&["memory:x", "cpu,cpuacct:y"]).unwrap(),
+            ["/cpu/c/y", "/cpu/c/y", "/m/c/x"]
+        );
+        for (values, error) in [
+            (&[".."][..], "bad sub cgroup path: .."),
+            (&["cpu:a/../b"], "bad sub cgroup path: a/../b"),
+            (
+                &["whaaat:/"],
+                "unknown controller whaaat in --cgroup whaaat:/",
+            ),
+            (
+                &["a", "cpu:b"],
+                "invalid --cgroup argument: a (missing <controller>: prefix)",
+            ),
+            (
+                &[":a"],
+                "invalid --cgroup argument: :a (empty <controller> prefix)",
+            ),
+            (
+                &["cpu:a", "cpu:b"],
+                "invalid --cgroup argument(s): controller cpu specified multiple times",
+            ),
+        ] {
+            assert_eq!(paths(values).unwrap_err().to_string(), error);
+        }
     }
 }

@@ -7,6 +7,7 @@ use crate::container::{Container, Status};
 
 /// Runs the command.
 pub(super) fn kill(request: &Request<'_>) -> Result<u8> {
+    let container = Container::load(&request.store, request.parsed.id())?;
     let number = parse_signal(
         request
             .parsed
@@ -14,7 +15,6 @@ pub(super) fn kill(request: &Request<'_>) -> Result<u8> {
             .get(1)
             .map_or("SIGTERM", String::as_str),
     )?;
-    let container = Container::load(&request.store, request.parsed.id())?;
     if request.parsed.is_on("all") {
         send_to_all(&container, number)?;
         return Ok(0);

@@ -95,18 +95,17 @@ pub(super) fn report(parsed: &Parsed) -> Report {
 
 /// Where a terminal's master end goes, after a check that the options go together.
 pub(super) fn console_socket(
-    parsed: &Parsed,
+    path: Option<&Path>,
     terminal: bool,
     detach: bool,
 ) -> Result<Option<OwnedFd>, console::Error> {
-    let path = parsed.path("console-socket");
     if detach && terminal && path.is_none() {
         return Err(console::Error::NoSocket);
     }
     if (!detach || !terminal) && path.is_some() {
         return Err(console::Error::UnusedSocket);
     }
-    Ok(path.as_deref().map(console::connect_socket).transpose()?)
+    Ok(path.map(console::connect_socket).transpose()?)
 }
 
 /// Creates the container.

@@ -5,10 +5,16 @@ use anyhow::{Result, bail};
 use super::Request;
 use super::state::Summary;
 use crate::container::Container;
+use crate::failure::During;
 use crate::state;
 
 /// Runs the command.
 pub(super) fn list(request: &Request<'_>) -> Result<u8> {
+    if request.global.root_is_given {
+        // Only the default root may be missing: nothing has been created yet then.
+        let root = &request.global.root;
+        std::fs::metadata(root).during("open", root)?;
+    }
     let mut found = Vec::new();
     for id in request.store.ids()? {
         match Container::load(&request.store, &id) {

@@ -5,17 +5,12 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use super::Request;
-use crate::container::{Container, Status};
+use crate::container::Container;
 use crate::failure::During;
 
 /// Runs the command.
 pub(super) fn ps(request: &Request<'_>) -> Result<u8> {
     let container = Container::load(&request.store, request.parsed.id())?;
-    if container.status() == Status::Stopped
-        && container.cgroup.pids().unwrap_or_default().is_empty()
-    {
-        bail!("container not running");
-    }
     let pids: Vec<i32> = container
         .cgroup
         .pids()?

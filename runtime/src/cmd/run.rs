@@ -9,25 +9,31 @@ use super::{Request, delete, launch};
 use crate::cgroup::Cgroup;
 use crate::container::Container;
 use crate::failure::During;
+use crate::help;
 use crate::hook::{self, Point};
 use crate::setup;
+use crate::setup::fault::{Fault, Step};
 use crate::setup::handshake::FromInit;
 use crate::setup::parent::Created;
 use crate::setup::spawn;
 use crate::spec::Hook;
+use crate::state::{Directory, Record};
 use crate::supervise::{Foreground, Terminal};
 
 /// Runs the command.
 pub(super) fn run(request: &Request<'_>) -> Result<u8> {
-    run_container(request).context("qrun run failed")
+    run_container(request).with_context(|| format!("{} run failed", help::name()))
 }
 
 /// Does the work.
 fn run_container(request: &Request<'_>) -> Result<u8> {
     let parsed = request.parsed;
     let detach = parsed.is_on("detach");
+    // Paths that were typed are the caller's, so they come before the bundle becomes the current directory.
+    let report = launch::report(parsed);
+    let socket = parsed.path("console-socket");
     let bundle = launch::load(request)?;
-    let outside = launch::console_socket(parsed, bundle.plan.process.terminal, detach)?;
+    let outside = launch::console_socket(socket.as_deref(), bundle.plan.process.terminal, detach)?;
     let (own, foreground) = match detach {
         true => (None, None),
         false => (
@@ -36,13 +42,7 @@ fn run_container(request: &Request<'_>) -> Result<u8> {
         ),
     };
     let console_socket = outside.as_ref().or(own.as_ref().map(|(_, inside)| inside));
-    let created = launch::create(
-        request,
-        &bundle,
-        launch::report(parsed),
-        false,
-        console_socket,
-    )?;
+    let created = launch::create(request, &bundle, report, false, console_socket)?;
     // From here on others may deal with the container as well.
     created.directory.unlock();
     let poststart = bundle
@@ -65,7 +65,7 @@ fn run_container(request: &Request<'_>) -> Result<u8> {
     if outcome.is_err() {
         spawn::end(&created.child);
     }
-    let removed = remove(created);
+    let removed = remove(created.directory, created.record);
     // What failed first is told.
     let code = outcome?;
     removed?;
@@ -73,7 +73,7 @@ fn run_container(request: &Request<'_>) -> Result<u8> {
 }
 
 /// Both ends of what a terminal for the foreground comes through.
-fn own_terminal(wanted: bool) -> Result<Option<(OwnedFd, OwnedFd)>> {
+pub(super) fn own_terminal(wanted: bool) -> Result<Option<(OwnedFd, OwnedFd)>> {
     if !wanted {
         return Ok(None);
     }
@@ -87,7 +87,7 @@ fn own_terminal(wanted: bool) -> Result<Option<(OwnedFd, OwnedFd)>> {
 }
 
 /// Takes up signals, and the container's orphans.
-fn prepare_foreground(no_subreaper: bool) -> Result<Foreground> {
+pub(super) fn prepare_foreground(no_subreaper: bool) -> Result<Foreground> {
     if !no_subreaper {
         crate::sys::process::set_child_subreaper().during("prctl", "subreaper")?;
     }
@@ -111,11 +111,21 @@ fn attend(
     }
     let code = foreground.wait_for(&created.child, terminal.as_ref(), created.relay.as_ref())?;
     match created.channel.receive_now().during("recvmsg", "init")? {
+        Some(FromInit::Failed(fault)) if fault.step == Step::Exec => Ok(not_executed(&fault)),
         Some(FromInit::Failed(fault)) => {
             Err(setup::Error::Init(fault)).context("unable to start container process")
         }
         _ => Ok(code),
     }
+}
+
+/// Says that the program could not be executed although it is there, as the process itself would on its standard error:
+/// the container was set up, so that this is no failure of ours for the log. Returns the exit code.
+fn not_executed(fault: &Fault) -> u8 {
+    use std::io::Write as _;
+    // Nobody is left to be told when standard error is closed.
+    let _ = writeln!(std::io::stderr(), "{fault}");
+    255
 }
 
 /// Waits until the process is on its own feet.
@@ -136,20 +146,17 @@ fn executed(created: &Created, poststart: &[Hook]) -> Result<()> {
     if let Some(FromInit::Failed(fault)) = created.channel.receive().during("recvmsg", "init")? {
         return Err(setup::Error::Init(fault)).context("unable to start container process");
     }
-    hook::run_all(
+    let pid = Some(created.record.pid);
+    Ok(hook::run(
         Point::Poststart,
         poststart,
         &created.record,
-        Some(created.record.pid),
-    );
-    Ok(())
+        pid,
+    )?)
 }
 
 /// Removes all traces of a container whose process has ended.
-fn remove(created: Created) -> Result<()> {
-    let Created {
-        directory, record, ..
-    } = created;
+pub(super) fn remove(directory: Directory, record: Record) -> Result<()> {
     directory.lock()?;
     if directory.is_removed() {
         // Somebody deleted it while it ran.

@@ -39,7 +39,7 @@ pub(super) fn spec(request: &Request<'_>) -> Result<u8> {
         .open(NAME);
     match made {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            bail!("file {NAME} exists. Remove it first");
+            bail!("File {NAME} exists. Remove it first");
         }
         other => other
             .during("open", NAME)?

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
+use rustix::process::Signal;
 
 use super::Request;
 use crate::container::{Container, Status};
@@ -31,13 +32,15 @@ pub(super) fn start(request: &Request<'_>) -> Result<u8> {
     let relay = Relay::listen(container.directory.path())?;
     let pidfd = container.pidfd();
     release(&container)?;
+    // A hook may want to execute something in there.
+    container.directory.share_lock()?;
     if let Some(hooks) = &container.record.hooks {
-        hook::run_all(
-            Point::Poststart,
-            &hooks.poststart,
-            &container.record,
-            Some(container.record.pid),
-        );
+        let pid = Some(container.record.pid);
+        let ran = hook::run(Point::Poststart, &hooks.poststart, &container.record, pid);
+        if ran.is_err() {
+            stop(&container);
+        }
+        ran?;
     }
     // It may take long until the service is ready; others must not wait for that.
     container.directory.unlock();
@@ -45,6 +48,21 @@ pub(super) fn start(request: &Request<'_>) -> Result<u8> {
         relay.wait(container.record.pid, pidfd.as_ref().map(AsFd::as_fd))?;
     }
     Ok(0)
+}
+
+/// Ends a container whose poststart hook failed: runtime.md "Lifecycle", step 9. It is then stopped, and to be deleted.
+fn stop(container: &Container) {
+    let killed = container.signal(libc::SIGKILL).map(drop);
+    let killed = match container.record.ends_with_init() {
+        true => killed.map_err(|error| crate::failure::chain(&error)),
+        false => container
+            .cgroup
+            .kill_all(Signal::KILL)
+            .map_err(|error| crate::failure::chain(&error)),
+    };
+    if let Err(error) = killed {
+        log::warn!("cannot stop the container: {error}");
+    }
 }
 
 /// Gives the word and waits until the program has been executed.

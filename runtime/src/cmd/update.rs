@@ -1,13 +1,11 @@
-//! `update` and `events`: changing limits, and showing what is used of them.
+//! `update`: changes limits.
 
 use std::io::Read;
-use std::time::Duration;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::{Map, Value, json};
 
 use super::Request;
-use crate::cgroup::Stats;
 use crate::cli::Parsed;
 use crate::container::{Container, Status};
 use crate::failure::During;
@@ -19,8 +17,41 @@ pub(super) fn update(request: &Request<'_>) -> Result<u8> {
     if container.status() == Status::Stopped {
         bail!("container not running");
     }
-    container.cgroup.update(&resources(request.parsed)?)?;
+    let resources = resources(request.parsed)?;
+    warn_of_kernel_memory(&resources);
+    refuse_cache_schemas(request.parsed)?;
+    container.cgroup.update(&resources)?;
     Ok(0)
+}
+
+/// The kernel has given these limits up.
+fn warn_of_kernel_memory(resources: &Resources) {
+    let memory = resources.memory.as_ref();
+    if memory.is_some_and(|memory| memory.kernel.is_some() || memory.kernel_tcp.is_some()) {
+        log::warn!("Kernel memory settings are ignored and will be removed");
+    }
+}
+
+/// Cache and memory bandwidth: only containers that were made with a class of their own could change it, and those are not
+/// made here.
+fn refuse_cache_schemas(parsed: &Parsed) -> Result<()> {
+    let asked = |option| {
+        parsed
+            .value(option)
+            .is_some_and(|schema| !schema.is_empty())
+    };
+    let missing = |resource: &str| !Path::new("/sys/fs/resctrl/info").join(resource).exists();
+    let (cache, bandwidth) = (asked("l3-cache-schema"), asked("mem-bw-schema"));
+    if cache && missing("L3") && missing("L3CODE") {
+        bail!("Intel RDT/CAT: l3 cache schema is not enabled");
+    }
+    if bandwidth && missing("MB") {
+        bail!("Intel RDT/MBA: memory bandwidth schema is not enabled");
+    }
+    if cache || bandwidth {
+        bail!("updating a non-existent Intel RDT configuration is not supported");
+    }
+    Ok(())
 }
 
 /// The limits: from a file, or from options.
@@ -36,7 +67,8 @@ fn resources(parsed: &Parsed) -> Result<Resources> {
         }
         Some(path) => std::fs::read_to_string(path).during("open", path)?,
     };
-    serde_json::from_str(&text).context("cannot parse the resources")
+    let resources: Resources = serde_json::from_str(&text).context("cannot parse the resources")?;
+    Ok(resources.with_capitals())
 }
 
 /// The limits the options name.
@@ -48,20 +80,22 @@ fn from_options(parsed: &Parsed) -> Result<Resources> {
             .map(str::to_owned)
     };
     let cpu = Cpu {
-        shares: parsed.number("cpu-share")?,
-        quota: parsed.number("cpu-quota")?,
-        burst: parsed.number("cpu-burst")?,
-        period: parsed.number("cpu-period")?,
-        realtime_runtime: parsed.number("cpu-rt-runtime")?,
-        realtime_period: parsed.number("cpu-rt-period")?,
+        shares: number(parsed, "cpu-share")?,
+        quota: number(parsed, "cpu-quota")?,
+        burst: number(parsed, "cpu-burst")?,
+        period: number(parsed, "cpu-period")?,
+        realtime_runtime: number(parsed, "cpu-rt-runtime")?,
+        realtime_period: number(parsed, "cpu-rt-period")?,
         cpus: text("cpuset-cpus"),
         mems: text("cpuset-mems"),
-        idle: parsed.number("cpu-idle")?,
+        idle: number(parsed, "cpu-idle")?,
     };
     let memory = Memory {
         limit: bytes(parsed, "memory")?,
         reservation: bytes(parsed, "memory-reservation")?,
         swap: bytes(parsed, "memory-swap")?,
+        kernel: bytes(parsed, "kernel-memory")?,
+        kernel_tcp: bytes(parsed, "kernel-memory-tcp")?,
         ..Memory::default()
     };
     Ok(Resources {
@@ -76,6 +110,18 @@ fn from_options(parsed: &Parsed) -> Result<Resources> {
         }),
         ..Resources::default()
     })
+}
+
+/// A number; an empty value is none.
+fn number<T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>>(
+    parsed: &Parsed,
+    option: &str,
+) -> Result<Option<T>> {
+    let value = parsed.value(option).filter(|value| !value.is_empty());
+    value
+        .map(str::parse)
+        .transpose()
+        .with_context(|| format!("invalid value for {option}"))
 }
 
 /// A number of bytes, with a unit or not; -1 for no limit.
@@ -108,7 +154,7 @@ fn parse_bytes(value: &str) -> Result<i64> {
         "g" => 3,
         "t" => 4,
         "p" => 5,
-        _ => bail!("invalid size: {value:?}"),
+        _ => bail!("invalid size: '{value}'"),
     };
     let unit = 1_i64 << (10 * power);
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
@@ -121,76 +167,8 @@ fn parse_bytes(value: &str) -> Result<i64> {
     };
     match (whole, fraction) {
         (Some(whole), Some(fraction)) => Ok(whole + fraction),
-        _ => bail!("invalid size: {value:?}"),
+        _ => bail!("invalid size: '{value}'"),
     }
-}
-
-/// Runs `events`.
-pub(super) fn events(request: &Request<'_>) -> Result<u8> {
-    let interval = interval(request.parsed.value("interval").unwrap_or("5s"))?;
-    let container = Container::load(&request.store, request.parsed.id())?;
-    if container.status() == Status::Stopped {
-        bail!("container with id {} is not running", container.record.id);
-    }
-    loop {
-        let stats = container.cgroup.stats()?;
-        let line = json!({"type": "stats", "id": container.record.id, "data": describe(&stats)});
-        super::print(&format!("{line}\n"))?;
-        if request.parsed.is_on("stats") {
-            return Ok(0);
-        }
-        std::thread::sleep(interval);
-        if container.status() == Status::Stopped {
-            return Ok(0);
-        }
-    }
-}
-
-/// A pause as Go's durations spell it: `500ms`, `5s`, `1m`.
-fn interval(text: &str) -> Result<Duration> {
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let number: u64 = digits
-        .parse()
-        .with_context(|| format!("invalid interval {text:?}"))?;
-    let interval = match &text[digits.len()..] {
-        "ms" => Duration::from_millis(number),
-        "s" => Duration::from_secs(number),
-        "m" => Duration::from_secs(number * 60),
-        "h" => Duration::from_secs(number * 3600),
-        _ => bail!("invalid interval {text:?}"),
-    };
-    if interval.is_zero() {
-        bail!("duration interval must be greater than 0");
-    }
-    Ok(interval)
-}
-
-/// Figures in the shape of runc's.
-fn describe(stats: &Stats) -> Value {
-    let mut data = Map::new();
-    if let Some(total) = stats.cpu_usage {
-        data.insert("cpu".into(), json!({"usage": {"total": total}}));
-    }
-    if let Some(usage) = stats.memory_usage {
-        let mut memory = Map::from_iter([("usage".to_owned(), json!(usage))]);
-        // Without a limit the greatest number, as the control file of cgroup v1 has it.
-        memory.insert(
-            "limit".into(),
-            json!(stats.memory_limit.unwrap_or(u64::MAX)),
-        );
-        data.insert(
-            "memory".into(),
-            json!({"usage": memory, "raw": {"oom_kill": stats.oom_kills.unwrap_or(0)}}),
-        );
-    }
-    if let Some(current) = stats.pids {
-        let mut pids = Map::from_iter([("current".to_owned(), json!(current))]);
-        if let Some(limit) = stats.pids_limit {
-            pids.insert("limit".into(), json!(limit));
-        }
-        data.insert("pids".into(), pids.into());
-    }
-    data.into()
 }
 
 #[cfg(test)]
@@ -211,12 +189,5 @@ mod tests {
         for text in ["x", "1q", "--1", ""] {
             assert!(parse_bytes(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn intervals() {
-        assert_eq!(interval("500ms").unwrap(), Duration::from_millis(500));
-        assert!(interval("0s").is_err());
-        assert!(interval("soon").is_err());
     }
 }

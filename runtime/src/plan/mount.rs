@@ -8,14 +8,12 @@ use std::path::{Path, PathBuf};
 use libc::{MS_NODEV, MS_NOEXEC, MS_NOSUID};
 
 use super::Error;
+use crate::namespace::map_lines;
 use crate::spec::Mount;
 use crate::sys::mount::{
     ATTR_ATIME_MASK, ATTR_NOATIME, ATTR_NODEV, ATTR_NODIRATIME, ATTR_NOEXEC, ATTR_NOSUID,
-    ATTR_NOSYMFOLLOW, ATTR_RDONLY, ATTR_STRICTATIME, MountAttr,
+    ATTR_NOSYMFOLLOW, ATTR_RDONLY, ATTR_STRICTATIME, MS_NOSYMFOLLOW, MountAttr,
 };
-
-/// `MS_NOSYMFOLLOW`, since Linux 5.10.
-const MS_NOSYMFOLLOW: u64 = 256;
 
 /// How a mount comes about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +29,29 @@ pub(crate) enum Kind {
     FileSystem(String),
 }
 
+/// The ids that files have in an idmapped mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Idmap {
+    /// Whether the mounts below get them, too.
+    pub(crate) recursive: bool,
+    /// Which they are.
+    pub(crate) mapping: Mapping,
+}
+
+/// A mapping from the ids on disk to those of the mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Mapping {
+    /// That of the container's user namespace.
+    Container,
+    /// One of its own, as `/proc/PID/uid_map` and `gid_map` take it.
+    Own {
+        /// User ids.
+        uids: String,
+        /// Group ids.
+        gids: String,
+    },
+}
+
 /// One mount, ready to be carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MountStep {
@@ -40,18 +61,22 @@ pub(crate) struct MountStep {
     pub(crate) source: PathBuf,
     /// Absolute path inside the container.
     pub(crate) destination: String,
-    /// `MS_*` flags of a new file system.
+    /// `MS_*` flags that are asked for.
     pub(crate) flags: u64,
-    /// The same as attributes, for bind mounts.
-    pub(crate) attr: MountAttr,
+    /// `MS_*` flags that are asked not to be set.
+    pub(crate) cleared: u64,
     /// Attributes for the mount and everything below it.
     pub(crate) recursive_attr: MountAttr,
     /// Propagation types to set, in order, each for the tree below as well or not.
     pub(crate) propagation: Vec<(u64, bool)>,
     /// Data for the file system, comma separated.
     pub(crate) data: String,
+    /// SELinux label of what is in the file system.
+    pub(crate) label: Option<String>,
     /// Whether a tmpfs starts with what was there before.
     pub(crate) copy_up: bool,
+    /// Other ids than on disk.
+    pub(crate) idmap: Option<Idmap>,
 }
 
 impl MountStep {
@@ -62,18 +87,19 @@ impl MountStep {
             source: source.to_owned(),
             destination: destination.to_owned(),
             flags: 0,
-            attr: MountAttr::default(),
+            cleared: 0,
             recursive_attr: MountAttr::default(),
             propagation: Vec::new(),
             data: String::new(),
+            label: None,
             copy_up: false,
+            idmap: None,
         }
     }
 
     /// Takes away what can be done with what is mounted, beyond reading.
     pub(crate) fn restrict(&mut self) {
         self.flags |= libc::MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
-        self.attr.attr_set |= ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
     }
 
     /// Whether it is a bind mount.
@@ -90,17 +116,22 @@ impl MountStep {
     pub(crate) fn is_read_only(&self) -> bool {
         self.flags & libc::MS_RDONLY != 0
     }
+
+    /// Whether it is read-only only in the end, because device files and mount points are made in it before.
+    pub(crate) fn is_read_only_later(&self) -> bool {
+        self.is_read_only()
+            && matches!(self.kind, Kind::FileSystem(_))
+            && (self.is_tmpfs() || self.destination.trim_end_matches('/') == "/dev")
+    }
 }
 
 /// What a word among the options means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
-    /// Switches a flag on: `MS_*` bits and attribute bits.
-    Set(u64, u64),
-    /// Switches a flag off.
-    Clear(u64, u64),
-    /// Sets the access time behaviour of the mount.
-    AccessTime(u64, u64),
+    /// Switches `MS_*` flags on.
+    Set(u64),
+    /// Switches them off.
+    Clear(u64),
     /// Switches an attribute on for the whole tree.
     SetTree(u64),
     /// Switches an attribute off for the whole tree.
@@ -115,45 +146,47 @@ enum Meaning {
     Nothing,
     /// Fills a tmpfs.
     CopyUp,
-    /// An idmapped mount.
-    Idmap,
+    /// An idmapped mount, perhaps with what is below.
+    Idmap(bool),
 }
 
 /// Looks an option up.
 fn meaning(option: &str) -> Option<Meaning> {
     use Meaning::{
-        AccessTime, AccessTimeTree, Bind, Clear, ClearTree, CopyUp, Idmap, Nothing, Propagation,
-        Set, SetTree,
+        AccessTimeTree, Bind, Clear, ClearTree, CopyUp, Idmap, Nothing, Propagation, Set, SetTree,
     };
     Some(match option {
-        "defaults" | "loud" | "norelatime" | "noiversion" => Nothing,
-        "ro" => Set(libc::MS_RDONLY, ATTR_RDONLY),
-        "rw" => Clear(libc::MS_RDONLY, ATTR_RDONLY),
-        "nosuid" => Set(MS_NOSUID, ATTR_NOSUID),
-        "suid" => Clear(MS_NOSUID, ATTR_NOSUID),
-        "nodev" => Set(MS_NODEV, ATTR_NODEV),
-        "dev" => Clear(MS_NODEV, ATTR_NODEV),
-        "noexec" => Set(MS_NOEXEC, ATTR_NOEXEC),
-        "exec" => Clear(MS_NOEXEC, ATTR_NOEXEC),
-        "nodiratime" => Set(libc::MS_NODIRATIME, ATTR_NODIRATIME),
-        "diratime" => Clear(libc::MS_NODIRATIME, ATTR_NODIRATIME),
-        "nosymfollow" => Set(MS_NOSYMFOLLOW, ATTR_NOSYMFOLLOW),
-        "symfollow" => Clear(MS_NOSYMFOLLOW, ATTR_NOSYMFOLLOW),
-        "sync" => Set(libc::MS_SYNCHRONOUS, 0),
-        "async" => Clear(libc::MS_SYNCHRONOUS, 0),
-        "dirsync" => Set(libc::MS_DIRSYNC, 0),
-        "mand" => Set(libc::MS_MANDLOCK, 0),
-        "nomand" => Clear(libc::MS_MANDLOCK, 0),
-        "silent" => Set(libc::MS_SILENT, 0),
-        "iversion" => Set(libc::MS_I_VERSION, 0),
-        "lazytime" => Set(libc::MS_LAZYTIME, 0),
-        "nolazytime" => Clear(libc::MS_LAZYTIME, 0),
-        "acl" => Set(libc::MS_POSIXACL, 0),
-        "noacl" => Clear(libc::MS_POSIXACL, 0),
-        "remount" => Set(libc::MS_REMOUNT, 0),
-        "noatime" => AccessTime(libc::MS_NOATIME, ATTR_NOATIME),
-        "strictatime" => AccessTime(libc::MS_STRICTATIME, ATTR_STRICTATIME),
-        "relatime" | "atime" | "nostrictatime" => AccessTime(libc::MS_RELATIME, 0),
+        "defaults" => Nothing,
+        "ro" => Set(libc::MS_RDONLY),
+        "rw" => Clear(libc::MS_RDONLY),
+        "nosuid" => Set(MS_NOSUID),
+        "suid" => Clear(MS_NOSUID),
+        "nodev" => Set(MS_NODEV),
+        "dev" => Clear(MS_NODEV),
+        "noexec" => Set(MS_NOEXEC),
+        "exec" => Clear(MS_NOEXEC),
+        "nosymfollow" => Set(MS_NOSYMFOLLOW),
+        "symfollow" => Clear(MS_NOSYMFOLLOW),
+        "nodiratime" => Set(libc::MS_NODIRATIME),
+        "diratime" => Clear(libc::MS_NODIRATIME),
+        "noatime" => Set(libc::MS_NOATIME),
+        "atime" => Clear(libc::MS_NOATIME),
+        "relatime" => Set(libc::MS_RELATIME),
+        "norelatime" => Clear(libc::MS_RELATIME),
+        "strictatime" => Set(libc::MS_STRICTATIME),
+        "nostrictatime" => Clear(libc::MS_STRICTATIME),
+        "sync" => Set(libc::MS_SYNCHRONOUS),
+        "async" => Clear(libc::MS_SYNCHRONOUS),
+        "dirsync" => Set(libc::MS_DIRSYNC),
+        "mand" => Set(libc::MS_MANDLOCK),
+        "nomand" => Clear(libc::MS_MANDLOCK),
+        "silent" => Set(libc::MS_SILENT),
+        "loud" => Clear(libc::MS_SILENT),
+        "iversion" => Set(libc::MS_I_VERSION),
+        "noiversion" => Clear(libc::MS_I_VERSION),
+        "lazytime" => Set(libc::MS_LAZYTIME),
+        "nolazytime" => Clear(libc::MS_LAZYTIME),
+        "remount" => Set(libc::MS_REMOUNT),
         "rro" => SetTree(ATTR_RDONLY),
         "rrw" => ClearTree(ATTR_RDONLY),
         "rnosuid" => SetTree(ATTR_NOSUID),
@@ -168,6 +201,7 @@ fn meaning(option: &str) -> Option<Meaning> {
         "rsymfollow" => ClearTree(ATTR_NOSYMFOLLOW),
         "rnoatime" => AccessTimeTree(ATTR_NOATIME),
         "rstrictatime" => AccessTimeTree(ATTR_STRICTATIME),
+        // What is left when the others are taken away is relatime.
         "rrelatime" | "ratime" | "rnorelatime" | "rnostrictatime" => AccessTimeTree(0),
         "private" => Propagation(libc::MS_PRIVATE, false),
         "rprivate" => Propagation(libc::MS_PRIVATE, true),
@@ -180,14 +214,14 @@ fn meaning(option: &str) -> Option<Meaning> {
         "bind" => Bind(false),
         "rbind" => Bind(true),
         "tmpcopyup" => CopyUp,
-        "idmap" | "ridmap" => Idmap,
+        "idmap" => Idmap(false),
+        "ridmap" => Idmap(true),
         _ => return None,
     })
 }
 
 /// Every option that is a word of ours rather than data of a file system; for `features`.
 pub(crate) const KNOWN_OPTIONS: &[&str] = &[
-    "acl",
     "async",
     "atime",
     "bind",
@@ -196,11 +230,11 @@ pub(crate) const KNOWN_OPTIONS: &[&str] = &[
     "diratime",
     "dirsync",
     "exec",
+    "idmap",
     "iversion",
     "lazytime",
     "loud",
     "mand",
-    "noacl",
     "noatime",
     "nodev",
     "nodiratime",
@@ -220,6 +254,7 @@ pub(crate) const KNOWN_OPTIONS: &[&str] = &[
     "relatime",
     "remount",
     "rexec",
+    "ridmap",
     "rnoatime",
     "rnodev",
     "rnodiratime",
@@ -252,39 +287,53 @@ pub(crate) const KNOWN_OPTIONS: &[&str] = &[
 ];
 
 /// Turns the mounts of a spec into steps. Relative bind sources are relative to the bundle.
-pub(crate) fn steps(mounts: &[Mount], bundle: &Path, label: &str) -> Result<Vec<MountStep>, Error> {
-    mounts
-        .iter()
-        .map(|mount| step(mount, bundle, label))
-        .collect()
+pub(crate) fn steps(mounts: &[Mount], around: &Surroundings<'_>) -> Result<Vec<MountStep>, Error> {
+    mounts.iter().map(|mount| step(mount, around)).collect()
+}
+
+/// What the mounts of a container have in common.
+#[derive(Debug)]
+pub(crate) struct Surroundings<'a> {
+    /// The bundle, absolute.
+    pub(crate) bundle: &'a Path,
+    /// The root file system, absolute.
+    pub(crate) root: &'a Path,
+    /// SELinux label; empty for none.
+    pub(crate) label: &'a str,
+    /// Whether the container has a user namespace.
+    pub(crate) has_user_namespace: bool,
 }
 
 /// One mount of a spec.
-fn step(mount: &Mount, bundle: &Path, label: &str) -> Result<MountStep, Error> {
+fn step(mount: &Mount, around: &Surroundings<'_>) -> Result<MountStep, Error> {
     if mount.destination.is_empty() {
         return Err(Error::invalid("mount destination must not be empty"));
     }
-    // Relative destinations are deprecated but valid: they are taken from the root.
-    let destination = format!("/{}", mount.destination.trim_start_matches('/'));
-    check_below_proc(&destination, &mount.kind)?;
-    let mut step = MountStep::bind(Path::new(&mount.source), &destination);
+    let source = mount.source.as_str();
+    if [source, &mount.destination, &mount.kind]
+        .iter()
+        .any(|field| field.contains('\0'))
+    {
+        return Err(Error::invalid("mount field contains null byte"));
+    }
+    let mut destination = inside(&mount.destination, around.root);
+    if is_proc(&destination, &mount.kind)? {
+        // However it was written: what is mounted there is checked when the time comes.
+        "/proc".clone_into(&mut destination);
+    }
+    let mut step = MountStep::bind(Path::new(source), &destination);
     let mut bind = (mount.kind == "bind").then_some(false);
+    let mut idmap = None;
     let mut data: Vec<&str> = Vec::new();
     for option in &mount.options {
         match meaning(option) {
             None => data.push(option),
             Some(Meaning::Bind(recursive)) => bind = Some(recursive || bind == Some(true)),
-            Some(Meaning::Idmap) => {
-                return Err(Error::Unsupported(format!("mount option {option:?}")));
-            }
+            Some(Meaning::Idmap(recursive)) => idmap = Some(recursive),
             Some(meaning) => apply(&mut step, meaning),
         }
     }
-    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-        return Err(Error::Unsupported(format!(
-            "the idmapped mount at {destination}"
-        )));
-    }
+    step.data = data.join(",");
     step.kind = match (bind, mount.kind.as_str()) {
         (Some(recursive), _) => Kind::Bind { recursive },
         (None, "cgroup" | "cgroup2") => Kind::Cgroup,
@@ -296,33 +345,87 @@ fn step(mount: &Mount, bundle: &Path, label: &str) -> Result<MountStep, Error> {
         (None, kind) => Kind::FileSystem(kind.to_owned()),
     };
     if step.is_bind() {
-        step.source = bundle.join(&mount.source);
-    } else if !label.is_empty()
-        && !matches!(mount.kind.as_str(), "proc" | "sysfs" | "cgroup" | "cgroup2")
-    {
-        data.push("context=");
-        step.data = format!("{}\"{label}\"", data.join(","));
-        return Ok(step);
+        step.source = around.bundle.join(source);
+        if !step.data.is_empty() {
+            return Err(Error::Invalid(format!(
+                "invalid mount {destination}: bind mounts cannot have any filesystem-specific options applied ({})",
+                step.data
+            )));
+        }
+    } else if !around.label.is_empty() {
+        step.label = Some(around.label.to_owned());
     }
-    step.data = data.join(",");
+    step.idmap = id_mapping(mount, idmap, &step, around)?;
     Ok(step)
 }
 
+/// A destination as an absolute path inside the container. Relative ones are deprecated but valid: they are taken from the
+/// root. One that begins with the root's own path on the host is meant to be below it, as with runc.
+fn inside(destination: &str, root: &Path) -> String {
+    let absolute = format!("/{}", destination.trim_start_matches('/'));
+    let path = Path::new(&absolute);
+    match path.strip_prefix(root) {
+        Ok(below) if root != Path::new("/") => format!("/{}", below.display()),
+        _ => absolute,
+    }
+}
+
+/// The id mapping that a mount asks for: by its options (`recursive` then says whether for the tree) or by having one.
+fn id_mapping(
+    mount: &Mount,
+    recursive: Option<bool>,
+    step: &MountStep,
+    around: &Surroundings<'_>,
+) -> Result<Option<Idmap>, Error> {
+    let (uids, gids) = (&mount.uid_mappings, &mount.gid_mappings);
+    let has_own = !uids.is_empty() || !gids.is_empty();
+    if recursive.is_none() && !has_own {
+        return Ok(None);
+    }
+    let invalid = |what: &str| {
+        Err(Error::Invalid(format!(
+            "invalid mount {}: id-mapped mounts {what}",
+            step.destination
+        )))
+    };
+    if !step.is_bind() {
+        return invalid("are only supported for bind-mounts");
+    }
+    if has_own && (uids.is_empty() || gids.is_empty()) || !has_own && !around.has_user_namespace {
+        return invalid("must have both uid and gid mappings specified");
+    }
+    let mapping = if has_own {
+        Mapping::Own {
+            uids: map_lines(uids),
+            gids: map_lines(gids),
+        }
+    } else {
+        Mapping::Container
+    };
+    Ok(Some(Idmap {
+        recursive: recursive == Some(true),
+        mapping,
+    }))
+}
+
+/// What may be mounted over below `/proc`: files that lxcfs and the like replace by the container's own view.
+const REPLACEABLE: [&str; 10] = [
+    "cpuinfo",
+    "diskstats",
+    "loadavg",
+    "meminfo",
+    "slabinfo",
+    "stat",
+    "swaps",
+    "sys/crypto/fips_enabled",
+    "sys/kernel/ns_last_pid",
+    "uptime",
+];
+
 /// Below `/proc` only a few files may be replaced, and `/proc` itself only by a `/proc` (a bind mount is checked when it is
-/// made): what the kernel says there is what the container's isolation and our own writes rely on.
-fn check_below_proc(destination: &str, kind: &str) -> Result<(), Error> {
-    const ALLOWED: [&str; 10] = [
-        "cpuinfo",
-        "diskstats",
-        "loadavg",
-        "meminfo",
-        "net/dev",
-        "slabinfo",
-        "stat",
-        "swaps",
-        "sys/kernel/ns_last_pid",
-        "uptime",
-    ];
+/// made): what the kernel says there is what the container's isolation and our own writes rely on. Says whether it is
+/// `/proc` itself.
+fn is_proc(destination: &str, kind: &str) -> Result<bool, Error> {
     let mut clean: Vec<&str> = Vec::new();
     for component in destination
         .split('/')
@@ -335,62 +438,58 @@ fn check_below_proc(destination: &str, kind: &str) -> Result<(), Error> {
         }
     }
     match clean.as_slice() {
-        ["proc"] if matches!(kind, "proc" | "bind" | "none" | "") => Ok(()),
+        ["proc"] if matches!(kind, "proc" | "bind" | "none" | "") => Ok(true),
         ["proc"] => Err(Error::Invalid(format!(
             "{destination:?} cannot be mounted because it is not of type proc"
         ))),
-        ["proc", below @ ..] if !ALLOWED.contains(&below.join("/").as_str()) => {
-            Err(Error::Invalid(format!(
-                "{destination:?} cannot be mounted because it is inside /proc"
-            )))
-        }
-        _ => Ok(()),
+        ["proc", below @ ..] if !is_replaceable(&below.join("/")) => Err(Error::Invalid(format!(
+            "{destination:?} cannot be mounted because it is inside /proc"
+        ))),
+        _ => Ok(false),
     }
+}
+
+/// Whether a path relative to `/proc` may be mounted over.
+pub(crate) fn is_replaceable(below_proc: &str) -> bool {
+    REPLACEABLE.contains(&below_proc)
 }
 
 /// Adds what an option means to a step.
 fn apply(step: &mut MountStep, meaning: Meaning) {
-    const ACCESS_TIME_FLAGS: u64 = libc::MS_NOATIME | libc::MS_STRICTATIME | libc::MS_RELATIME;
-    let set = |attr: &mut MountAttr, bits: u64| {
-        attr.attr_set |= bits;
-        attr.attr_clr &= !bits;
-    };
-    let clear = |attr: &mut MountAttr, bits: u64| {
-        attr.attr_clr |= bits;
-        attr.attr_set &= !bits;
-    };
-    let access_time = |attr: &mut MountAttr, bits: u64| {
-        attr.attr_clr |= ATTR_ATIME_MASK;
-        attr.attr_set = attr.attr_set & !ATTR_ATIME_MASK | bits;
-    };
+    let tree = &mut step.recursive_attr;
     match meaning {
-        Meaning::Set(flags, bits) => {
+        Meaning::Set(flags) => {
             step.flags |= flags;
-            set(&mut step.attr, bits);
+            step.cleared &= !flags;
         }
-        Meaning::Clear(flags, bits) => {
+        Meaning::Clear(flags) => {
             step.flags &= !flags;
-            clear(&mut step.attr, bits);
+            step.cleared |= flags;
         }
-        Meaning::AccessTime(flags, bits) => {
-            step.flags = step.flags & !ACCESS_TIME_FLAGS | flags;
-            access_time(&mut step.attr, bits);
+        Meaning::SetTree(bits) => {
+            tree.attr_set |= bits;
+            tree.attr_clr &= !bits;
         }
-        Meaning::SetTree(bits) => set(&mut step.recursive_attr, bits),
-        Meaning::ClearTree(bits) => clear(&mut step.recursive_attr, bits),
-        Meaning::AccessTimeTree(bits) => access_time(&mut step.recursive_attr, bits),
+        Meaning::ClearTree(bits) => {
+            tree.attr_clr |= bits;
+            tree.attr_set &= !bits;
+        }
+        Meaning::AccessTimeTree(bits) => {
+            tree.attr_clr |= ATTR_ATIME_MASK;
+            tree.attr_set = tree.attr_set & !ATTR_ATIME_MASK | bits;
+        }
         Meaning::Propagation(kind, recursive) => step.propagation.push((kind, recursive)),
         Meaning::CopyUp => step.copy_up = true,
-        Meaning::Bind(_) | Meaning::Nothing | Meaning::Idmap => {}
+        Meaning::Bind(_) | Meaning::Nothing | Meaning::Idmap(_) => {}
     }
 }
 
-/// `MS_*` flags for `linux.rootfsPropagation`; without one, the tree becomes a slave of the host's, as in runc.
-pub(crate) fn root_propagation(name: &str) -> Result<u64, Error> {
+/// `MS_*` flags for `linux.rootfsPropagation`; `None` without one.
+pub(crate) fn root_propagation(name: &str) -> Result<Option<u64>, Error> {
     match (name, meaning(name)) {
-        ("", _) => Ok(libc::MS_SLAVE | libc::MS_REC),
+        ("", _) => Ok(None),
         (_, Some(Meaning::Propagation(kind, recursive))) => {
-            Ok(kind | if recursive { libc::MS_REC } else { 0 })
+            Ok(Some(kind | if recursive { libc::MS_REC } else { 0 }))
         }
         _ => Err(Error::Invalid(format!(
             "rootfsPropagation={name} is not supported"
@@ -399,105 +498,4 @@ pub(crate) fn root_propagation(name: &str) -> Result<u64, Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(kind: &str, options: &[&str]) -> MountStep {
-        let mount = Mount {
-            destination: "/d".into(),
-            kind: kind.into(),
-            source: "src".into(),
-            options: options.iter().map(|&option| option.to_owned()).collect(),
-            ..Mount::default()
-        };
-        step(&mount, Path::new("/bundle"), "").unwrap()
-    }
-
-    #[test]
-    fn every_known_option_has_a_meaning() {
-        for option in KNOWN_OPTIONS {
-            assert!(meaning(option).is_some(), "{option}");
-        }
-        assert!(KNOWN_OPTIONS.is_sorted());
-    }
-
-    #[test]
-    fn file_system_flags_and_data() {
-        let step = parse(
-            "tmpfs",
-            &["nosuid", "strictatime", "mode=755", "size=65536k"],
-        );
-        assert_eq!(step.kind, Kind::FileSystem("tmpfs".into()));
-        assert_eq!(step.flags, MS_NOSUID | libc::MS_STRICTATIME);
-        assert_eq!(step.data, "mode=755,size=65536k");
-        assert_eq!(step.source, Path::new("src"));
-        assert_eq!(parse("cgroup", &["ro"]).kind, Kind::Cgroup);
-    }
-
-    #[test]
-    fn bind_mounts() {
-        let step = parse("bind", &["rbind", "ro", "rprivate", "nodev"]);
-        assert_eq!(step.kind, Kind::Bind { recursive: true });
-        assert_eq!(step.source, Path::new("/bundle/src"));
-        assert_eq!(step.attr.attr_set, ATTR_RDONLY | ATTR_NODEV);
-        assert_eq!(step.propagation, [(libc::MS_PRIVATE, true)]);
-        assert_eq!(parse("", &["bind"]).kind, Kind::Bind { recursive: false });
-        assert_eq!(
-            parse("none", &["rbind"]).kind,
-            Kind::Bind { recursive: true }
-        );
-    }
-
-    #[test]
-    fn later_options_win() {
-        assert_eq!(parse("tmpfs", &["ro", "rw"]).flags, 0);
-        let step = parse("bind", &["noatime", "relatime", "exec", "noexec"]);
-        assert_eq!(
-            (step.attr.attr_set, step.attr.attr_clr),
-            (ATTR_NOEXEC, ATTR_ATIME_MASK)
-        );
-    }
-
-    #[test]
-    fn recursive_attributes() {
-        let step = parse("bind", &["rbind", "rro", "rnoatime"]);
-        assert_eq!(step.recursive_attr.attr_set, ATTR_RDONLY | ATTR_NOATIME);
-        assert_eq!(step.recursive_attr.attr_clr, ATTR_ATIME_MASK);
-        assert_eq!(step.attr, MountAttr::default());
-    }
-
-    #[test]
-    fn root_propagation_names() {
-        assert_eq!(root_propagation("").unwrap(), libc::MS_SLAVE | libc::MS_REC);
-        assert_eq!(root_propagation("shared").unwrap(), libc::MS_SHARED);
-        assert_eq!(
-            root_propagation("rprivate").unwrap(),
-            libc::MS_PRIVATE | libc::MS_REC
-        );
-        assert!(root_propagation("ro").is_err());
-    }
-
-    #[test]
-    fn proc_is_not_replaced() {
-        assert!(check_below_proc("/proc", "proc").is_ok());
-        assert!(check_below_proc("/proc", "tmpfs").is_err());
-        assert!(check_below_proc("/proc/meminfo", "bind").is_ok());
-        assert!(check_below_proc("/x/../proc/./sys", "bind").is_err());
-        assert!(check_below_proc("/proc/self/attr", "tmpfs").is_err());
-        assert!(check_below_proc("/procession", "tmpfs").is_ok());
-    }
-
-    #[test]
-    fn idmapped_mounts_are_refused() {
-        let mount = Mount {
-            destination: "/d".into(),
-            kind: "bind".into(),
-            options: vec!["idmap".into()],
-            ..Mount::default()
-        };
-        assert!(matches!(
-            step(&mount, Path::new("/"), ""),
-            Err(Error::Unsupported(_))
-        ));
-    }
-}
+mod tests;

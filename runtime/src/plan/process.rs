@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 use std::ffi::CString;
 
 use super::Error;
+use super::scheduling::Scheduling;
 use crate::capability;
-use crate::spec::linux::Personality;
-use crate::spec::process::{ConsoleSize, IoPriority, Process, Scheduler, User};
-use crate::sys::sched::SchedAttr;
+use crate::spec::process::{ConsoleSize, Process, User};
 
 /// Where the directory of the readiness socket appears inside.
 pub(crate) const NOTIFY_DIRECTORY: &str = "/run/notify";
@@ -50,12 +49,8 @@ pub(crate) struct ProcessPlan {
     pub(crate) terminal: bool,
     /// First size of that terminal.
     pub(crate) console_size: Option<ConsoleSize>,
-    /// Scheduling policy.
-    pub(crate) scheduler: Option<SchedAttr>,
-    /// I/O priority: class and level.
-    pub(crate) io_priority: Option<(u32, u32)>,
-    /// Execution domain.
-    pub(crate) personality: Option<libc::c_ulong>,
+    /// When and where it runs.
+    pub(crate) scheduling: Scheduling,
 }
 
 impl ProcessPlan {
@@ -79,20 +74,14 @@ impl ProcessPlan {
             cwd: process.cwd.clone(),
             user: process.user.clone(),
             capabilities,
-            rlimits: process
-                .rlimits
-                .iter()
-                .map(rlimit)
-                .collect::<Result<_, _>>()?,
+            rlimits: rlimits(&process.rlimits)?,
             no_new_privileges: process.no_new_privileges,
             apparmor_profile: optional(&process.apparmor_profile),
             selinux_label: optional(&process.selinux_label),
             oom_score_adj: process.oom_score_adj,
             terminal: process.terminal,
             console_size: process.console_size,
-            scheduler: process.scheduler.as_ref().map(scheduler).transpose()?,
-            io_priority: process.io_priority.as_ref().map(io_priority).transpose()?,
-            personality: None,
+            scheduling: Scheduling::of_process(process)?,
         })
     }
 
@@ -144,6 +133,19 @@ fn environment(pairs: &[String]) -> Result<Vec<CString>, Error> {
     Ok(entries)
 }
 
+/// The resource limits; one of a type, as the specification wants it.
+fn rlimits(limits: &[crate::spec::process::Rlimit]) -> Result<Vec<Rlimit>, Error> {
+    for (index, limit) in limits.iter().enumerate() {
+        if limits[..index].iter().any(|other| other.kind == limit.kind) {
+            return Err(Error::Invalid(format!(
+                "rlimit type {} is given more than once",
+                limit.kind
+            )));
+        }
+    }
+    limits.iter().map(rlimit).collect()
+}
+
 /// One resource limit.
 fn rlimit(limit: &crate::spec::process::Rlimit) -> Result<Rlimit, Error> {
     use rustix::process::Resource as R;
@@ -178,86 +180,6 @@ fn rlimit(limit: &crate::spec::process::Rlimit) -> Result<Rlimit, Error> {
     })
 }
 
-/// Scheduling policy as `sched_setattr(2)` takes it.
-fn scheduler(scheduler: &Scheduler) -> Result<SchedAttr, Error> {
-    let policy = match scheduler.policy.as_str() {
-        "SCHED_OTHER" => libc::SCHED_OTHER,
-        "SCHED_FIFO" => libc::SCHED_FIFO,
-        "SCHED_RR" => libc::SCHED_RR,
-        "SCHED_BATCH" => libc::SCHED_BATCH,
-        "SCHED_ISO" => 4,
-        "SCHED_IDLE" => libc::SCHED_IDLE,
-        "SCHED_DEADLINE" => libc::SCHED_DEADLINE,
-        other => return Err(Error::Invalid(format!("invalid scheduler policy: {other}"))),
-    };
-    let mut flags = 0;
-    for flag in &scheduler.flags {
-        flags |= match flag.as_str() {
-            "SCHED_FLAG_RESET_ON_FORK" => 0x01,
-            "SCHED_FLAG_RECLAIM" => 0x02,
-            "SCHED_FLAG_DL_OVERRUN" => 0x04,
-            "SCHED_FLAG_KEEP_POLICY" => 0x08,
-            "SCHED_FLAG_KEEP_PARAMS" => 0x10,
-            "SCHED_FLAG_UTIL_CLAMP_MIN" => 0x20,
-            "SCHED_FLAG_UTIL_CLAMP_MAX" => 0x40,
-            other => return Err(Error::Invalid(format!("invalid scheduler flag: {other}"))),
-        };
-    }
-    let size = u32::try_from(size_of::<SchedAttr>()).unwrap_or(0);
-    let priority = u32::try_from(scheduler.priority).map_err(|_| {
-        Error::Invalid(format!(
-            "invalid scheduler priority: {}",
-            scheduler.priority
-        ))
-    })?;
-    Ok(SchedAttr {
-        size,
-        policy: policy.unsigned_abs(),
-        flags,
-        nice: scheduler.nice,
-        priority,
-        runtime: scheduler.runtime,
-        deadline: scheduler.deadline,
-        period: scheduler.period,
-        utilization: [0; 2],
-    })
-}
-
-/// I/O priority as `ioprio_set(2)` takes it.
-fn io_priority(priority: &IoPriority) -> Result<(u32, u32), Error> {
-    let class = match priority.class.as_str() {
-        "IOPRIO_CLASS_RT" => 1,
-        "IOPRIO_CLASS_BE" => 2,
-        "IOPRIO_CLASS_IDLE" => 3,
-        other => {
-            return Err(Error::Invalid(format!(
-                "invalid ioPriority.class: {other:?}"
-            )));
-        }
-    };
-    match u32::try_from(priority.priority) {
-        Ok(level @ 0..=7) => Ok((class, level)),
-        _ => Err(Error::Invalid(format!(
-            "invalid ioPriority.priority: {}",
-            priority.priority
-        ))),
-    }
-}
-
-/// Execution domain as `personality(2)` takes it.
-pub(super) fn personality(personality: &Personality) -> Result<libc::c_ulong, Error> {
-    if !personality.flags.is_empty() {
-        return Err(Error::invalid("personality flags are not supported"));
-    }
-    match personality.domain.as_str() {
-        "LINUX" => Ok(0),
-        "LINUX32" => Ok(8),
-        other => Err(Error::Invalid(format!(
-            "invalid personality domain {other:?}"
-        ))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,8 +210,15 @@ mod tests {
         assert_eq!(plan.variable("HOMER"), Some(&b"x"[..]));
     }
 
+    fn limit_of(kind: &str) -> crate::spec::process::Rlimit {
+        crate::spec::process::Rlimit {
+            kind: kind.into(),
+            ..Default::default()
+        }
+    }
+
     #[test]
-    fn limits_and_priorities() {
+    fn limits() {
         let limit = crate::spec::process::Rlimit {
             kind: "RLIMIT_NOFILE".into(),
             hard: 2,
@@ -310,34 +239,15 @@ mod tests {
             })
             .is_err()
         );
+        let twice = [
+            limit_of("RLIMIT_CPU"),
+            limit_of("RLIMIT_AS"),
+            limit_of("RLIMIT_CPU"),
+        ];
+        assert!(rlimits(&twice[..2]).is_ok());
         assert_eq!(
-            io_priority(&IoPriority {
-                class: "IOPRIO_CLASS_BE".into(),
-                priority: 4
-            })
-            .unwrap(),
-            (2, 4)
+            rlimits(&twice).unwrap_err().to_string(),
+            "rlimit type RLIMIT_CPU is given more than once"
         );
-        assert!(
-            io_priority(&IoPriority {
-                class: "IOPRIO_CLASS_BE".into(),
-                priority: 8
-            })
-            .is_err()
-        );
-        assert_eq!(
-            personality(&Personality {
-                domain: "LINUX32".into(),
-                flags: vec![]
-            })
-            .unwrap(),
-            8
-        );
-        let batch = Scheduler {
-            policy: "SCHED_BATCH".into(),
-            nice: 5,
-            ..Scheduler::default()
-        };
-        assert_eq!(scheduler(&batch).unwrap().policy, 3);
     }
 }

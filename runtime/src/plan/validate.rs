@@ -32,9 +32,6 @@ pub(super) fn process(process: Option<&Process>) -> Result<&Process, Error> {
     if process.args.is_empty() {
         return Err(Error::invalid("args must not be empty"));
     }
-    if process.exec_cpu_affinity.is_some() {
-        return Err(Error::Unsupported("process.execCPUAffinity".into()));
-    }
     if !process.selinux_label.is_empty() && !Path::new("/sys/fs/selinux/enforce").exists() {
         return Err(Error::invalid(
             "selinux label is specified in config, but selinux is disabled or not supported",
@@ -44,21 +41,12 @@ pub(super) fn process(process: Option<&Process>) -> Result<&Process, Error> {
 }
 
 /// What concerns the spec as a whole.
-pub(super) fn spec(spec: &Spec, linux: &Linux) -> Result<(), Error> {
+pub(super) fn spec(spec: &Spec) -> Result<(), Error> {
     if !spec.oci_version.is_empty() && !spec.oci_version.starts_with("1.") {
         return Err(Error::Invalid(format!(
             "unsupported ociVersion {:?}: this runtime implements 1.x",
             spec.oci_version
         )));
-    }
-    if linux.intel_rdt.is_some() {
-        return Err(Error::Unsupported("linux.intelRdt".into()));
-    }
-    if !linux.net_devices.is_empty() {
-        return Err(Error::Unsupported("linux.netDevices".into()));
-    }
-    if linux.memory_policy.is_some() {
-        return Err(Error::Unsupported("linux.memoryPolicy".into()));
     }
     let hooks = spec.hooks.iter();
     for hook in hooks.flat_map(|hooks| {
@@ -91,9 +79,11 @@ pub(super) fn spec(spec: &Spec, linux: &Linux) -> Result<(), Error> {
 
 /// What needs a namespace of its own.
 pub(super) fn namespaces(spec: &Spec, linux: &Linux, namespaces: &Namespaces) -> Result<(), Error> {
-    if !namespaces.contains(Kind::Mount) {
+    if !namespaces.contains(Kind::Mount)
+        && !(linux.masked_paths.is_empty() && linux.readonly_paths.is_empty())
+    {
         return Err(Error::invalid(
-            "a mount namespace is required: linux.namespaces names none",
+            "unable to restrict sys entries without a private MNT namespace",
         ));
     }
     if !namespaces.contains(Kind::Uts) {
@@ -187,7 +177,7 @@ mod tests {
     fn check(json: &str) -> Result<(), Error> {
         let full: Spec = serde_json::from_str(json).unwrap();
         let linux = full.linux.clone().unwrap_or_default();
-        spec(&full, &linux)?;
+        spec(&full)?;
         namespaces(&full, &linux, &Namespaces::new(&linux)?)
     }
 
@@ -237,7 +227,12 @@ mod tests {
             error.to_string(),
             "unable to set hostname without a private UTS namespace"
         );
-        assert!(check(r#"{"linux":{"namespaces":[]}}"#).is_err());
+        assert!(check(r#"{"linux":{"namespaces":[]}}"#).is_ok());
+        let error = check(r#"{"linux":{"namespaces":[],"maskedPaths":["/x"]}}"#).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "unable to restrict sys entries without a private MNT namespace"
+        );
     }
 
     #[test]

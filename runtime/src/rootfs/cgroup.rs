@@ -5,15 +5,15 @@
 //! cgroup, so that it sees nothing above it.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
 use rustix::io::Errno;
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
-use rustix::process::fchdir;
+use rustix::mount::{OpenTreeFlags, open_tree};
 
-use super::mount::{CgroupView, fd_path, set_read_only, subject};
+use super::mount::file_system::{New, Refusal};
+use super::mount::{Outside, fd_path, is_refused, put, reopen, set_read_only, subject, target};
 use super::path::{Missing, Root};
 use crate::cgroup::Hierarchy;
 use crate::plan::mount::MountStep;
@@ -29,35 +29,30 @@ const FLAGS: u64 = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
 pub(super) fn mount_cgroup(
     root: &Root,
     step: &MountStep,
-    view: &mut CgroupView<'_>,
+    outside: &Outside<'_>,
 ) -> Result<(), Fault> {
-    let joined = (view.join)()?;
+    let joined = (outside.join)()?;
     let subject = subject(step);
-    let target = root.ensure(&step.destination, Missing::Directory).at(
-        Step::Mount,
-        "create mount point",
-        &subject,
-    )?;
-    fchdir(&target).at(Step::Mount, "fchdir", &subject)?;
-    if view.hierarchies.is_pure_v2() {
-        return mount_v2(step, &joined, &subject);
+    let target = target::open(root, outside.host_proc, step, Missing::Directory)?.fd;
+    if outside.hierarchies.is_pure_v2() {
+        return mount_v2(step, &joined, &target, &subject);
     }
     let flags = step.flags & !libc::MS_RDONLY;
-    mount(
-        Some(c"tmpfs"),
-        c".",
-        Some(c"tmpfs"),
+    let tmpfs = New {
+        kind: "tmpfs",
+        source: "tmpfs",
         flags,
-        Some(c"mode=755"),
-    )
-    .at(Step::Mount, "mount", &subject)?;
-    let tmpfs = root
-        .resolve_with(
-            &step.destination,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        )
-        .at(Step::Mount, "openat2", &subject)?;
-    for hierarchy in view.hierarchies.list() {
+        data: "mode=755",
+        label: step.label.as_deref(),
+    };
+    let made = tmpfs
+        .put_prepared(&target, |_| Ok(()))
+        .map_err(|refusal| refusal.fault(&subject))?;
+    let tmpfs = match made {
+        Some(tmpfs) => tmpfs,
+        None => reopen(root, step, &target)?,
+    };
+    for hierarchy in outside.hierarchies.list() {
         mkdirat(&tmpfs, &*hierarchy.name, Mode::from_raw_mode(0o755)).at(
             Step::Mount,
             "mkdir",
@@ -69,8 +64,9 @@ pub(super) fn mount_cgroup(
             "open",
             &hierarchy.name,
         )?;
-        if view.own_namespace {
-            mount_hierarchy(hierarchy, &place, step).at(Step::Mount, "mount", &hierarchy.name)?;
+        if outside.own_cgroup_namespace {
+            mount_hierarchy(hierarchy, &place, step)
+                .map_err(|refusal| refusal.fault(&hierarchy.name))?;
         } else if let Some(own) = own_directory(hierarchy, &joined) {
             bind_hierarchy(own, &place, step).at(Step::Mount, "open_tree", own)?;
         }
@@ -87,38 +83,49 @@ pub(super) fn mount_cgroup(
     Ok(())
 }
 
-/// Mounts the v2 tree on the current directory; where that is not allowed (a user namespace without a cgroup namespace),
-/// binds the container's own part of it.
-fn mount_v2(step: &MountStep, joined: &[(String, String)], subject: &str) -> Result<(), Fault> {
-    match mount(Some(c"cgroup"), c".", Some(c"cgroup2"), step.flags, None) {
-        Err(Errno::PERM | Errno::BUSY) => {
+/// Mounts the v2 tree; where that is not allowed (a user namespace without a cgroup namespace), binds the container's own
+/// part of it.
+fn mount_v2(
+    step: &MountStep,
+    joined: &[(String, String)],
+    target: &OwnedFd,
+    subject: &str,
+) -> Result<(), Fault> {
+    let new = New {
+        kind: "cgroup2",
+        source: "cgroup",
+        flags: step.flags,
+        data: &step.data,
+        label: None,
+    };
+    match new.put_at_once(target) {
+        Err(refusal) if matches!(refusal.errno, Errno::PERM | Errno::BUSY) => {
             let own = joined
                 .first()
                 .map_or("/sys/fs/cgroup", |(_, path)| path.as_str());
-            let place = openat(
-                CWD,
-                c".",
-                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-                Mode::empty(),
-            )
-            .at(Step::Mount, "open", subject)?;
-            bind_hierarchy(own, &place, step).at(Step::Mount, "open_tree", own)
+            bind_hierarchy(own, target, step).at(Step::Mount, "open_tree", own)
         }
-        other => other.at(Step::Mount, "mount", subject),
+        other => other.map_err(|refusal| refusal.fault(subject)),
     }
 }
 
 /// Mounts a hierarchy anew; its root is that of the cgroup namespace.
-fn mount_hierarchy(hierarchy: &Hierarchy, place: &OwnedFd, step: &MountStep) -> Result<(), Errno> {
-    let flags = FLAGS | step.flags & libc::MS_RDONLY;
-    fchdir(place)?;
-    match &hierarchy.mount_data {
-        Some(data) => {
-            let data = CString::new(data.as_str()).map_err(|_| Errno::INVAL)?;
-            mount(Some(c"cgroup"), c".", Some(c"cgroup"), flags, Some(&data))
-        }
-        None => mount(Some(c"cgroup2"), c".", Some(c"cgroup2"), flags, None),
-    }
+fn mount_hierarchy(
+    hierarchy: &Hierarchy,
+    place: &OwnedFd,
+    step: &MountStep,
+) -> Result<(), Refusal> {
+    let new = New {
+        kind: match hierarchy.mount_data {
+            Some(_) => "cgroup",
+            None => "cgroup2",
+        },
+        source: "cgroup",
+        flags: FLAGS | step.flags & libc::MS_RDONLY,
+        data: hierarchy.mount_data.as_deref().unwrap_or_default(),
+        label: None,
+    };
+    new.put_at_once(place)
 }
 
 /// The directory of the container's cgroup in a hierarchy.
@@ -132,34 +139,33 @@ fn own_directory<'a>(hierarchy: &Hierarchy, joined: &'a [(String, String)]) -> O
 /// Binds a directory of a hierarchy.
 fn bind_hierarchy(source: &str, place: &OwnedFd, step: &MountStep) -> Result<(), Errno> {
     let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE;
-    let read_only = step.flags & libc::MS_RDONLY;
-    let tree = match open_tree(CWD, source, flags) {
-        Err(Errno::NOSYS) => return bind_by_mount(source, place, FLAGS | read_only),
-        other => other?,
-    };
-    let read_only = if read_only == 0 { 0 } else { ATTR_RDONLY };
+    let read_only = step.is_read_only();
     let attr = MountAttr {
-        attr_set: ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC | read_only,
+        attr_set: ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC | if read_only { ATTR_RDONLY } else { 0 },
         ..MountAttr::default()
     };
-    match mount_setattr(&tree, false, &attr) {
-        Err(Errno::NOSYS) => {
-            return bind_by_mount(source, place, FLAGS | step.flags & libc::MS_RDONLY);
+    let made = open_tree(CWD, source, flags).and_then(|tree| {
+        mount_setattr(&tree, false, &attr)?;
+        put(&tree, place)
+    });
+    match made {
+        Err(errno) if is_refused(errno) => {
+            bind_by_mount(source, place, FLAGS | step.flags & libc::MS_RDONLY)
         }
-        other => other?,
+        other => other,
     }
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(&tree, c"", place.as_fd(), c"", flags)
 }
 
 /// The same by `mount(2)` alone. Within the tmpfs just made there is nobody to change the path.
 fn bind_by_mount(source: &str, place: &OwnedFd, flags: u64) -> Result<(), Errno> {
     let source = CString::new(source).map_err(|_| Errno::INVAL)?;
-    let place = fd_path(place);
-    mount(Some(&source), &place, None, libc::MS_BIND, None)?;
+    let path = fd_path(place);
+    mount(Some(&source), &path, None, libc::MS_BIND, None)?;
+    // The descriptor is of what lies below the new mount, and its name in the tmpfs leads to what lies on top.
+    let on_top = rustix::fs::readlink(&path, Vec::new())?;
     mount(
         None,
-        &place,
+        &on_top,
         None,
         libc::MS_BIND | libc::MS_REMOUNT | flags,
         None,

@@ -10,9 +10,9 @@ use rustix::fs::{
     statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use rustix::mount::{OpenTreeFlags, open_tree};
 
-use super::mount::fd_path;
+use super::mount::{fd_path, is_refused, put};
 use super::path::{Missing, Root};
 use crate::plan::RootPlan;
 use crate::setup::fault::{At, Fault, Step};
@@ -74,6 +74,16 @@ pub(crate) fn populate(root: &Root, plan: &RootPlan) -> Result<(), Fault> {
         link(&dev, "core", "/proc/kcore")?;
     }
     Ok(())
+}
+
+/// Where the device files are that every container has, and those of the spec.
+pub(crate) fn paths(plan: &RootPlan) -> Vec<String> {
+    let default = DEFAULT.iter().map(|(name, _, _)| format!("/dev/{name}"));
+    let listed = plan.devices.iter().map(|device| device.path.clone());
+    let mut paths: Vec<String> = default.chain(listed).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    paths
 }
 
 /// Makes a device file; one that is there already is taken as it is, and the answer then is false. The umask is empty, so
@@ -166,29 +176,15 @@ fn bind(root: &Root, path: &str) -> Result<(), Fault> {
 
 /// Binds the file at a path of the host on an opened file.
 fn bind_file(from: impl AsFd, path: &str, target: &OwnedFd) -> Result<(), Errno> {
+    let from = from.as_fd();
     let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE;
-    match open_tree(from.as_fd(), path, flags) {
-        Err(Errno::NOSYS) => {
-            let source = openat(
-                from.as_fd(),
-                path,
-                OFlags::PATH | OFlags::CLOEXEC,
-                Mode::empty(),
-            )?;
-            mount(
-                Some(&fd_path(&source)),
-                &fd_path(target),
-                None,
-                libc::MS_BIND,
-                None,
-            )
+    match open_tree(from, path, flags).and_then(|tree| put(&tree, target)) {
+        Err(errno) if is_refused(errno) => {
+            let source = openat(from, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+            let (source, target) = (fd_path(&source), fd_path(target));
+            mount(Some(&source), &target, None, libc::MS_BIND, None)
         }
-        Ok(tree) => {
-            let flags =
-                MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-            move_mount(&tree, c"", target, c"", flags)
-        }
-        Err(errno) => Err(errno),
+        other => other,
     }
 }
 

@@ -4,24 +4,21 @@
 //! over. A masked file is covered by the container's `/dev/null`, checked to be the null device (CVE-2025-31133); all
 //! masked directories by one empty, read-only tmpfs.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, makedev, openat};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, open_tree,
 };
 
-use super::mount::{fd_path, set_read_only};
+use super::mount::{fd_path, is_refused, put, set_read_only};
 use super::path::Root;
 use crate::plan::RootPlan;
 use crate::setup::fault::{At, Fault, Step};
 use crate::sys::mount::{ATTR_RDONLY, MountAttr, mount, mount_setattr};
-
-/// Both ends of a `move_mount` given by descriptor.
-const BY_DESCRIPTOR: MoveMountFlags =
-    MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH.union(MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH);
 
 /// A detached copy of what a descriptor refers to.
 const COPY: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLOEXEC
@@ -47,11 +44,12 @@ fn cover_with_read_only_self(root: &Root, path: &str, place: &OwnedFd) -> Result
         ..MountAttr::default()
     };
     let made = open_tree(place, c"", COPY | OpenTreeFlags::AT_RECURSIVE).and_then(|tree| {
-        mount_setattr(&tree, true, &attr)?;
-        move_mount(&tree, c"", place, c"", BY_DESCRIPTOR)
+        mount_setattr(&tree, false, &attr)?;
+        put(&tree, place)
     });
-    if made != Err(Errno::NOSYS) {
-        return made;
+    match made {
+        Err(errno) if is_refused(errno) => {}
+        other => return other,
     }
     let place = fd_path(place);
     mount(
@@ -70,6 +68,7 @@ fn cover_with_read_only_self(root: &Root, path: &str, place: &OwnedFd) -> Result
 pub(crate) fn mask(root: &Root, plan: &RootPlan) -> Result<(), Fault> {
     let mut null: Option<OwnedFd> = None;
     let mut empty: Option<OwnedFd> = None;
+    let label = plan.label.as_deref();
     for path in &plan.masked {
         let place = match root.resolve(path) {
             Err(Errno::NOENT | Errno::NOTDIR) => continue,
@@ -77,7 +76,7 @@ pub(crate) fn mask(root: &Root, plan: &RootPlan) -> Result<(), Fault> {
         };
         let stat = fstat(&place).at(Step::MaskPath, "fstat", path)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            mask_directory(&place, &mut empty).at(Step::MaskPath, "mount", path)?;
+            mask_directory(&place, &mut empty, label).at(Step::MaskPath, "mount", path)?;
             continue;
         }
         if null.is_none() {
@@ -113,51 +112,67 @@ pub(crate) fn is_null(stat: &Stat) -> bool {
 
 /// Covers a file with the null device.
 fn mask_file(null: &OwnedFd, place: &OwnedFd) -> Result<(), Errno> {
-    let made = open_tree(null, c"", COPY)
-        .and_then(|tree| move_mount(&tree, c"", place, c"", BY_DESCRIPTOR));
-    if made != Err(Errno::NOSYS) {
-        return made;
+    match open_tree(null, c"", COPY).and_then(|tree| put(&tree, place)) {
+        Err(errno) if is_refused(errno) => {
+            let (null, place) = (fd_path(null), fd_path(place));
+            mount(Some(&null), &place, None, libc::MS_BIND, None)
+        }
+        other => other,
     }
-    mount(
-        Some(&fd_path(null)),
-        &fd_path(place),
-        None,
-        libc::MS_BIND,
-        None,
-    )
 }
 
 /// Covers a directory with the empty tmpfs; the first time the tmpfs itself, then copies of it.
-fn mask_directory(place: &OwnedFd, empty: &mut Option<OwnedFd>) -> Result<(), Errno> {
+fn mask_directory(
+    place: &OwnedFd,
+    empty: &mut Option<OwnedFd>,
+    label: Option<&str>,
+) -> Result<(), Errno> {
     if let Some(empty) = empty {
-        let tree = open_tree(&*empty, c"", COPY)?;
-        return move_mount(&tree, c"", place, c"", BY_DESCRIPTOR);
+        match open_tree(&*empty, c"", COPY).and_then(|tree| put(&tree, place)) {
+            Err(errno) if is_refused(errno) => {}
+            other => return other,
+        }
     }
-    match new_empty_directory() {
+    match new_empty_directory(label).and_then(|made| put(&made, place).map(|()| made)) {
         Ok(made) => {
-            move_mount(&made, c"", place.as_fd(), c"", BY_DESCRIPTOR)?;
             *empty = Some(made);
             Ok(())
         }
-        Err(Errno::NOSYS) => {
-            let data = c"nr_blocks=1,nr_inodes=1";
-            mount(
-                Some(c"tmpfs"),
-                &fd_path(place),
-                Some(c"tmpfs"),
-                libc::MS_RDONLY,
-                Some(data),
-            )
-        }
+        Err(errno) if is_refused(errno) => mount_empty_directory(place, label),
         Err(errno) => Err(errno),
     }
 }
 
+/// Covers a directory with a tmpfs of its own.
+fn mount_empty_directory(place: &OwnedFd, label: Option<&str>) -> Result<(), Errno> {
+    let path = fd_path(place);
+    let mount_with = |inodes: &str| {
+        let label = label.map_or(String::new(), |label| format!(",context=\"{label}\""));
+        let data = CString::new(format!("nr_blocks=1,nr_inodes={inodes}{label}"))
+            .map_err(|_| Errno::INVAL)?;
+        let tmpfs = Some(c"tmpfs");
+        mount(tmpfs, &path, tmpfs, libc::MS_RDONLY, Some(&data))
+    };
+    match mount_with("1") {
+        // Ubuntu's 5.4 wants another one.
+        Err(Errno::INVAL) => mount_with("2"),
+        other => other,
+    }
+}
+
 /// An empty tmpfs, not yet mounted anywhere.
-fn new_empty_directory() -> Result<OwnedFd, Errno> {
+fn new_empty_directory(label: Option<&str>) -> Result<OwnedFd, Errno> {
     let context = fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, c"source", c"tmpfs")?;
     fsconfig_set_string(&context, c"nr_blocks", c"1")?;
-    fsconfig_set_string(&context, c"nr_inodes", c"1")?;
+    match fsconfig_set_string(&context, c"nr_inodes", c"1") {
+        // Ubuntu's 5.4 wants another one.
+        Err(Errno::INVAL) => fsconfig_set_string(&context, c"nr_inodes", c"2")?,
+        other => other?,
+    }
+    if let Some(label) = label {
+        fsconfig_set_string(&context, c"context", label)?;
+    }
     fsconfig_set_flag(&context, c"ro")?;
     fsconfig_create(&context)?;
     fsmount(

@@ -1,60 +1,83 @@
 //! The mounts of the spec.
 //!
-//! Bind mounts are made detached (`open_tree`), given their attributes (`mount_setattr`) and only then put in place
-//! (`move_mount`), so no moment exists in which a read-only mount is writable. New file systems go through `mount(2)`
-//! onto the opened target: one call instead of five. On kernels without the new calls everything goes through `mount(2)`.
+//! Every mount is prepared while it is mounted nowhere, by its descriptor, and then put on a target that was opened within
+//! the root: nothing is looked up by path once it is there, so nobody can put another in between (CVE-2021-30465,
+//! CVE-2025-31133). On kernels without the calls that takes, `mount(2)` does it onto opened targets, and what has to be
+//! opened again is checked to be a mount that was not there before.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, OFlags, PROC_SUPER_MAGIC, fstat, fstatfs};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
-use rustix::process::fchdir;
+use rustix::mount::{MoveMountFlags, move_mount};
 
-use super::path::{Missing, Root};
-use super::{Sources, cgroup};
+use super::cgroup;
+use super::path::{Place, Root};
 use crate::plan::mount::{Kind, MountStep};
+use crate::procfs::HostProc;
 use crate::setup::fault::{At, Fault, Step};
 use crate::sys::mount::{MountAttr, mount, mount_setattr};
 
+mod attribute;
+mod bind;
 mod copy_up;
+pub(super) mod file_system;
+pub(crate) mod source;
+pub(super) mod target;
 
-/// What the cgroup mount needs to know, and when it may be made.
-pub(crate) struct CgroupView<'a> {
-    /// The hierarchies of the host.
+use source::{Form, Source};
+
+/// What mounts need of the world outside the container.
+pub(crate) struct Outside<'a> {
+    /// The host's `/proc`.
+    pub(crate) host_proc: &'a HostProc,
+    /// The cgroup hierarchies of the host.
     pub(crate) hierarchies: &'a crate::cgroup::Hierarchies,
     /// Whether the container has a cgroup namespace.
-    pub(crate) own_namespace: bool,
+    pub(crate) own_cgroup_namespace: bool,
     /// Waits until the process is in its cgroup, then tells the directories by controller.
-    pub(crate) join: &'a mut dyn FnMut() -> Result<Vec<(String, String)>, Fault>,
+    pub(crate) join: &'a dyn Fn() -> Result<Vec<(String, String)>, Fault>,
+    /// Opens the source of a bind mount, which may take rights that this process lacks.
+    pub(crate) source: &'a dyn Fn(usize, Form) -> Result<Source, Fault>,
 }
+
+/// Mounts that become read-only in the end, with their `MS_*` flags.
+#[must_use]
+#[derive(Debug, Default)]
+pub(crate) struct Later(Vec<(OwnedFd, u64)>);
 
 /// Carries out all mounts in order, except that a cgroup mount nothing lies on comes last: by then the parent, which works
 /// at the same time, has made the cgroups.
 pub(crate) fn mount_all(
     root: &Root,
     steps: &[MountStep],
-    mut sources: Sources,
-    view: &mut CgroupView<'_>,
-) -> Result<(), Fault> {
-    sources.resize_with(steps.len(), || None);
+    outside: &Outside<'_>,
+) -> Result<Later, Fault> {
+    let mut read_only = Later::default();
     let mut late: Option<&MountStep> = None;
     for (index, step) in steps.iter().enumerate() {
         match &step.kind {
-            Kind::Bind { recursive } => bind(root, step, *recursive, sources[index].take())?,
-            Kind::FileSystem(kind) => file_system(root, step, kind)?,
+            Kind::Bind { .. } => bind::bind(root, step, index, outside)?,
+            Kind::FileSystem(kind) => {
+                let mounted = file_system::mount_new(root, step, kind, outside)?;
+                read_only
+                    .0
+                    .extend(mounted.map(|mounted| (mounted, step.flags)));
+            }
             Kind::Cgroup
                 if late.is_none()
                     && !steps[index + 1..].iter().any(|later| lies_on(later, step)) =>
             {
                 late = Some(step);
             }
-            Kind::Cgroup => cgroup::mount_cgroup(root, step, view)?,
+            Kind::Cgroup => cgroup::mount_cgroup(root, step, outside)?,
         }
     }
-    late.map_or(Ok(()), |step| cgroup::mount_cgroup(root, step, view))
+    if let Some(step) = late {
+        cgroup::mount_cgroup(root, step, outside)?;
+    }
+    Ok(read_only)
 }
 
 /// Whether a mount lies on or below another.
@@ -66,17 +89,10 @@ fn lies_on(upper: &MountStep, lower: &MountStep) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Makes the tmpfs mounts that are to be read-only so, now that everything in them has been made.
-pub(crate) fn finish(root: &Root, steps: &[MountStep]) -> Result<(), Fault> {
-    for step in steps
-        .iter()
-        .filter(|step| step.is_tmpfs() && step.is_read_only())
-    {
-        let subject = subject(step);
-        let mounted = root
-            .resolve(&step.destination)
-            .at(Step::Mount, "openat2", &subject)?;
-        set_read_only(&mounted, step.flags).at(Step::Mount, "mount_setattr", &subject)?;
+/// Makes the mounts read-only that are to be so in the end, now that everything in them has been made.
+pub(crate) fn finish(later: Later) -> Result<(), Fault> {
+    for (mounted, flags) in later.0 {
+        set_read_only(&mounted, flags).at(Step::Mount, "mount_setattr", "read-only file system")?;
     }
     Ok(())
 }
@@ -88,12 +104,75 @@ pub(crate) fn set_read_only(mounted: &OwnedFd, flags: u64) -> Result<(), Errno> 
         ..MountAttr::default()
     };
     match mount_setattr(mounted, false, &attr) {
-        Err(Errno::NOSYS) => {
+        Err(errno) if is_refused(errno) => {
+            let flags = attribute::per_mount(flags);
             let flags = flags | libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY;
             mount(None, &fd_path(mounted), None, flags, None)
         }
         other => other,
     }
+}
+
+/// Sets attributes of the tree and propagation, as a step has them.
+fn set_tree(mounted: &OwnedFd, step: &MountStep) -> Result<(), Errno> {
+    if !step.recursive_attr.is_empty() {
+        mount_setattr(mounted, true, &step.recursive_attr)?;
+    }
+    for (propagation, recursive) in &step.propagation {
+        let attr = MountAttr {
+            propagation: *propagation,
+            ..MountAttr::default()
+        };
+        mount_setattr(mounted, *recursive, &attr)?;
+    }
+    Ok(())
+}
+
+/// Sets the propagation of a mount that is in place by `mount(2)`.
+fn set_propagation_by_mount(mounted: &OwnedFd, step: &MountStep) -> Result<(), Errno> {
+    let path = fd_path(mounted);
+    for (propagation, recursive) in &step.propagation {
+        let flags = propagation | if *recursive { libc::MS_REC } else { 0 };
+        mount(None, &path, None, flags, None)?;
+    }
+    Ok(())
+}
+
+/// Puts a detached mount in place.
+pub(crate) fn put(tree: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(tree, c"", target, c"", flags)
+}
+
+/// Whether an answer may mean that there is no such call, or that a security module or filter knows the old one only.
+pub(crate) fn is_refused(errno: Errno) -> bool {
+    matches!(errno, Errno::NOSYS | Errno::PERM | Errno::ACCESS)
+}
+
+/// Opens what `mount(2)` has just mounted on `target`, of which only what lies below is open. It is the root of a mount, and
+/// another one than that of the target.
+pub(super) fn reopen(root: &Root, step: &MountStep, target: &OwnedFd) -> Result<OwnedFd, Fault> {
+    let subject = subject(step);
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let mounted =
+        root.resolve_with(&step.destination, flags)
+            .at(Step::Mount, "openat2", &subject)?;
+    let (now, before) = (Place::of(&mounted), Place::of(target));
+    let (now, before) = (
+        now.at(Step::Mount, "statx", &subject)?,
+        before.at(Step::Mount, "statx", &subject)?,
+    );
+    // A kernel that does not tell which mount it is has to be trusted.
+    if now.is_mount_root == Some(false)
+        || now.is_mount_root.is_some() && now.is_on_mount_of(&before)
+    {
+        let why = format!(
+            "mountpoint {:?} was moved while re-opening",
+            step.destination
+        );
+        return Err(target::refused(step, why));
+    }
+    Ok(mounted)
 }
 
 /// A path by which `mount(2)` finds what a descriptor refers to.
@@ -103,191 +182,15 @@ pub(crate) fn fd_path(fd: impl AsFd) -> CString {
 }
 
 /// How errors name a mount; runc's words.
-pub(super) fn subject(step: &MountStep) -> String {
+pub(crate) fn subject(step: &MountStep) -> String {
     let source = step.source.to_string_lossy();
     format!("{source:?} to rootfs at {:?}", step.destination)
 }
 
-/// Opens the source of a bind mount as a detached copy; on kernels without detached mounts, as it is.
-pub(super) fn open_source(step: &MountStep, recursive: bool) -> Result<OwnedFd, Fault> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE;
-    if recursive {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-    }
-    match open_tree(CWD, &step.source, flags) {
-        Err(Errno::NOSYS) => {
-            let flags = OFlags::PATH | OFlags::CLOEXEC;
-            rustix::fs::openat(CWD, &step.source, flags, rustix::fs::Mode::empty()).at(
-                Step::Mount,
-                "open",
-                &subject(step),
-            )
-        }
-        other => other.at(Step::Mount, "open_tree", &subject(step)),
-    }
-}
-
-/// Makes a bind mount.
-fn bind(
-    root: &Root,
-    step: &MountStep,
-    recursive: bool,
-    source: Option<OwnedFd>,
-) -> Result<(), Fault> {
-    let subject = subject(step);
-    let tree = match source {
-        Some(tree) => tree,
-        None => open_source(step, recursive)?,
-    };
-    let stat = fstat(&tree).at(Step::Mount, "fstat", &subject)?;
-    let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-    let missing = if is_directory {
-        Missing::Directory
-    } else {
-        Missing::File
-    };
-    let target =
-        root.ensure(&step.destination, missing)
-            .at(Step::Mount, "create mount point", &subject)?;
-    if step.destination.trim_end_matches('/') == "/proc" {
-        let kind = fstatfs(&tree).at(Step::Mount, "fstatfs", &subject)?.f_type;
-        if kind != PROC_SUPER_MAGIC {
-            return Err(Errno::PERM).at(Step::Mount, "not of type proc: fstatfs", &subject);
-        }
-    }
-    match set_attributes(&tree, step) {
-        Ok(()) => {}
-        // Before Linux 5.12, or a source that is no detached mount because of a kernel before 5.2.
-        Err((_, Errno::NOSYS)) => return bind_by_mount(root, step, recursive, &tree, &target),
-        Err((call, errno)) => return Err(errno).at(Step::Mount, call, &subject),
-    }
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    match move_mount(&tree, c"", &target, c"", flags) {
-        Err(Errno::NOSYS) => bind_by_mount(root, step, recursive, &tree, &target),
-        other => other.at(Step::Mount, "move_mount", &subject),
-    }
-}
-
-/// Sets what a step says of a mount's attributes and propagation.
-fn set_attributes(mounted: &OwnedFd, step: &MountStep) -> Result<(), (&'static str, Errno)> {
-    let call = "mount_setattr";
-    if step.is_bind() && !step.attr.is_empty() {
-        mount_setattr(mounted, false, &step.attr).map_err(|errno| (call, errno))?;
-    }
-    if !step.recursive_attr.is_empty() {
-        mount_setattr(mounted, true, &step.recursive_attr).map_err(|errno| (call, errno))?;
-    }
-    for (propagation, recursive) in &step.propagation {
-        let attr = MountAttr {
-            propagation: *propagation,
-            ..MountAttr::default()
-        };
-        mount_setattr(mounted, *recursive, &attr).map_err(|errno| (call, errno))?;
-    }
-    Ok(())
-}
-
-/// A bind mount by `mount(2)` alone.
-fn bind_by_mount(
-    root: &Root,
-    step: &MountStep,
-    recursive: bool,
-    source: &OwnedFd,
-    target: &OwnedFd,
-) -> Result<(), Fault> {
-    let subject = subject(step);
-    if !step.recursive_attr.is_empty() {
-        return Err(Errno::NOSYS).at(Step::Mount, "mount_setattr", &subject);
-    }
-    let below = if recursive { libc::MS_REC } else { 0 };
-    mount(
-        Some(&fd_path(source)),
-        &fd_path(target),
-        None,
-        libc::MS_BIND | below,
-        None,
-    )
-    .at(Step::Mount, "mount", &subject)?;
-    // The descriptor is of what lies below the new mount: open it anew.
-    let mounted = root
-        .resolve(&step.destination)
-        .at(Step::Mount, "openat2", &subject)?;
-    let path = fd_path(&mounted);
-    if !step.attr.is_empty() {
-        let flags = step.flags | libc::MS_BIND | libc::MS_REMOUNT;
-        mount(None, &path, None, flags, None).at(Step::Mount, "mount", &subject)?;
-    }
-    for (propagation, recursive) in &step.propagation {
-        let flags = propagation | if *recursive { libc::MS_REC } else { 0 };
-        mount(None, &path, None, flags, None).at(Step::Mount, "mount", &subject)?;
-    }
-    Ok(())
-}
-
-/// Mounts a new file system.
-fn file_system(root: &Root, step: &MountStep, kind: &str) -> Result<(), Fault> {
-    let subject = subject(step);
-    let target = open_target(root, step, kind).at(Step::Mount, "create mount point", &subject)?;
-    let mut data = step.data.clone();
-    let mut flags = step.flags;
-    if step.is_tmpfs() {
-        // Made writable at first, for device files and mount points; see `finish`.
-        flags &= !libc::MS_RDONLY;
-        if !data.split(',').any(|option| option.starts_with("mode=")) {
-            let mode = fstat(&target).at(Step::Mount, "fstat", &subject)?.st_mode & 0o7777;
-            let comma = if data.is_empty() { "" } else { "," };
-            data = format!("{data}{comma}mode={mode:o}");
-        }
-    }
-    let original = match step.copy_up && step.is_tmpfs() {
-        true => Some(copy_up::open_directory(&target).at(Step::Mount, "open", &subject)?),
-        false => None,
-    };
-    let text = |text: &str| CString::new(text).map_err(|_| Errno::INVAL);
-    let source = text(&step.source.to_string_lossy()).at(Step::Mount, "mount", &subject)?;
-    let kind = text(kind).at(Step::Mount, "mount", &subject)?;
-    let data = text(&data).at(Step::Mount, "mount", &subject)?;
-    let data = Some(data.as_c_str()).filter(|data| !data.is_empty());
-    // "." is the target itself, however its path may have changed since it was opened.
-    fchdir(&target).at(Step::Mount, "fchdir", &subject)?;
-    mount(Some(&source), c".", Some(&kind), flags, data).at(Step::Mount, "mount", &subject)?;
-    if original.is_none() && step.propagation.is_empty() && step.recursive_attr.is_empty() {
-        return Ok(());
-    }
-    let mounted = root
-        .resolve_with(
-            &step.destination,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        )
-        .at(Step::Mount, "openat2", &subject)?;
-    if let Some(original) = original {
-        copy_up::copy(&original, &mounted).at(Step::Mount, "tmpcopyup", &subject)?;
-    }
-    match set_attributes(&mounted, step) {
-        Err((call, errno)) => Err(errno).at(Step::Mount, call, &subject),
-        Ok(()) => Ok(()),
-    }
-}
-
-/// Opens the directory a file system is mounted on, or makes it.
-///
-/// `/proc` and `/sys` must be directories of the rootfs, not links that put the real ones somewhere else
-/// (CVE-2023-27561).
-fn open_target(root: &Root, step: &MountStep, kind: &str) -> Result<OwnedFd, Errno> {
-    if !matches!(kind, "proc" | "sysfs") {
-        return root.ensure(&step.destination, Missing::Directory);
-    }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    // Without "/" or "/." at the end, with which a link would be followed after all.
-    let path: PathBuf = Path::new(&step.destination).components().collect();
-    match root.resolve_with(&path.to_string_lossy(), flags) {
-        Err(Errno::NOENT) => root.ensure(&step.destination, Missing::Directory),
-        other => other,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]

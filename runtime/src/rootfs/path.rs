@@ -4,11 +4,11 @@
 //! is being changed by another container while we work, cannot point us at the host (CVE-2021-30465, CVE-2024-45310).
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, readlinkat,
-    statat,
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, fstat,
+    mkdirat, openat, openat2, readlinkat, statx,
 };
 use rustix::io::Errno;
 
@@ -17,7 +17,43 @@ const MAX_LINKS: usize = 40;
 
 /// The root of a container.
 #[derive(Debug)]
-pub(crate) struct Root(OwnedFd);
+pub(crate) struct Root {
+    fd: OwnedFd,
+    place: Place,
+}
+
+/// What tells a place in the tree of mounts from others: the mount and the file in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Id of the mount; 0 before Linux 5.8, which does not tell it.
+    mount: u64,
+    /// Device and inode.
+    file: (u32, u32, u64),
+    /// Whether it is where something is mounted; not told before Linux 5.8.
+    pub(crate) is_mount_root: Option<bool>,
+}
+
+impl Place {
+    /// That of an open file.
+    pub(crate) fn of(fd: impl AsFd) -> Result<Self, Errno> {
+        let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
+        let stat = statx(fd, c"", AtFlags::EMPTY_PATH, wanted)?;
+        let told = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID);
+        let known = stat
+            .stx_attributes_mask
+            .contains(StatxAttributes::MOUNT_ROOT);
+        Ok(Self {
+            mount: if told { stat.stx_mnt_id } else { 0 },
+            file: (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino),
+            is_mount_root: known.then(|| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
+        })
+    }
+
+    /// Whether two places are on the same mount, as far as the kernel tells.
+    pub(crate) fn is_on_mount_of(&self, other: &Self) -> bool {
+        self.mount == other.mount
+    }
+}
 
 /// What is made where nothing is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,12 +68,28 @@ impl Root {
     /// Opens a directory as the root.
     pub(crate) fn open(path: &CStr) -> Result<Self, Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Self(openat(CWD, path, flags, Mode::empty())?))
+        Self::new(openat(CWD, path, flags, Mode::empty())?)
+    }
+
+    /// Takes an open directory for the root.
+    pub(crate) fn new(fd: OwnedFd) -> Result<Self, Errno> {
+        let place = Place::of(&fd)?;
+        Ok(Self { fd, place })
     }
 
     /// Its descriptor.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
+    }
+
+    /// The number of its descriptor.
+    pub(crate) fn fd_number(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    /// Where it is.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Opens what is at a path, following links within the root.
@@ -50,7 +102,7 @@ impl Root {
         let path = relative(path);
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         for _ in 0..128 {
-            match openat2(&self.0, path, flags, Mode::empty(), resolve) {
+            match openat2(&self.fd, path, flags, Mode::empty(), resolve) {
                 // Something was renamed while the kernel walked; it may be an attack, so not for ever.
                 Err(Errno::AGAIN) => {}
                 // Before Linux 5.6.
@@ -61,9 +113,11 @@ impl Root {
         Err(Errno::AGAIN)
     }
 
-    /// What [`Root::resolve_with`] does on kernels without `openat2`: one component after the other, links read and
-    /// followed here. `..` goes back along the descriptors that were opened, so it cannot leave the root.
+    /// What [`Root::resolve_with`] does on kernels without `openat2`: one component after the other, each opened without
+    /// following a link and then looked at, so that nobody can exchange it in between; links are followed here. `..` goes
+    /// back along the descriptors that were opened, so it cannot leave the root.
     fn walk(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+        const STEP: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
         let mut open: Vec<OwnedFd> = Vec::new();
         let mut left: Vec<String> = components(path).rev().map(str::to_owned).collect();
         let mut links = 0;
@@ -73,33 +127,67 @@ impl Root {
                 continue;
             }
             let here = open.last().map_or(self.fd(), |fd| fd.as_fd());
-            let stat = statat(here, &name, AtFlags::SYMLINK_NOFOLLOW)?;
-            if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
-                links += 1;
-                if links > MAX_LINKS {
-                    return Err(Errno::LOOP);
-                }
-                let target = readlinkat(here, &name, Vec::new())?
-                    .into_string()
-                    .map_err(|_| Errno::ILSEQ)?;
-                if target.starts_with('/') {
-                    open.clear();
-                }
-                left.extend(components(&target).rev().map(str::to_owned));
+            let next = openat(here, &name, STEP, Mode::empty())?;
+            let is_link = FileType::from_raw_mode(fstat(&next)?.st_mode) == FileType::Symlink;
+            if !is_link || left.is_empty() && flags.contains(OFlags::NOFOLLOW) {
+                open.push(next);
                 continue;
             }
-            let flags = if left.is_empty() {
-                flags
-            } else {
-                OFlags::PATH | OFlags::CLOEXEC
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(Errno::LOOP);
+            }
+            let target = readlinkat(&next, c"", Vec::new())?
+                .into_string()
+                .map_err(|_| Errno::ILSEQ)?;
+            if target.starts_with('/') {
+                open.clear();
+            }
+            left.extend(components(&target).rev().map(str::to_owned));
+        }
+        let Some(fd) = open.pop() else {
+            return openat(&self.fd, c".", flags, Mode::empty());
+        };
+        let is_directory = FileType::from_raw_mode(fstat(&fd)?.st_mode) == FileType::Directory;
+        if flags.contains(OFlags::DIRECTORY) && !is_directory {
+            return Err(Errno::NOTDIR);
+        }
+        match flags.contains(OFlags::PATH) {
+            true => Ok(fd),
+            // Only directories are opened for more than their place.
+            false => openat(&fd, c".", flags | OFlags::DIRECTORY, Mode::empty()),
+        }
+    }
+
+    /// The path without links: where `path` leads, as far as it exists; the rest is taken as it is.
+    ///
+    /// A name only: by the time it is used, somebody may have put links there again.
+    pub(crate) fn canonical(&self, path: &str) -> String {
+        let mut known: Vec<String> = Vec::new();
+        let mut left: Vec<String> = components(path).rev().map(str::to_owned).collect();
+        let mut links = 0;
+        while let Some(name) = left.pop() {
+            if name == ".." {
+                known.pop();
+                continue;
+            }
+            known.push(name);
+            // Nothing before the last component is a link, so this does not leave the root.
+            let Ok(target) = readlinkat(&self.fd, known.join("/"), Vec::new()) else {
+                continue;
             };
-            let next = openat(here, &name, flags | OFlags::NOFOLLOW, Mode::empty())?;
-            open.push(next);
+            links += 1;
+            if links > MAX_LINKS {
+                continue;
+            }
+            let target = target.to_string_lossy();
+            known.pop();
+            if target.starts_with('/') {
+                known.clear();
+            }
+            left.extend(components(&target).rev().map(str::to_owned));
         }
-        match open.pop() {
-            Some(fd) => Ok(fd),
-            None => openat(&self.0, c".", flags, Mode::empty()),
-        }
+        format!("/{}", known.join("/"))
     }
 
     /// Opens what is at a path; makes it, and the directories on the way, where they are missing.
@@ -238,6 +326,28 @@ mod tests {
             root.ensure("loop/x", Missing::Directory).err(),
             Some(Errno::LOOP)
         );
+    }
+
+    #[test]
+    fn canonical_paths() {
+        let scratch = Scratch::new("canonical");
+        let inside = scratch.0.join("root");
+        std::fs::create_dir_all(inside.join("real/conf")).unwrap();
+        symlink("/real/conf", inside.join("conf")).unwrap();
+        symlink("../../../real", inside.join("up")).unwrap();
+        symlink("loop", inside.join("loop")).unwrap();
+        let root = scratch.root();
+        for (path, expected) in [
+            ("/conf", "/real/conf"),
+            ("/conf/missing/../x", "/real/conf/x"),
+            ("up//conf/.", "/real/conf"),
+            ("../../a", "/a"),
+            ("/", "/"),
+            ("/sys/fs/cgroup/memory", "/sys/fs/cgroup/memory"),
+            ("/loop/a", "/loop/a"),
+        ] {
+            assert_eq!(root.canonical(path), expected, "{path}");
+        }
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Changing the root.
 
+use std::ffi::{CString, OsStr};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -16,7 +19,10 @@ use crate::sys::mount::mount;
 pub(crate) fn change_root(root: &Root, plan: &RootPlan) -> Result<(), Fault> {
     fchdir(root.fd()).at(Step::Pivot, "fchdir", "")?;
     if plan.no_pivot {
-        return move_root();
+        return move_root(&plan.path);
+    }
+    if !plan.own_mount_namespace {
+        return enter();
     }
     let old = match plan.cuts_off_the_tree() {
         true => None,
@@ -46,28 +52,104 @@ fn open_old_root() -> Result<OwnedFd, Fault> {
 
 /// For a root on the initial ramdisk, which cannot be pivoted: the mount is moved on top of it. Weaker, because what was
 /// there before stays underneath.
-fn move_root() -> Result<(), Fault> {
-    // Without them in the way a process with CAP_SYS_ADMIN finds no host /proc or /sys to mount from.
-    for (path, name) in [(c"/sys", "/sys"), (c"/proc", "/proc")] {
+fn move_root(path: &Path) -> Result<(), Fault> {
+    // As long as one is reachable whole, a process with CAP_SYS_ADMIN in a user namespace of its own may mount another, in
+    // which nothing is masked.
+    for place in whole_proc_and_sys(path)? {
+        let name = place.to_string_lossy();
         // So that unmounting it here does not unmount anything on the host.
-        match mount(None, path, None, libc::MS_SLAVE | libc::MS_REC, None) {
-            // Nothing is mounted there.
+        match mount(None, &place, None, libc::MS_SLAVE | libc::MS_REC, None) {
+            // What it lay on has been taken away.
             Err(Errno::INVAL | Errno::NOENT) => continue,
-            other => other.at(Step::Pivot, "mount", name)?,
+            other => other.at(Step::Pivot, "mount", &name)?,
         }
-        match unmount(path, UnmountFlags::DETACH) {
+        match unmount(&place, UnmountFlags::DETACH) {
             // A mount of another user namespace's cannot be taken away, but covered.
             Err(Errno::INVAL | Errno::PERM) => {
-                mount(Some(c"tmpfs"), path, Some(c"tmpfs"), 0, None).at(
+                mount(Some(c"tmpfs"), &place, Some(c"tmpfs"), 0, None).at(
                     Step::Pivot,
                     "mount",
-                    name,
+                    &name,
                 )?;
             }
-            other => other.at(Step::Pivot, "umount2", name)?,
+            other => other.at(Step::Pivot, "umount2", &name)?,
         }
     }
     mount(Some(c"."), c"/", None, libc::MS_MOVE, None).at(Step::Pivot, "mount", "")?;
+    enter()
+}
+
+/// Makes the current directory the root.
+fn enter() -> Result<(), Fault> {
     chroot(c".").at(Step::Pivot, "chroot", "")?;
     chdir(c"/").at(Step::Pivot, "chdir", "")
+}
+
+/// Where a procfs or a sysfs is mounted from its top, outside of the container's root.
+fn whole_proc_and_sys(root: &Path) -> Result<Vec<CString>, Fault> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo");
+    let table = table
+        .map_err(|error| Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO)))
+        .at(Step::Pivot, "read", "mountinfo")?;
+    let places = table.lines().filter_map(|line| whole(line, root));
+    Ok(places
+        .filter_map(|place| CString::new(place).ok())
+        .collect())
+}
+
+/// The mount point of a line of mountinfo, if it is what [`whole_proc_and_sys`] looks for.
+fn whole(line: &str, root: &Path) -> Option<Vec<u8>> {
+    let (mounted, file_system) = line.split_once(" - ")?;
+    let kind = file_system.split(' ').next()?;
+    let mut fields = mounted.split(' ').skip(3);
+    let (top, place) = (fields.next()?, unescape(fields.next()?));
+    let outside = !Path::new(OsStr::from_bytes(&place)).starts_with(root);
+    (matches!(kind, "proc" | "sysfs") && top == "/" && outside).then_some(place)
+}
+
+/// Undoes the octal numbers that stand for blanks and the like.
+fn unescape(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let number = after
+            .get(..3)
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match number {
+            Some(number) if byte == b'\\' => {
+                bytes.push(number);
+                rest = &after[3..];
+            }
+            _ => {
+                bytes.push(byte);
+                rest = after;
+            }
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_to_be_out_of_the_way() {
+        let root = Path::new("/bundle/rootfs");
+        for (line, expected) in [
+            ("22 28 0:21 / /proc rw,nosuid - proc proc rw", Some("/proc")),
+            (
+                "23 28 0:22 / /sys rw shared:7 - sysfs sysfs rw",
+                Some("/sys"),
+            ),
+            ("24 28 0:22 / /a\\040b rw - proc none rw", Some("/a b")),
+            ("25 28 0:22 /sys /ro rw - proc none rw", None),
+            ("26 28 0:22 / /bundle/rootfs/proc rw - proc none rw", None),
+            ("27 28 8:1 / / rw - ext4 /dev/sda1 rw", None),
+        ] {
+            let place = whole(line, root).map(|place| String::from_utf8(place).unwrap());
+            assert_eq!(place.as_deref(), expected, "{line}");
+        }
+    }
 }

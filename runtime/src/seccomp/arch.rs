@@ -15,6 +15,33 @@ pub(super) enum Arch {
     Ppc64Le,
 }
 
+/// Names that a profile may use, with and without a table here, in order.
+pub(crate) const KNOWN: [&str; 23] = [
+    "SCMP_ARCH_AARCH64",
+    "SCMP_ARCH_ARM",
+    "SCMP_ARCH_LOONGARCH64",
+    "SCMP_ARCH_M68K",
+    "SCMP_ARCH_MIPS",
+    "SCMP_ARCH_MIPS64",
+    "SCMP_ARCH_MIPS64N32",
+    "SCMP_ARCH_MIPSEL",
+    "SCMP_ARCH_MIPSEL64",
+    "SCMP_ARCH_MIPSEL64N32",
+    "SCMP_ARCH_PARISC",
+    "SCMP_ARCH_PARISC64",
+    "SCMP_ARCH_PPC",
+    "SCMP_ARCH_PPC64",
+    "SCMP_ARCH_PPC64LE",
+    "SCMP_ARCH_RISCV64",
+    "SCMP_ARCH_S390",
+    "SCMP_ARCH_S390X",
+    "SCMP_ARCH_SH",
+    "SCMP_ARCH_SHEB",
+    "SCMP_ARCH_X32",
+    "SCMP_ARCH_X86",
+    "SCMP_ARCH_X86_64",
+];
+
 /// Bit that marks the number of an x32 call.
 pub(super) const X32_BIT: u32 = 0x4000_0000;
 
@@ -47,10 +74,7 @@ impl Arch {
             "RISCV64" => Self::Riscv64,
             "S390X" => Self::S390x,
             "PPC64LE" => Self::Ppc64Le,
-            "MIPS" | "MIPS64" | "MIPS64N32" | "MIPSEL" | "MIPSEL64" | "MIPSEL64N32" | "PPC"
-            | "PPC64" | "S390" | "PARISC" | "PARISC64" | "LOONGARCH64" | "M68K" | "SH" | "SHEB" => {
-                return Ok(None);
-            }
+            _ if KNOWN.contains(&name) => return Ok(None),
             _ => return Err(Error::Arch(name.to_owned())),
         }))
     }

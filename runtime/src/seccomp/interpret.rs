@@ -12,7 +12,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    fn word(&self, offset: u32) -> u32 {
+    pub(super) fn word(&self, offset: u32) -> u32 {
         let halves = |value: u64| {
             [
                 u32::try_from(value & 0xffff_ffff).unwrap(),

@@ -90,10 +90,11 @@ enum Slot {
 
 /// Works out the decisions for every architecture that `native` runs and the profile covers, `native` first.
 pub(super) fn decide(profile: &Seccomp, native: Arch) -> Result<Vec<Decisions>, Error> {
-    if profile.default_action == Action::Notify {
+    let default_action = profile.default_action.ok_or(Error::NoDefault)?;
+    if default_action == Action::Notify {
         return Err(Error::NotifyDefault);
     }
-    let default = value(profile.default_action, profile.default_errno_ret)?;
+    let default = value(default_action, profile.default_errno_ret)?;
     let mut arches = vec![native];
     for name in &profile.architectures {
         if let Some(arch) = Arch::parse(name)?.filter(|arch| native.runs(*arch))
@@ -127,7 +128,7 @@ pub(super) fn decide(profile: &Seccomp, native: Arch) -> Result<Vec<Decisions>, 
     }
     let newest = Newest {
         syscalls: &syscalls,
-        applies: !lets_through(profile.default_action),
+        applies: !lets_through(default_action),
     };
     let covered = arches.iter().filter(|arch| **arch != Arch::X32);
     Ok(covered

@@ -375,7 +375,6 @@ fn flags() {
             r#""flags":["SECCOMP_FILTER_FLAG_LOG","SECCOMP_FILTER_FLAG_SPEC_ALLOW"],"#,
             6,
         ),
-        (r#""flags":["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],"#, 32),
     ] {
         let json = format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW",{flags}"syscalls":null}}"#);
         assert_eq!(compiled(&json, Arch::X86_64).flags, expected, "{flags}");
@@ -383,6 +382,17 @@ fn flags() {
     let rules = rule(r#""mkdir""#, "NOTIFY", "");
     let json = format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW","flags":[],"syscalls":[{rules}]}}"#);
     assert_eq!(compiled(&json, Arch::X86_64).flags, 8);
+    let json = json.replace("[],", r#"["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],"#);
+    assert_eq!(compiled(&json, Arch::X86_64).flags, 40);
+}
+
+#[test]
+fn whether_sending_asks() {
+    for (names, expected) in [(r#""mkdir""#, false), (r#""mkdir","sendmsg""#, true)] {
+        let json = deny("", &rule(names, "NOTIFY", ""));
+        assert_eq!(compiled(&json, Arch::X86_64).sends_ask, expected, "{names}");
+    }
+    assert!(!compiled(&deny("", &rule(r#""sendmsg""#, "ALLOW", "")), Arch::X86_64).sends_ask);
 }
 
 #[test]
@@ -390,6 +400,10 @@ fn mistakes() {
     let allow = |rest: &str| format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW",{rest}}}"#);
     for (json, expected) in [
         (allow(r#""flags":["X"]"#), Error::Flag("X".to_owned())),
+        (
+            allow(r#""flags":["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]"#),
+            Error::FlagWithoutListener,
+        ),
         (
             allow(r#""architectures":["SCMP_ARCH_Z80"]"#),
             Error::Arch("SCMP_ARCH_Z80".to_owned()),

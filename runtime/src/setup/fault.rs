@@ -42,8 +42,10 @@ pub(crate) enum Step {
     Network,
     /// The session keyring.
     Keyring,
-    /// A security module's label.
+    /// A label of SELinux.
     Label,
+    /// A profile of AppArmor.
+    AppArmor,
     /// A resource limit.
     Rlimit,
     /// Scheduling policy, I/O priority, personality.
@@ -68,7 +70,7 @@ pub(crate) enum Step {
 
 impl Step {
     /// Every step, for decoding.
-    const ALL: [Self; 28] = [
+    const ALL: [Self; 29] = [
         Self::Namespace,
         Self::Unshare,
         Self::UserNamespace,
@@ -87,6 +89,7 @@ impl Step {
         Self::Network,
         Self::Keyring,
         Self::Label,
+        Self::AppArmor,
         Self::Rlimit,
         Self::Scheduling,
         Self::Capabilities,
@@ -138,6 +141,7 @@ impl std::fmt::Display for Fault {
             ),
             Step::Handshake => write!(formatter, "error talking with qrun: {why}"),
             Step::PrepareRoot => write!(formatter, "error preparing rootfs {subject:?}: {why}"),
+            Step::Mount if *errno == 0 => write!(formatter, "error mounting {subject}: {call}"),
             Step::Mount => write!(formatter, "error mounting {subject}: {why}"),
             Step::Device => write!(
                 formatter,
@@ -160,10 +164,15 @@ impl std::fmt::Display for Fault {
                 formatter,
                 "unable to apply security label {subject:?}: {why}"
             ),
+            Step::AppArmor => write!(
+                formatter,
+                "unable to apply apparmor profile: apparmor failed to apply profile {subject:?}: {errno_text}"
+            ),
             Step::Rlimit => write!(
                 formatter,
                 "error setting rlimit type {subject}: {errno_text}"
             ),
+            Step::Scheduling if *errno == 0 => formatter.write_str(subject),
             Step::Scheduling => write!(formatter, "unable to set {subject}: {why}"),
             Step::Capabilities => write!(formatter, "unable to apply caps: {why}"),
             Step::User => write!(

@@ -16,7 +16,7 @@ use crate::state::{Directory, FILTER_FILE};
 const INSTRUCTION: usize = 8;
 
 /// Writes the filter into a container's directory.
-pub(super) fn store(directory: &Directory, program: &Program) -> Result<(), CallFailed> {
+pub(crate) fn store(directory: &Directory, program: &Program) -> Result<(), CallFailed> {
     let path = directory.path().join(FILTER_FILE);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = openat(
@@ -50,7 +50,8 @@ pub(super) fn load(directory: &Directory) -> Result<Program, CallFailed> {
 fn encode(program: &Program) -> Vec<u8> {
     let count = u32::try_from(program.instructions.len()).unwrap_or(0);
     let mut bytes = Vec::with_capacity(12 + program.instructions.len() * INSTRUCTION);
-    for number in [program.flags, u32::from(program.listener), count] {
+    let listener = u32::from(program.listener) | u32::from(program.sends_ask) << 1;
+    for number in [program.flags, listener, count] {
         bytes.extend_from_slice(&number.to_ne_bytes());
     }
     for instruction in &program.instructions {
@@ -65,7 +66,7 @@ fn encode(program: &Program) -> Vec<u8> {
 fn decode(bytes: &[u8]) -> Option<Program> {
     let (head, body) = bytes.split_first_chunk::<12>()?;
     let number = |index: usize| Some(u32::from_ne_bytes(*head[4 * index..].first_chunk()?));
-    let (flags, listener, count) = (number(0)?, number(1)? != 0, number(2)?);
+    let (flags, listener, count) = (number(0)?, number(1)?, number(2)?);
     if body.is_empty() || body.len() != usize::try_from(count).ok()?.checked_mul(INSTRUCTION)? {
         return None;
     }
@@ -81,7 +82,8 @@ fn decode(bytes: &[u8]) -> Option<Program> {
     Some(Program {
         instructions: instructions.collect::<Option<_>>()?,
         flags,
-        listener,
+        listener: listener & 1 != 0,
+        sends_ask: listener & 2 != 0,
     })
 }
 
@@ -101,6 +103,7 @@ mod tests {
             instructions: vec![instruction; 3],
             flags: 5,
             listener: true,
+            sends_ask: false,
         };
         let bytes = encode(&program);
         let back = decode(&bytes).unwrap();

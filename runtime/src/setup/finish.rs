@@ -5,6 +5,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, accessat, fchown, fstat, openat};
 use rustix::io::Errno;
@@ -35,6 +36,8 @@ pub(crate) struct Identity<'a> {
     pub(crate) seccomp: Option<&'a Program>,
     /// How many descriptors after stdio the program inherits.
     pub(crate) keep_fds: u32,
+    /// Where to wait for `start`.
+    pub(crate) start_fifo: Option<&'a OwnedFd>,
 }
 
 /// What is left to do: execute this.
@@ -72,22 +75,56 @@ pub(crate) fn become_namespace_root() -> Result<(), Fault> {
 }
 
 /// Leaves the caller's session keyring for the container's own, `_ses.<id>`.
-pub(crate) fn join_keyring(id: &str) -> Result<(), Fault> {
-    /// Everything for the possessor; view, read, search and link for the user: so that `exec` finds it.
-    const PERMISSIONS: u32 = 0x3f1b_0000;
+pub(crate) fn join_keyring(
+    id: &str,
+    process: &ProcessPlan,
+    host_proc: &HostProc,
+) -> Result<(), Fault> {
+    join_keyring_by_name(id, process, host_proc).map(drop)
+}
+
+/// The same for the first process, which makes the keyring, and lets those that join it search it: its user, or,
+/// in a user namespace, where their user outside is another one than the maker's, everybody.
+pub(crate) fn make_keyring(
+    id: &str,
+    process: &ProcessPlan,
+    host_proc: &HostProc,
+    user_namespace: bool,
+) -> Result<(), Fault> {
+    /// Everything for the possessor; view, read and link for the user.
+    const DEFAULT: u32 = 0x3f13_0000;
+    const USER_SEARCH: u32 = 0x8_0000;
+    const OTHER_SEARCH: u32 = 0x8;
+    if let Some(serial) = join_keyring_by_name(id, process, host_proc)? {
+        let search = if user_namespace {
+            OTHER_SEARCH
+        } else {
+            USER_SEARCH
+        };
+        // Another user's keyring of that name was joined; it is what its owner made it.
+        let _ = sys::process::set_key_permissions(serial, DEFAULT | search);
+    }
+    Ok(())
+}
+
+/// Gives the keyring's serial number; none on a kernel without keyrings. One that is made gets the process's SELinux label.
+fn join_keyring_by_name(
+    id: &str,
+    process: &ProcessPlan,
+    host_proc: &HostProc,
+) -> Result<Option<libc::c_long>, Fault> {
+    if let Some(label) = &process.selinux_label {
+        host_proc
+            .write("thread-self/attr/keycreate", label.as_bytes())
+            .at(Step::Label, "write", label)?;
+    }
     let name = CString::new(format!("_ses.{id}"))
         .map_err(|_| Errno::INVAL)
         .at(Step::Keyring, "keyctl", id)?;
     match sys::process::join_session_keyring(&name) {
-        // A kernel without keyrings.
-        Err(Errno::NOSYS) => return Ok(()),
-        other => {
-            let serial = other.at(Step::Keyring, "keyctl join", id)?;
-            // Another user's keyring of that name was joined; it is what its owner made it.
-            let _ = sys::process::set_key_permissions(serial, PERMISSIONS);
-        }
+        Err(Errno::NOSYS) => Ok(None),
+        other => other.at(Step::Keyring, "keyctl join", id).map(Some),
     }
-    Ok(())
 }
 
 /// Replaces standard streams that are the host's `/dev/null` by the container's.
@@ -102,12 +139,12 @@ pub(crate) fn reopen_null() -> Result<(), Fault> {
         }
         if own.is_none() {
             // A container without it keeps the host's.
-            let Ok(null) = openat(
-                CWD,
-                c"/dev/null",
-                OFlags::RDWR | OFlags::CLOEXEC,
-                Mode::empty(),
-            ) else {
+            let flags = OFlags::RDWR
+                | OFlags::NOFOLLOW
+                | OFlags::NONBLOCK
+                | OFlags::NOCTTY
+                | OFlags::CLOEXEC;
+            let Ok(null) = openat(CWD, c"/dev/null", flags, Mode::empty()) else {
                 return Ok(());
             };
             if !fstat(&null).is_ok_and(|stat| is_null(&stat)) {
@@ -129,6 +166,7 @@ pub(crate) fn become_process(identity: Identity<'_>, channel: &InitEnd) -> Resul
         host_proc,
         seccomp,
         keep_fds,
+        start_fifo,
     } = identity;
     apply_labels(process, &host_proc)?;
     // From here on nobody in the container may trace this process, which still has descriptors of the host; exec ends that.
@@ -164,13 +202,17 @@ pub(crate) fn become_process(identity: Identity<'_>, channel: &InitEnd) -> Resul
         .capabilities
         .apply()
         .at(Step::Capabilities, "capset", "")?;
-    if !refused.is_empty() {
-        log::warn!("cannot raise ambient capabilities: [{}]", refused.join(" "));
+    for (name, errno) in refused {
+        let why = crate::failure::text(errno);
+        log::warn!("can't raise ambient capability {name}: {why}");
     }
-    umask(Mode::from_raw_mode(process.user.umask.unwrap_or(0o022)));
+    if let Some(mask) = process.user.umask {
+        umask(Mode::from_raw_mode(mask));
+    }
+    // Before the first path of the container's is looked at that is followed wherever it leads.
+    close_descriptors(keep_fds, channel, start_fifo)?;
     let env = complete_environment(process);
     let program = find_program(process)?;
-    close_descriptors(keep_fds)?;
     Ok(Prepared {
         program,
         env,
@@ -178,15 +220,25 @@ pub(crate) fn become_process(identity: Identity<'_>, channel: &InitEnd) -> Resul
     })
 }
 
+/// Installs the filter if that is yet to be done.
+pub(crate) fn install_rest(
+    prepared: &mut Prepared,
+    seccomp: Option<&Program>,
+) -> Result<(), Fault> {
+    if let Some(filter) = seccomp.filter(|_| prepared.filter_left) {
+        sys::seccomp::install(filter).at(Step::Seccomp, "seccomp", "")?;
+        prepared.filter_left = false;
+    }
+    Ok(())
+}
+
 /// Executes the program; returns only when that fails.
 pub(crate) fn execute(
-    prepared: Prepared,
+    mut prepared: Prepared,
     process: &ProcessPlan,
     seccomp: Option<&Program>,
 ) -> Fault {
-    if let Some(filter) = seccomp.filter(|_| prepared.filter_left)
-        && let Err(fault) = sys::seccomp::install(filter).at(Step::Seccomp, "seccomp", "")
-    {
+    if let Err(fault) = install_rest(&mut prepared, seccomp) {
         return fault;
     }
     let errno = sys::process::execve(&prepared.program, &process.args, &prepared.env);
@@ -201,11 +253,13 @@ pub(crate) fn execute(
 
 /// Installs the filter; hands the listener over if there is one.
 fn install_filter(program: &Program, channel: &InitEnd) -> Result<(), Fault> {
-    use std::os::fd::AsFd;
     if let Some(listener) = sys::seccomp::install(program).at(Step::Seccomp, "seccomp", "")? {
-        channel
-            .send_listener(listener.as_fd())
-            .at(Step::Seccomp, "sendmsg", "")?;
+        // Filtered already: a call that asks the listener waits for ever as long as nobody holds it.
+        let sent = match program.sends_ask {
+            true => channel.send_listener_number(listener.as_fd()),
+            false => channel.send_listener(listener.as_fd()),
+        };
+        sent.at(Step::Seccomp, "sendmsg", "")?;
         channel
             .expect(&ToInit::ListenerTaken)
             .at(Step::Seccomp, "recvmsg", "")?;
@@ -222,7 +276,7 @@ fn apply_labels(process: &ProcessPlan, host_proc: &HostProc) -> Result<(), Fault
             Err(Errno::NOENT) => host_proc.write("thread-self/attr/exec", value.as_bytes()),
             other => other,
         };
-        written.at(Step::Label, "write", profile)?;
+        written.at(Step::AppArmor, "write", profile)?;
     }
     if let Some(label) = &process.selinux_label {
         host_proc
@@ -232,7 +286,7 @@ fn apply_labels(process: &ProcessPlan, host_proc: &HostProc) -> Result<(), Fault
     Ok(())
 }
 
-/// Resource limits, scheduling, execution domain.
+/// Resource limits, scheduling, memory policy, execution domain.
 fn set_limits(process: &ProcessPlan) -> Result<(), Fault> {
     for limit in &process.rlimits {
         let value = Rlimit {
@@ -242,13 +296,29 @@ fn set_limits(process: &ProcessPlan) -> Result<(), Fault> {
         let number = limit.resource as u32;
         setrlimit(limit.resource, value).at(Step::Rlimit, "setrlimit", &number.to_string())?;
     }
-    if let Some(scheduler) = &process.scheduler {
-        sys::sched::sched_setattr(scheduler).at(Step::Scheduling, "sched_setattr", "scheduler")?;
+    let scheduling = &process.scheduling;
+    if let Some(scheduler) = &scheduling.scheduler {
+        match sys::sched::sched_setattr(scheduler) {
+            // See ERRORS in sched_setattr(2): the deadline policy wants every CPU.
+            Err(Errno::PERM) if scheduling.confined => {
+                return Err(Fault {
+                    step: Step::Scheduling,
+                    call: String::new(),
+                    subject: "process scheduler can't be used together with AllowedCPUs".into(),
+                    errno: 0,
+                });
+            }
+            other => other.at(Step::Scheduling, "sched_setattr", "scheduler")?,
+        }
     }
-    if let Some((class, level)) = process.io_priority {
+    if let Some((mode, nodes)) = &scheduling.memory_policy {
+        let set = sys::sched::set_mempolicy(*mode, nodes.words());
+        set.at(Step::Scheduling, "set_mempolicy", "memoryPolicy")?;
+    }
+    if let Some((class, level)) = scheduling.io_priority {
         sys::sched::ioprio_set(class, level).at(Step::Scheduling, "ioprio_set", "ioPriority")?;
     }
-    if let Some(persona) = process.personality {
+    if let Some(persona) = scheduling.personality {
         sys::process::personality(persona).at(Step::Scheduling, "personality", "personality")?;
     }
     Ok(())
@@ -424,12 +494,25 @@ fn check_executable(path: &CStr) -> Result<(), Errno> {
     }
 }
 
-/// Lets only stdio and what the caller asked for survive exec.
-fn close_descriptors(keep: u32) -> Result<(), Fault> {
-    for raw in 3..3 + i32::try_from(keep).unwrap_or(0) {
+/// Closes all descriptors but stdio, what the caller asked for, and what ends with exec and leads nowhere: a socket, a fifo.
+///
+/// That the others are close-on-exec is not enough: exec looks its paths up while they are still open, so a program, or a
+/// script's interpreter, at `/proc/self/fd/N/../…` would be one of the host's (CVE-2024-21626).
+fn close_descriptors(
+    keep: u32,
+    channel: &InitEnd,
+    start_fifo: Option<&OwnedFd>,
+) -> Result<(), Fault> {
+    // The log's file goes too.
+    log::set_max_level(log::LevelFilter::Off);
+    let first = 3 + i32::try_from(keep).unwrap_or(0);
+    for raw in 3..first {
         sys::process::keep_over_exec(raw).at(Step::Descriptors, "fcntl", &raw.to_string())?;
     }
-    sys::process::close_on_exec_from(3 + keep).at(Step::Descriptors, "close_range", "")
+    let kept: Vec<_> = std::iter::once(channel.fd())
+        .chain(start_fifo.map(AsFd::as_fd))
+        .collect();
+    sys::process::close_all_but(first, &kept).at(Step::Descriptors, "close_range", "")
 }
 
 #[cfg(test)]

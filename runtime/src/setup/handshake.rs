@@ -8,11 +8,14 @@
 //!  writes state.json                                opens what only the caller may open
 //!  writes id maps ── Mapped ──────────────────────▶ (user namespace only) becomes root in it
 //!  v1: makes cgroups, joins the child               mounts
+//!  ◀─────────────────────── OpenSource(index) ──    (for each bind mount that takes the caller's rights)
+//!  opens it in the child's mount namespace
+//!      ── Source(+fd) ────────────────────────────▶
 //!      ── Joined(paths) ──────────────────────────▶ (only if it has a cgroup mount or namespace)
 //!  ◀──────────────────────────────── RunHooks ──    (only if there are such hooks)
 //!  prestart, createRuntime hooks
 //!      ── HooksDone ──────────────────────────────▶ createContainer hooks, pivot, masks, identity …
-//!  ◀───────────────────────── Listener(+fd) ────    (only with SCMP_ACT_NOTIFY)
+//!  ◀───────── Listener(+fd) or ListenerAt(n) ────    (only with SCMP_ACT_NOTIFY)
 //!  gives it to the agent ── ListenerTaken ────────▶
 //!  ◀──────────────────────────────────── Ready ──
 //!  pid file
@@ -28,7 +31,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -37,16 +40,21 @@ use rustix::net::{
 };
 
 use super::fault::Fault;
+use crate::rootfs::mount::source::{Form, Source};
 
 /// What the child says.
 #[derive(Debug)]
 pub(crate) enum FromInit {
     /// The intermediate process has made the real child.
     Forked(i32),
+    /// The source of this mount, by its index, takes the caller's rights to open.
+    OpenSource(usize, Form),
     /// Mounts are in place: time for the hooks outside.
     RunHooks,
     /// The seccomp listener.
     Listener(OwnedFd),
+    /// The number that the seccomp listener has in the child.
+    ListenerAt(i32),
     /// All is set up but for exec.
     Ready,
     /// It failed, and ends.
@@ -54,12 +62,14 @@ pub(crate) enum FromInit {
 }
 
 /// What the parent says.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum ToInit {
     /// The user namespace has its mappings.
     Mapped,
     /// The child is in its cgroup: pairs of controller name and directory.
     Joined(Vec<(String, String)>),
+    /// The source that was asked for.
+    Source(Source),
     /// The hooks outside have succeeded.
     HooksDone,
     /// The agent has the listener.
@@ -140,6 +150,7 @@ fn receive(socket: BorrowedFd<'_>, flags: RecvFlags) -> Result<(Vec<u8>, Option<
 impl ParentEnd {
     /// Says something to the child. That it is gone is found when its answer is waited for.
     pub(crate) fn send(&self, message: &ToInit) -> Result<(), Errno> {
+        let mut fd = None;
         let (tag, body) = match message {
             ToInit::Mapped => (1, Vec::new()),
             ToInit::Joined(paths) => (
@@ -152,8 +163,12 @@ impl ParentEnd {
             ToInit::HooksDone => (3, Vec::new()),
             ToInit::ListenerTaken => (4, Vec::new()),
             ToInit::Go => (5, Vec::new()),
+            ToInit::Source(source) => {
+                fd = Some(source.fd.as_fd());
+                (6, vec![u8::from(source.is_detached)])
+            }
         };
-        match send(self.0.as_fd(), tag, &body, None) {
+        match send(self.0.as_fd(), tag, &body, fd) {
             Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
             other => other,
         }
@@ -205,6 +220,17 @@ impl ParentEnd {
             (3, Some(fd)) => Some(FromInit::Listener(fd)),
             (4, _) => Some(FromInit::Ready),
             (5, _) => Fault::decode(body).map(FromInit::Failed),
+            (6, _) => body.first_chunk().and_then(|index| {
+                let index = usize::try_from(u64::from_le_bytes(*index)).ok()?;
+                let form = match body.last()? {
+                    0 => Form::Detached,
+                    _ => Form::InPlace,
+                };
+                Some(FromInit::OpenSource(index, form))
+            }),
+            (7, _) => body
+                .first_chunk()
+                .map(|number| FromInit::ListenerAt(i32::from_le_bytes(*number))),
             _ => None,
         };
         message.map(Some).ok_or(Errno::PROTO)
@@ -212,19 +238,31 @@ impl ParentEnd {
 }
 
 impl InitEnd {
+    /// Its descriptor.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
     /// Another descriptor of the same end.
     pub(crate) fn duplicate(&self) -> Result<Self, Errno> {
         rustix::io::fcntl_dupfd_cloexec(&self.0, 3).map(Self)
     }
 
+    /// Says something, with write(2): it is the one call that a filter never asks its listener about, so that what is said
+    /// after the filter is in force waits for no answer.
+    fn say(&self, tag: u8, body: &[u8]) -> Result<(), Errno> {
+        let bytes = [&[tag], body].concat();
+        rustix::io::retry_on_intr(|| rustix::io::write(&self.0, &bytes)).map(drop)
+    }
+
     /// Reports the real child.
     pub(crate) fn send_forked(&self, pid: i32) -> Result<(), Errno> {
-        send(self.0.as_fd(), 1, &pid.to_le_bytes(), None)
+        self.say(1, &pid.to_le_bytes())
     }
 
     /// Asks for the hooks outside.
     pub(crate) fn send_run_hooks(&self) -> Result<(), Errno> {
-        send(self.0.as_fd(), 2, &[], None)
+        self.say(2, &[])
     }
 
     /// Hands the seccomp listener over.
@@ -232,19 +270,32 @@ impl InitEnd {
         send(self.0.as_fd(), 3, &[], Some(listener))
     }
 
+    /// Says which number the seccomp listener has: for a process that may not call sendmsg(2) until somebody listens.
+    pub(crate) fn send_listener_number(&self, listener: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.say(7, &listener.as_raw_fd().to_le_bytes())
+    }
+
     /// Says that all is set up.
     pub(crate) fn send_ready(&self) -> Result<(), Errno> {
-        send(self.0.as_fd(), 4, &[], None)
+        self.say(4, &[])
     }
 
     /// Says what failed.
     pub(crate) fn send_fault(&self, fault: &Fault) -> Result<(), Errno> {
-        send(self.0.as_fd(), 5, &fault.encode(), None)
+        self.say(5, &fault.encode())
     }
 
-    /// Waits for one particular message; ECONNRESET when the parent is gone, EPROTO when it says something else.
+    /// Asks for the source of a mount.
+    pub(crate) fn send_open_source(&self, index: usize, form: Form) -> Result<(), Errno> {
+        let mut body = (index as u64).to_le_bytes().to_vec();
+        body.push(u8::from(form == Form::InPlace));
+        self.say(6, &body)
+    }
+
+    /// Waits for one particular message without content; ECONNRESET when the parent is gone, EPROTO when it says something
+    /// else.
     pub(crate) fn expect(&self, expected: &ToInit) -> Result<(), Errno> {
-        if self.receive()? == *expected {
+        if std::mem::discriminant(&self.receive()?) == std::mem::discriminant(expected) {
             Ok(())
         } else {
             Err(Errno::PROTO)
@@ -253,7 +304,7 @@ impl InitEnd {
 
     /// Waits for what the parent says.
     pub(crate) fn receive(&self) -> Result<ToInit, Errno> {
-        let (bytes, _) = receive(self.0.as_fd(), RecvFlags::empty())?;
+        let (bytes, fd) = receive(self.0.as_fd(), RecvFlags::empty())?;
         let (tag, body) = bytes.split_first().ok_or(Errno::CONNRESET)?;
         Ok(match tag {
             1 => ToInit::Mapped,
@@ -270,6 +321,10 @@ impl InitEnd {
             3 => ToInit::HooksDone,
             4 => ToInit::ListenerTaken,
             5 => ToInit::Go,
+            6 => ToInit::Source(Source {
+                fd: fd.ok_or(Errno::PROTO)?,
+                is_detached: body == [1],
+            }),
             _ => return Err(Errno::PROTO),
         })
     }
@@ -283,12 +338,29 @@ mod tests {
     #[test]
     fn messages_arrive_as_sent() {
         let (parent, init) = pair().unwrap();
-        let joined = ToInit::Joined(vec![
-            ("memory".into(), "/sys/fs/cgroup/memory/x".into()),
+        let paths = vec![
+            ("memory".to_owned(), "/sys/fs/cgroup/memory/x".to_owned()),
             (String::new(), "/y".into()),
-        ]);
-        parent.send(&joined).unwrap();
-        assert_eq!(init.receive().unwrap(), joined);
+        ];
+        parent.send(&ToInit::Joined(paths.clone())).unwrap();
+        let ToInit::Joined(joined) = init.receive().unwrap() else {
+            panic!("not Joined");
+        };
+        assert_eq!(joined, paths);
+        let source = Source {
+            fd: std::fs::File::open("/dev/null").unwrap().into(),
+            is_detached: true,
+        };
+        parent.send(&ToInit::Source(source)).unwrap();
+        assert!(matches!(
+            init.receive().unwrap(),
+            ToInit::Source(source) if source.is_detached
+        ));
+        init.send_open_source(7, Form::InPlace).unwrap();
+        assert!(matches!(
+            parent.receive().unwrap(),
+            Some(FromInit::OpenSource(7, Form::InPlace))
+        ));
         parent.send(&ToInit::Go).unwrap();
         assert_eq!(init.expect(&ToInit::Mapped), Err(Errno::PROTO));
         let null = std::fs::File::open("/dev/null").unwrap();
@@ -298,6 +370,11 @@ mod tests {
             Some(FromInit::Listener(_))
         ));
         assert!(parent.receive_now().unwrap().is_none());
+        init.send_listener_number(null.as_fd()).unwrap();
+        let number = null.as_raw_fd();
+        assert!(
+            matches!(parent.receive().unwrap(), Some(FromInit::ListenerAt(at)) if at == number)
+        );
         drop(init);
         assert!(parent.receive().unwrap().is_none());
     }

@@ -3,9 +3,11 @@
 //! [`set_up`] is the list of steps. Order matters nearly everywhere; where it is not obvious the reason stands beside it.
 //! Governing text: runtime-spec runtime.md "Lifecycle" and config.md.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::os::fd::{OwnedFd, RawFd};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::umask;
@@ -13,20 +15,23 @@ use rustix::process::umask;
 use super::fault::{At, Fault, Step};
 use super::finish::{self, Identity, Prepared};
 use super::handshake::{InitEnd, ToInit};
-use super::spawn::joined_early;
+use super::source::Users;
+use super::spawn;
 use crate::cgroup::Hierarchies;
 use crate::console;
 use crate::hook::{self, Point};
 use crate::namespace::Kind;
 use crate::plan::Plan;
 use crate::procfs::HostProc;
-use crate::rootfs::mount::CgroupView;
+use crate::rootfs::mount::source::{self, Form, Source};
+use crate::rootfs::mount::{Later, Outside};
 use crate::rootfs::path::{Missing, Root};
-use crate::rootfs::{self, Sources, device, mask, mount, pivot};
+use crate::rootfs::{self, device, mask, mount, pivot};
 use crate::seccomp::Program;
 use crate::spec::Hooks;
 use crate::state::Record;
 use crate::sys;
+use crate::sys::signal::SignalSet;
 
 /// Everything the new process needs; made by the parent before the fork.
 pub(crate) struct Context<'a> {
@@ -44,8 +49,12 @@ pub(crate) struct Context<'a> {
     pub(crate) start_fifo: Option<&'a OwnedFd>,
     /// Where the terminal's master end goes.
     pub(crate) console_socket: Option<&'a OwnedFd>,
-    /// Namespaces to join here: all but those an intermediate process has joined.
+    /// Namespaces to join.
     pub(crate) joins: &'a [(Kind, OwnedFd)],
+    /// User namespaces of id-mapped mounts.
+    pub(crate) users: &'a Users,
+    /// Whether the caller has privileges that the process may lack.
+    pub(crate) has_privileges: bool,
     /// Whether the parent says when the process is in its cgroup.
     pub(crate) waits_for_cgroup: bool,
     /// If not: the cgroup's directories by controller.
@@ -103,27 +112,45 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
         .or_else(ignore_leader)
         .at(Step::Descriptors, "setsid", "")?;
     let host_proc = HostProc::open().at(Step::PrepareRoot, "open", "/proc")?;
-    // Before the mappings of a user namespace are there, because then the caller's rights on paths are gone.
-    let sources = if plan.namespaces.has_user() {
-        rootfs::open_sources(&plan.root)?
-    } else {
-        Sources::new()
-    };
     enter_namespaces(context, channel, &host_proc)?;
     if !plan.extra.no_new_keyring {
-        finish::join_keyring(&plan.id)?;
+        let user_namespace = plan.namespaces.has_user();
+        finish::make_keyring(&plan.id, &plan.process, &host_proc, user_namespace)?;
     }
     if plan.namespaces.makes(Kind::Network) {
         sys::net::set_loopback_up().at(Step::Network, "ioctl", "lo")?;
     }
     // So that modes given to mkdir and mknod are what they say.
     umask(Mode::empty());
-    let mut gate = CgroupGate {
+    let gate = Gate {
         context,
         channel,
-        passed: None,
+        passed: RefCell::new(None),
+        early: RefCell::new(None),
     };
-    let root = build_root(context, &mut gate, sources)?;
+    let (root, later) = build_root(&gate, &host_proc)?;
+    let finished = match finish_tree(context, channel, host_proc, &root, later) {
+        Err(fault) if !plan.root.own_mount_namespace => {
+            // Nothing else takes the root out of the caller's namespace. The fault is what the user is told.
+            let _ = rootfs::detach(&root);
+            Err(fault)
+        }
+        other => other,
+    };
+    // What they own has been closed by number, and the process ends or executes.
+    std::mem::forget((root, gate));
+    finished
+}
+
+/// Everything from the moment the tree is put together.
+fn finish_tree(
+    context: &Context<'_>,
+    channel: &InitEnd,
+    host_proc: HostProc,
+    root: &Root,
+    later: Later,
+) -> Result<Prepared, Fault> {
+    let plan = context.plan;
     if !(context.hooks.prestart.is_empty() && context.hooks.create_runtime.is_empty()) {
         channel
             .send_run_hooks()
@@ -132,6 +159,10 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
             .expect(&ToInit::HooksDone)
             .at(Step::Handshake, "recvmsg", "")?;
     }
+    if !context.hooks.create_container.is_empty() {
+        // Where runc runs them, though the specification names no directory.
+        rustix::process::fchdir(root.fd()).at(Step::Pivot, "fchdir", "")?;
+    }
     hook::run(
         Point::CreateContainer,
         &context.hooks.create_container,
@@ -139,26 +170,28 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
         Some(own_pid()),
     )
     .map_err(hook_fault)?;
-    pivot::change_root(&root, &plan.root)?;
-    make_working_directory(&root, &plan.process.cwd)?;
+    pivot::change_root(root, &plan.root)?;
+    rootfs::set_propagation(&plan.root)?;
+    make_working_directory(root, &plan.process.cwd)?;
     if let Some(socket) = context.console_socket {
         console::attach_new(socket, plan.process.console_size, plan.root.populate_dev)?;
     }
+    // After the last thing that is made in them: the mount point of the console.
+    mount::finish(later)?;
     set_names(plan)?;
     set_sysctls(plan, &host_proc)?;
-    mask::make_read_only(&root, &plan.root)?;
-    mask::mask(&root, &plan.root)?;
+    mask::make_read_only(root, &plan.root)?;
+    mask::mask(root, &plan.root)?;
     finish::reopen_null()?;
     if plan.root.readonly {
         mask::make_root_read_only()?;
     }
-    // After the last step that may need the root's mount writable, and before the first that gives rights away.
-    drop(root);
     let identity = Identity {
         process: &plan.process,
         host_proc,
         seccomp: context.seccomp,
         keep_fds: keep_fds(plan),
+        start_fifo: context.start_fifo,
     };
     let prepared = finish::become_process(identity, channel)?;
     channel.send_ready().at(Step::Handshake, "sendmsg", "")?;
@@ -203,7 +236,7 @@ fn enter_namespaces(
     for (kind, fd) in context
         .joins
         .iter()
-        .filter(|namespace| !joined_early(namespace))
+        .filter(|(kind, _)| !spawn::joins_early(context, *kind))
     {
         sys::process::setns(fd, kind.flag()).at(Step::Namespace, "setns", kind.name())?;
     }
@@ -218,6 +251,9 @@ fn enter_namespaces(
     }
     if namespaces.has_user() {
         finish::become_namespace_root()?;
+        if namespaces.makes(Kind::Ipc) {
+            sys::process::unshare(Kind::Ipc.flag()).at(Step::Unshare, "unshare", "ipc")?;
+        }
     }
     if namespaces.is_joined(Kind::User) {
         // Others are in there; and another user id can have set it back.
@@ -245,57 +281,110 @@ fn make_time_namespace(offsets: &str, host_proc: &HostProc) -> Result<(), Fault>
     sys::process::setns(&made, sys::process::CLONE_NEWTIME).at(Step::Unshare, "setns", "time")
 }
 
-/// The point at which the process must be in its cgroup: passed once, by whoever needs it first.
-struct CgroupGate<'a> {
+/// What the process gets from its parent while it mounts.
+struct Gate<'a> {
     context: &'a Context<'a>,
     channel: &'a InitEnd,
-    passed: Option<Vec<(String, String)>>,
+    /// The cgroup's directories, once [`Gate::pass`] has been passed.
+    passed: RefCell<Option<Vec<(String, String)>>>,
+    /// The same, told while something else was waited for.
+    early: RefCell<Option<Vec<(String, String)>>>,
 }
 
-impl CgroupGate<'_> {
-    /// Waits for the parent's word if it has to be waited for, then makes the cgroup namespace.
-    fn pass(&mut self) -> Result<Vec<(String, String)>, Fault> {
-        if let Some(paths) = &self.passed {
+impl Gate<'_> {
+    /// The point at which the process must be in its cgroup: passed once, by whoever needs it first. Waits for the parent's
+    /// word if it has to be waited for, then makes the cgroup namespace.
+    fn pass(&self) -> Result<Vec<(String, String)>, Fault> {
+        if let Some(paths) = &*self.passed.borrow() {
             return Ok(paths.clone());
         }
-        let paths = if self.context.waits_for_cgroup {
-            match self.channel.receive().at(Step::Handshake, "recvmsg", "")? {
-                ToInit::Joined(paths) => paths,
-                _ => return Err(Errno::PROTO).at(Step::Handshake, "recvmsg", ""),
+        let early = self.early.take();
+        let paths = match early {
+            Some(paths) => paths,
+            None if self.context.waits_for_cgroup => {
+                match self.channel.receive().at(Step::Handshake, "recvmsg", "")? {
+                    ToInit::Joined(paths) => paths,
+                    _ => return Err(Errno::PROTO).at(Step::Handshake, "recvmsg", ""),
+                }
             }
-        } else {
-            self.context.cgroup_paths.clone()
+            None => self.context.cgroup_paths.clone(),
         };
         if self.context.plan.namespaces.makes(Kind::Cgroup) {
             sys::process::unshare(Kind::Cgroup.flag()).at(Step::Unshare, "unshare", "cgroup")?;
         }
-        self.passed = Some(paths.clone());
+        *self.passed.borrow_mut() = Some(paths.clone());
         Ok(paths)
+    }
+
+    /// Opens the source of a bind mount; with a user namespace, by the parent where this process lacks the rights.
+    fn open_source(&self, index: usize, form: Form) -> Result<Source, Fault> {
+        let plan = self.context.plan;
+        let step = &plan.root.mounts[index];
+        let may_ask = plan.namespaces.has_user() && self.context.has_privileges;
+        if may_ask && step.idmap.is_some() {
+            return self.ask_for_source(index, form);
+        }
+        let subject = mount::subject(step);
+        let source = match source::open_as(step, form) {
+            Err(Errno::ACCESS) if may_ask => return self.ask_for_source(index, form),
+            other => other.at(Step::Mount, "open_tree", &subject)?,
+        };
+        if let (Some(idmap), Some(users)) = (&step.idmap, self.context.users.of(index)) {
+            super::source::map_ids(&source, users, idmap, step).map_err(|error| Fault {
+                step: Step::Mount,
+                call: crate::failure::chain(&error),
+                subject,
+                errno: 0,
+            })?;
+        }
+        Ok(source)
+    }
+
+    /// Has the parent open a source.
+    fn ask_for_source(&self, index: usize, form: Form) -> Result<Source, Fault> {
+        self.channel
+            .send_open_source(index, form)
+            .at(Step::Handshake, "sendmsg", "")?;
+        loop {
+            match self.channel.receive().at(Step::Handshake, "recvmsg", "")? {
+                ToInit::Source(source) => return Ok(source),
+                ToInit::Joined(paths) => *self.early.borrow_mut() = Some(paths),
+                _ => return Err(Errno::PROTO).at(Step::Handshake, "recvmsg", ""),
+            }
+        }
     }
 }
 
 /// Puts the tree together: root, mounts, device files.
-fn build_root(
-    context: &Context<'_>,
-    gate: &mut CgroupGate<'_>,
-    sources: Sources,
-) -> Result<Root, Fault> {
+fn build_root(gate: &Gate<'_>, host_proc: &HostProc) -> Result<(Root, Later), Fault> {
+    let context = gate.context;
     let plan = &context.plan.root;
     let root = rootfs::prepare(plan)?;
-    let own_namespace = context.plan.namespaces.contains(Kind::Cgroup);
-    let mut pass = || gate.pass();
-    let mut view = CgroupView {
+    let filled = fill_root(gate, host_proc, &root);
+    if filled.is_err() && !plan.own_mount_namespace {
+        // Nothing else takes it out of the caller's namespace. The fault is what the user is told.
+        let _ = rootfs::detach(&root);
+    }
+    filled.map(|later| (root, later))
+}
+
+/// Mounts and device files.
+fn fill_root(gate: &Gate<'_>, host_proc: &HostProc, root: &Root) -> Result<Later, Fault> {
+    let context = gate.context;
+    let plan = &context.plan.root;
+    let outside = Outside {
+        host_proc,
         hierarchies: context.hierarchies,
-        own_namespace,
-        join: &mut pass,
+        own_cgroup_namespace: context.plan.namespaces.contains(Kind::Cgroup),
+        join: &|| gate.pass(),
+        source: &|index, form| gate.open_source(index, form),
     };
-    mount::mount_all(&root, &plan.mounts, sources, &mut view)?;
+    let later = mount::mount_all(root, &plan.mounts, &outside)?;
     if plan.populate_dev {
-        device::populate(&root, plan)?;
+        device::populate(root, plan)?;
     }
     gate.pass()?;
-    mount::finish(&root, &plan.mounts)?;
-    Ok(root)
+    Ok(later)
 }
 
 /// Makes the working directory if the rootfs lacks it, as runc does. Within the root: no link leads out, those of
@@ -363,18 +452,37 @@ fn wait_and_start(context: &Context<'_>, prepared: Prepared, fifo: &OwnedFd) -> 
 }
 
 /// Blocks until `start` writes to the fifo.
+///
+/// The signals that end a program end this process too. As the first one of a pid namespace, which the kernel shields from
+/// signals it has no handler for, it has to see to that itself.
 fn wait_for_word(fifo: &OwnedFd) -> Result<(), Fault> {
-    let mut byte = [0];
-    loop {
-        match rustix::io::read(fifo, &mut byte) {
-            Err(Errno::INTR) => {}
-            other => return other.map(drop).at(Step::Start, "read", "exec.fifo"),
-        }
+    let ending = SignalSet::of(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM]);
+    let former = ending.block().at(Step::Start, "sigprocmask", "")?;
+    let signals = ending.descriptor().at(Step::Start, "signalfd", "")?;
+    let mut watched = [
+        PollFd::new(fifo, PollFlags::IN),
+        PollFd::new(&signals, PollFlags::IN),
+    ];
+    rustix::io::retry_on_intr(|| poll(&mut watched, None)).at(Step::Start, "poll", "exec.fifo")?;
+    if !watched[1].revents().is_empty() {
+        // As a shell counts; nobody is told more of a process that was told to end.
+        let signal = ending.wait(Some(0)).unwrap_or(libc::SIGTERM);
+        sys::process::exit_now(128 + signal);
     }
+    rustix::io::retry_on_intr(|| rustix::io::read(fifo, &mut [0]))
+        .map(drop)
+        .at(Step::Start, "read", "exec.fifo")?;
+    former.block().map(drop).at(Step::Start, "sigprocmask", "")
 }
 
 /// The last steps: hooks, filter, exec. Returns only when they fail.
-fn start(context: &Context<'_>, prepared: Prepared) -> Fault {
+fn start(context: &Context<'_>, mut prepared: Prepared) -> Fault {
+    // Hooks in the container are filtered as it is.
+    if !context.hooks.start_container.is_empty()
+        && let Err(fault) = finish::install_rest(&mut prepared, context.seccomp)
+    {
+        return fault;
+    }
     let mut hooks = context.hooks.start_container.clone();
     // One without an environment gets the container's, as with runc.
     for hook in hooks.iter_mut().filter(|hook| hook.env.is_empty()) {

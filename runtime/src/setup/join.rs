@@ -5,28 +5,29 @@
 //! child is born into the container's cgroup; on v1 the parent puts it there while it joins.
 
 use std::fmt::Write as _;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
+use rustix::process::{chroot, fchdir};
 
 use super::Error;
 use super::fault::{At, Fault, Step};
 use super::finish::{self, Identity, Prepared};
 use super::handshake::{self, FromInit, InitEnd, ParentEnd, ToInit};
 use super::parent::{self, Report};
-use super::{filter, spawn};
+use super::{filter, outside, spawn};
 use crate::cgroup::Cgroup;
 use crate::console;
 use crate::container::Container;
-use crate::failure::During;
+use crate::failure::{CallFailed, During};
 use crate::namespace::Kind;
 use crate::plan::process::ProcessPlan;
 use crate::procfs::HostProc;
 use crate::seccomp::Program;
-use crate::seccomp_agent;
-use crate::sys::process::{Child, clone_process, set_not_dumpable, setns};
+use crate::sys::process::{Child, clone_process, has_clone3, set_not_dumpable, setns};
+use crate::sys::sched::{sched_getaffinity, sched_setaffinity};
 
 /// What is to be executed, and where.
 #[derive(Debug)]
@@ -39,8 +40,6 @@ pub(crate) struct Request<'a> {
     pub(crate) cgroup: Option<&'a Cgroup>,
     /// Where the terminal's master end goes.
     pub(crate) console_socket: Option<&'a OwnedFd>,
-    /// Whether it gets the container's session keyring.
-    pub(crate) keyring: bool,
     /// How many descriptors after stdio it inherits.
     pub(crate) keep_fds: u32,
     /// Who is told which process it is.
@@ -50,12 +49,17 @@ pub(crate) struct Request<'a> {
 /// What the child needs.
 struct Context<'a> {
     request: &'a Request<'a>,
-    /// Init of the container.
-    pidfd: &'a OwnedFd,
+    /// Init of the container; nothing on kernels without pidfds (before 5.3).
+    pidfd: Option<&'a OwnedFd>,
     /// Its namespaces one by one, for kernels where a pidfd does not do (before 5.8).
     files: Vec<(Kind, PathBuf)>,
+    /// The same, opened, for kernels without pidfds.
+    open_files: Vec<(Kind, OwnedFd)>,
     seccomp: Option<Program>,
-    waits_for_cgroup: bool,
+    /// Whether the parent has to put it into the cgroup.
+    outside_cgroup: bool,
+    /// Whether it waits for the parent's word that it is there, and may set its limits.
+    waits: bool,
     /// Whether the user namespace has been joined before the child was born.
     in_user_namespace: bool,
 }
@@ -63,22 +67,39 @@ struct Context<'a> {
 /// Starts the process; it has executed its program when this returns.
 pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
     let container = request.container;
-    let pidfd = container.pidfd().ok_or(Error::Died)?;
+    let pidfd = container.pidfd();
+    let files = namespace_files(container);
+    let open_files = match pidfd {
+        Some(_) => Vec::new(),
+        None => open_all(&files)?,
+    };
+    // Looked at after they were opened: now the id cannot mean another process.
+    if pidfd.is_none() && container.pid().is_none() {
+        return Err(Error::Died);
+    }
     let cgroup = request.cgroup.unwrap_or(&container.cgroup);
-    let born_inside = cgroup.clone_into();
+    let born_inside = cgroup.clone_into().filter(|_| has_clone3());
     let mut context = Context {
         request,
-        pidfd: &pidfd,
-        files: namespace_files(container),
+        pidfd: pidfd.as_ref(),
+        files,
+        open_files,
         seccomp: container
             .record
             .has_filter
             .then(|| filter::load(&container.directory))
             .transpose()?,
-        waits_for_cgroup: born_inside.is_none(),
+        outside_cgroup: born_inside.is_none(),
+        waits: born_inside.is_none()
+            || container.record.namespaces & Kind::User.flag() != 0
+                && !request.process.rlimits.is_empty(),
         in_user_namespace: false,
     };
-    let (child, channel) = start(&mut context, born_inside)?;
+    if let Some(program) = &context.seccomp {
+        log::debug!("seccomp filter flags: {}", program.flags);
+    }
+    let (child, channel) = start_on_initial_cpus(&mut context, born_inside)?;
+    super::tell_born(child.pid);
     match attend(&context, cgroup, &child, &channel) {
         Ok(()) => Ok(child),
         Err(error) => {
@@ -88,6 +109,41 @@ pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
             Err(fault.map_or(error, Error::Init))
         }
     }
+}
+
+/// Starts the child on the CPUs that the process is to have until it enters the cgroup: it inherits them from this process,
+/// which has its own again afterwards.
+fn start_on_initial_cpus(
+    context: &mut Context<'_>,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<(Child, ParentEnd), Error> {
+    let Some(cpus) = &context.request.process.scheduling.initial_cpus else {
+        return start(context, cgroup);
+    };
+    let own = sched_getaffinity().during("sched_getaffinity", "exec")?;
+    sched_setaffinity(0, cpus.words()).during("sched_setaffinity", "initial CPU affinity")?;
+    let started = start(context, cgroup);
+    if let Err(errno) = sched_setaffinity(0, &own) {
+        // Slower for the rest of its life, no more.
+        log::debug!("sched_setaffinity: {errno}");
+    }
+    started
+}
+
+/// Sets the CPUs that the process has from now on: what was asked for; else whatever its cgroup allows, unless initial
+/// ones were asked for, which it keeps.
+fn set_final_cpus(context: &Context<'_>, child: &Child) -> Result<(), CallFailed> {
+    let scheduling = &context.request.process.scheduling;
+    match (&scheduling.final_cpus, &scheduling.initial_cpus) {
+        (Some(cpus), _) => {
+            let pid = child.pid.as_raw_nonzero().get();
+            sched_setaffinity(pid, cpus.words())
+                .during("sched_setaffinity", "final CPU affinity")?;
+        }
+        (None, Some(_)) => {}
+        (None, None) => outside::allow_all_cpus(child.pid),
+    }
+    Ok(())
 }
 
 /// Starts the child.
@@ -107,7 +163,7 @@ fn start(
                 let join = || {
                     // Before the namespaces, because processes in them could trace this one; the child inherits it.
                     set_not_dumpable().at(Step::User, "prctl", "")?;
-                    setns(context.pidfd, Kind::User.flag()).at(Step::Namespace, "setns", "user")?;
+                    enter_one(context, Kind::User).at(Step::Namespace, "setns", "user")?;
                     enter_pid_namespace(context).at(Step::Namespace, "setns", "pid")
                 };
                 return spawn::spawn_after(join, 0, cgroup, |channel| run(context, &channel));
@@ -119,7 +175,8 @@ fn start(
     let started = match clone_process(0, cgroup, ends()?, |channel| run(context, &channel)) {
         // The container's cgroup has children and takes no processes of its own any more.
         Err(Errno::BUSY) => {
-            context.waits_for_cgroup = true;
+            context.outside_cgroup = true;
+            context.waits = true;
             clone_process(0, None, ends()?, |channel| run(context, &channel))
         }
         other => other,
@@ -136,25 +193,43 @@ fn attend(
 ) -> Result<(), Error> {
     let request = context.request;
     let record = &request.container.record;
-    if context.waits_for_cgroup {
-        if let Err(error) = cgroup.join(child.pid) {
-            join_cgroup_of_init(record.pid, child).map_err(|()| error)?;
+    let in_user_namespace = record.namespaces & Kind::User.flag() != 0;
+    if context.outside_cgroup
+        && let Err(error) = cgroup.join(child.pid)
+    {
+        let pid = child.pid.as_raw_nonzero().get();
+        let error = Error::Join { pid, source: error };
+        if request.cgroup.is_some() {
+            // Asked for by name: that one or none.
+            return Err(error);
         }
+        join_cgroup_of_init(record.pid, child).map_err(|()| error)?;
+    }
+    set_final_cpus(context, child)?;
+    if let Some(group) = &record.resctrl {
+        group.add(child.pid.as_raw_nonzero().get())?;
+    }
+    if in_user_namespace {
+        outside::raise_limits(child.pid, request.process);
+    }
+    if context.waits {
         channel
             .send(&ToInit::Joined(Vec::new()))
             .during("sendmsg", "exec")?;
     }
-    let in_user_namespace = record.namespaces & Kind::User.flag() != 0;
-    parent::set_oom_score_adj(child.pid, request.process.oom_score_adj, in_user_namespace)?;
+    outside::set_oom_score_adj(child.pid, request.process.oom_score_adj, in_user_namespace)?;
     loop {
         match channel.receive().during("recvmsg", "exec")? {
-            Some(FromInit::Ready) => break,
+            Some(FromInit::Ready) => {
+                log::debug!("setns_init: about to exec");
+                break;
+            }
             Some(FromInit::Listener(listener)) => {
-                let pid = child.pid.as_raw_nonzero().get();
-                seccomp_agent::hand_over(listener.as_fd(), record, pid)?;
-                channel
-                    .send(&ToInit::ListenerTaken)
-                    .during("sendmsg", "exec")?;
+                outside::pass_listener(&listener, record, channel, child)?;
+            }
+            Some(FromInit::ListenerAt(number)) => {
+                let listener = outside::fetch(number, child)?;
+                outside::pass_listener(&listener, record, channel, child)?;
             }
             Some(FromInit::Failed(fault)) => return Err(Error::Init(fault)),
             Some(_) => return Err(Error::Protocol),
@@ -193,18 +268,38 @@ fn namespace_files(container: &Container) -> Vec<(Kind, PathBuf)> {
 
 /// Makes the children of this process be born in the container's pid namespace.
 fn enter_pid_namespace(context: &Context<'_>) -> Result<(), Errno> {
-    match setns(context.pidfd, Kind::Pid.flag()) {
-        Err(Errno::INVAL) => {
-            let (_, path) = context
-                .files
-                .iter()
-                .find(|(kind, _)| *kind == Kind::Pid)
-                .ok_or(Errno::INVAL)?;
+    enter_one(context, Kind::Pid)
+}
+
+/// Enters one namespace of the container.
+fn enter_one(context: &Context<'_>, wanted: Kind) -> Result<(), Errno> {
+    let is_wanted = |kind: &Kind| *kind == wanted;
+    match context.pidfd.map(|pidfd| setns(pidfd, wanted.flag())) {
+        Some(Err(Errno::INVAL)) => {
+            let mut files = context.files.iter();
+            let found = files.find(|(kind, _)| is_wanted(kind));
+            let (_, path) = found.ok_or(Errno::INVAL)?;
             let file = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-            setns(&file, Kind::Pid.flag())
+            setns(&file, wanted.flag())
         }
-        other => other,
+        Some(other) => other,
+        None => {
+            let mut files = context.open_files.iter();
+            let found = files.find(|(kind, _)| is_wanted(kind));
+            setns(&found.ok_or(Errno::INVAL)?.1, wanted.flag())
+        }
     }
+}
+
+/// Opens the files of namespaces.
+fn open_all(files: &[(Kind, PathBuf)]) -> Result<Vec<(Kind, OwnedFd)>, Error> {
+    let mut open = Vec::with_capacity(files.len());
+    for (kind, path) in files {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = openat(CWD, path, flags, Mode::empty()).during("open", path)?;
+        open.push((*kind, file));
+    }
+    Ok(open)
 }
 
 /// Puts the child where the init process is, when the container's cgroup takes no process: on cgroup v2 a container that
@@ -223,6 +318,7 @@ fn join_cgroup_of_init(init: i32, child: &Child) -> Result<(), ()> {
 
 /// The child; returns its exit code when it could not be set up.
 fn run(context: &Context<'_>, channel: &InitEnd) -> i32 {
+    log_beginning();
     let prepared = prepare(context, channel);
     let fault = match prepared {
         Ok(prepared) => {
@@ -230,6 +326,7 @@ fn run(context: &Context<'_>, channel: &InitEnd) -> i32 {
             if channel.expect(&ToInit::Go).is_err() {
                 return 255;
             }
+            log::debug!("setns_init: about to exec");
             finish::execute(prepared, context.request.process, context.seccomp.as_ref())
         }
         Err(fault) => fault,
@@ -237,6 +334,22 @@ fn run(context: &Context<'_>, channel: &InitEnd) -> i32 {
     // The parent may be gone already; then nobody wants to know.
     let _ = channel.send_fault(&fault);
     255
+}
+
+/// Tells of the process's beginning, and on which CPUs it is, in the words of runc, where it is a program "nsexec" that does
+/// this: tests and people look for them.
+fn log_beginning() {
+    if !log::log_enabled!(log::Level::Debug) {
+        return;
+    }
+    log::debug!("nsexec container setup");
+    log::debug!("child process in init()");
+    if let Ok([first, ..]) = sched_getaffinity().as_deref() {
+        log::debug!(
+            "nsexec[{}]: affinity: {first:#x}",
+            rustix::process::getpid().as_raw_nonzero()
+        );
+    }
 }
 
 /// Everything up to the moment the parent is told that the process is ready.
@@ -249,15 +362,16 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
     rustix::process::setsid()
         .map(drop)
         .at(Step::Descriptors, "setsid", "")?;
-    if context.waits_for_cgroup {
+    if context.waits {
         match channel.receive().at(Step::Handshake, "recvmsg", "")? {
             ToInit::Joined(_) => {}
             _ => return Err(Errno::PROTO).at(Step::Handshake, "recvmsg", ""),
         }
     }
     enter_namespaces(context)?;
-    if request.keyring {
-        finish::join_keyring(&request.container.record.id)?;
+    if !request.container.record.inherited.no_new_keyring {
+        let id = &request.container.record.id;
+        finish::join_keyring(id, request.process, &host_proc)?;
     }
     if let Some(socket) = request.console_socket {
         console::attach_new(socket, request.process.console_size, false)?;
@@ -268,6 +382,7 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
         host_proc,
         seccomp: context.seccomp.as_ref(),
         keep_fds: request.keep_fds,
+        start_fifo: None,
     };
     let prepared = finish::become_process(identity, channel)?;
     channel.send_ready().at(Step::Handshake, "sendmsg", "")?;
@@ -282,12 +397,21 @@ fn enter_namespaces(context: &Context<'_>) -> Result<(), Fault> {
     } else {
         0
     };
+    // A container in the caller's mount namespace has but another root there.
+    let root = match flags & Kind::Mount.flag() {
+        0 => Some(root_of(context).at(Step::Namespace, "open", "root")?),
+        _ => None,
+    };
     let rest = flags & !Kind::Pid.flag() & !joined;
     if rest != 0 {
-        match setns(context.pidfd, rest) {
-            Err(Errno::INVAL) => enter_one_by_one(context, rest)?,
-            other => other.at(Step::Namespace, "setns", &names(rest))?,
+        match context.pidfd.map(|pidfd| setns(pidfd, rest)) {
+            None | Some(Err(Errno::INVAL)) => enter_one_by_one(context, rest)?,
+            Some(other) => other.at(Step::Namespace, "setns", &names(rest))?,
         }
+    }
+    if let Some(root) = root {
+        fchdir(&root).at(Step::Namespace, "fchdir", "root")?;
+        chroot(c".").at(Step::Namespace, "chroot", "root")?;
     }
     if flags & Kind::User.flag() != 0 {
         finish::become_namespace_root()?;
@@ -297,8 +421,28 @@ fn enter_namespaces(context: &Context<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
+/// The root of the container's init.
+fn root_of(context: &Context<'_>) -> Result<OwnedFd, Errno> {
+    let container = context.request.container;
+    let path = format!("/proc/{}/root", container.record.pid);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = openat(CWD, path, flags, Mode::empty())?;
+    // Looked at after it was opened: now the id cannot mean another process.
+    container.pid().map(|_| root).ok_or(Errno::SRCH)
+}
+
 /// The same by the files of the namespaces.
 fn enter_one_by_one(context: &Context<'_>, flags: u64) -> Result<(), Fault> {
+    for (kind, file) in context
+        .open_files
+        .iter()
+        .filter(|(kind, _)| flags & kind.flag() != 0)
+    {
+        setns(file, kind.flag()).at(Step::Namespace, "setns", kind.name())?;
+    }
+    if context.pidfd.is_none() {
+        return Ok(());
+    }
     let mut open = Vec::new();
     for (kind, path) in context
         .files

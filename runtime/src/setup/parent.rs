@@ -14,21 +14,27 @@ use rustix::process::Pid;
 
 use super::handshake::{FromInit, ParentEnd, ToInit};
 use super::init::Context;
-use super::{Error, filter, spawn};
+use super::source::{self, Users};
+use super::{Error, filter, outside, spawn};
 use crate::cgroup::{self, Cgroup, Hierarchies};
+use crate::checkpoint;
 use crate::clock;
 use crate::failure::{CallFailed, During};
 use crate::hook::{self, Point};
 use crate::namespace::{self, Kind};
+use crate::network_device::Moved;
 use crate::plan::Plan;
+use crate::plan::inherited::Inherited;
 use crate::plan::mount::Kind as MountKind;
 use crate::readiness::Relay;
+use crate::resctrl;
+use crate::rootfs::mount::source::{Form, Source};
 use crate::seccomp::{self, Program};
 use crate::seccomp_agent;
 use crate::spec::linux::{IdMapping, Linux};
 use crate::spec::{Hooks, Spec};
 use crate::state::{self, Directory, Record, START_FIFO, Store};
-use crate::sys::process::Child;
+use crate::sys::process::{Child, has_clone3};
 
 /// What is to be created, and for whom.
 #[derive(Debug)]
@@ -74,16 +80,37 @@ pub(crate) struct Created {
 }
 
 /// What exists so far, to be undone when something fails.
-struct Made {
-    directory: Directory,
-    cgroup: Option<Cgroup>,
-    child: Option<Child>,
+pub(crate) struct Made {
+    pub(crate) directory: Directory,
+    pub(crate) cgroup: Option<Cgroup>,
+    resctrl: Option<resctrl::Record>,
+    pub(crate) child: Option<Child>,
     channel: Option<ParentEnd>,
+    devices: Option<Moved>,
+    /// For the poststop hooks, if there are any; from the moment the child exists.
+    record: Option<Record>,
 }
 
 impl Made {
+    /// A state directory and nothing else yet.
+    pub(crate) fn of(directory: Directory) -> Self {
+        Self {
+            directory,
+            cgroup: None,
+            resctrl: None,
+            child: None,
+            channel: None,
+            devices: None,
+            record: None,
+        }
+    }
+
     /// Takes everything back. Failures are logged: the one that led here is what the user is told.
-    fn undo(self) {
+    pub(crate) fn undo(self) {
+        // Before the process ends, and the devices with its namespace.
+        if let Some(devices) = self.devices {
+            devices.undo();
+        }
         if let Some(child) = &self.child {
             spawn::end(child);
         }
@@ -99,6 +126,15 @@ impl Made {
                 );
             }
         }
+        if let Some(Err(error)) = self.resctrl.map(|group| group.remove()) {
+            log::warn!("cannot remove the resctrl group: {error}");
+        }
+        // A create that fails ends like a container: runtime.md "Lifecycle", steps 3 to 13.
+        if let Some(record) = &self.record {
+            let hooks = record.hooks.iter().flat_map(|hooks| &hooks.poststop);
+            let hooks: Vec<_> = hooks.cloned().collect();
+            hook::run_all(Point::Poststop, &hooks, record, None);
+        }
         if let Err(error) = self.directory.remove() {
             log::warn!("cannot remove the state directory: {error}");
         }
@@ -106,24 +142,21 @@ impl Made {
 }
 
 /// What was worked out before anything was made.
-struct Prepared {
-    hierarchies: Hierarchies,
-    cgroup: Option<cgroup::Plan>,
-    seccomp: Option<Program>,
-    hooks: Hooks,
-    joins: Vec<(Kind, OwnedFd)>,
+pub(crate) struct Prepared {
+    pub(crate) hierarchies: Hierarchies,
+    pub(crate) cgroup: Option<cgroup::Plan>,
+    resctrl: Option<resctrl::Plan>,
+    pub(crate) seccomp: Option<Program>,
+    pub(crate) hooks: Hooks,
+    pub(crate) joins: Vec<(Kind, OwnedFd)>,
+    users: Users,
 }
 
 /// Creates a container.
 pub(crate) fn create(request: &Request<'_>) -> Result<Created, Error> {
     let prepared = prepare(request)?;
     let directory = request.store.create(&request.plan.id)?;
-    let mut made = Made {
-        directory,
-        cgroup: None,
-        child: None,
-        channel: None,
-    };
+    let mut made = Made::of(directory);
     match carry_out(request, prepared, &mut made) {
         Ok((record, channel, child, relay)) => Ok(Created {
             directory: made.directory,
@@ -142,7 +175,7 @@ pub(crate) fn create(request: &Request<'_>) -> Result<Created, Error> {
 }
 
 /// Works out what can be worked out before anything is made.
-fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
+pub(crate) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     let no_linux = Linux::default();
     let linux = request.spec.linux.as_ref().unwrap_or(&no_linux);
     let hierarchies = Hierarchies::detect()?;
@@ -152,13 +185,21 @@ fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
         &request.plan.id,
         path,
         linux.resources.as_ref(),
-        request.systemd_cgroup,
+        request.systemd_cgroup.then_some(&request.spec.annotations),
     )?;
     if hierarchies.is_pure_v2() && manages_its_cgroup(request.plan) {
         cgroup.set_owner(host_id(&linux.uid_mappings, request.plan.process.user.uid));
     }
     for warning in cgroup.warnings() {
         log::warn!("{warning}");
+    }
+    let resctrl = linux.intel_rdt.as_ref().map(|asked| {
+        let root = resctrl::root();
+        resctrl::Plan::new(asked, root.as_deref(), &request.plan.id)
+    });
+    let seccomp = linux.seccomp.as_ref().map(seccomp::compile).transpose()?;
+    if let Some(program) = &seccomp {
+        log::debug!("seccomp filter flags: {}", program.flags);
     }
     let mut joins = Vec::new();
     for (kind, path) in request.plan.namespaces.joined() {
@@ -169,9 +210,11 @@ fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     Ok(Prepared {
         hierarchies,
         cgroup: Some(cgroup),
-        seccomp: linux.seccomp.as_ref().map(seccomp::compile).transpose()?,
+        resctrl: resctrl.transpose()?,
+        seccomp,
         hooks: request.spec.hooks.clone().unwrap_or_default(),
         joins,
+        users: Users::new(&request.plan.root)?,
     })
 }
 
@@ -212,21 +255,31 @@ fn carry_out(
         return Err(Error::Protocol);
     };
     let mut cgroup_plan = Some(cgroup_plan);
-    if prepared.hierarchies.is_pure_v2() {
+    if prepared.hierarchies.is_pure_v2()
+        && !cgroup_plan
+            .as_ref()
+            .is_some_and(|plan| plan.needs_process())
+    {
         // The child is born into it, so it comes first; and the record before it, for whoever has to clear up after us.
         made.directory.write(&record)?;
-        made.cgroup = cgroup_plan.take().map(cgroup::Plan::create).transpose()?;
+        made.cgroup = cgroup_plan
+            .take()
+            .map(|plan| plan.create(None))
+            .transpose()?;
     }
     let born_inside = made
         .cgroup
         .as_ref()
-        .is_some_and(|cgroup| cgroup.clone_into().is_some());
-    let needs_cgroup = plan.namespaces.makes(Kind::Cgroup)
+        .is_some_and(|cgroup| cgroup.clone_into().is_some() && has_clone3());
+    let needs_cgroup = plan.process.scheduling.needs_cgroup()
+        || plan.namespaces.makes(Kind::Cgroup)
         || plan
             .root
             .mounts
             .iter()
             .any(|step| step.kind == MountKind::Cgroup);
+    // Where it would not wait for its mappings either.
+    let needs_limits = plan.namespaces.is_joined(Kind::User) && !plan.process.rlimits.is_empty();
     let context = Context {
         plan,
         hierarchies: &prepared.hierarchies,
@@ -236,28 +289,40 @@ fn carry_out(
         start_fifo: fifo.as_ref(),
         console_socket: request.console_socket,
         joins: &prepared.joins,
-        waits_for_cgroup: needs_cgroup && !born_inside,
+        users: &prepared.users,
+        has_privileges: rustix::process::geteuid().is_root(),
+        waits_for_cgroup: needs_cgroup && !born_inside || needs_limits,
         cgroup_paths: paths_of(&record.cgroup),
         locked_directory: made.directory.fd().as_raw_fd(),
     };
-    let (child, channel) =
-        spawn::spawn(&context, made.cgroup.as_ref().and_then(Cgroup::clone_into))?;
-    let channel = &*made.channel.insert(channel);
+    let cgroup = made.cgroup.as_ref().filter(|_| born_inside);
+    let (child, channel) = spawn::spawn(&context, cgroup.and_then(Cgroup::clone_into))?;
+    made.channel = Some(channel);
     let pid = child.pid;
+    super::tell_born(pid);
     let waits_for_cgroup = context.waits_for_cgroup;
     made.child = Some(child);
     record.pid = pid.as_raw_nonzero().get();
     record.start_time = state::start_time(pid).ok_or(Error::Died)?.0;
     made.directory.write(&record)?;
+    if record.hooks.is_some() {
+        made.record = Some(record.clone());
+    }
     if let Some(program) = &prepared.seccomp {
         filter::store(&made.directory, program)?;
     }
+    if plan.namespaces.has_user() {
+        outside::raise_limits(pid, &plan.process);
+    }
     if plan.namespaces.makes(Kind::User) {
         namespace::write_id_maps(pid, &plan.namespaces)?;
+        let channel = made.channel.as_ref().ok_or(Error::Protocol)?;
         channel.send(&ToInit::Mapped).during("sendmsg", "init")?;
     }
+    let mut inside = born_inside;
     if let Some(cgroup_plan) = cgroup_plan {
-        made.cgroup = Some(cgroup_plan.create()?);
+        inside = cgroup_plan.takes_process();
+        made.cgroup = Some(cgroup_plan.create(Some(pid))?);
     }
     if let Some(cgroup) = &made.cgroup
         && cgroup.record() != record.cgroup
@@ -266,19 +331,29 @@ fn carry_out(
         record.cgroup = cgroup.record();
         made.directory.write(&record)?;
     }
-    if let Some(cgroup) = made.cgroup.as_ref().filter(|_| !born_inside) {
+    if let Some(cgroup) = made.cgroup.as_ref().filter(|_| !inside) {
         cgroup.join(pid)?;
     }
+    // In its cgroup, whose CPUs then are its own.
+    outside::allow_all_cpus(pid);
+    if let Some(resctrl) = prepared.resctrl.take() {
+        record.resctrl = Some(resctrl.apply(record.pid)?);
+        made.resctrl.clone_from(&record.resctrl);
+        made.directory.write(&record)?;
+    }
+    if !plan.network_devices.is_empty() {
+        outside::move_network_devices(plan, &prepared.joins, pid, &mut made.devices)?;
+    }
+    let (Some(channel), Some(child)) = (made.channel.as_ref(), made.child.as_ref()) else {
+        return Err(Error::Protocol);
+    };
     if waits_for_cgroup {
         channel
             .send(&ToInit::Joined(paths_of(&record.cgroup)))
             .during("sendmsg", "init")?;
     }
-    set_oom_score_adj(pid, plan.process.oom_score_adj, plan.namespaces.has_user())?;
-    converse(&prepared, &record, channel)?;
-    let Some(child) = made.child.as_ref() else {
-        return Err(Error::Protocol);
-    };
+    outside::set_oom_score_adj(pid, plan.process.oom_score_adj, plan.namespaces.has_user())?;
+    converse(plan, &prepared, &record, channel, child)?;
     report(&request.report, child)?;
     let relay = match request.wait_for_start {
         true => None,
@@ -292,7 +367,7 @@ fn carry_out(
 }
 
 /// The state as it is before there is a process.
-fn first_record(request: &Request<'_>, prepared: &Prepared) -> Record {
+pub(crate) fn first_record(request: &Request<'_>, prepared: &Prepared) -> Record {
     let hooks = &prepared.hooks;
     let later = Hooks {
         poststart: hooks.poststart.clone(),
@@ -327,6 +402,9 @@ fn first_record(request: &Request<'_>, prepared: &Prepared) -> Record {
             .as_ref()
             .and_then(|linux| linux.seccomp.as_ref())
             .and_then(seccomp_agent::of),
+        resctrl: None,
+        inherited: Inherited::new(request.spec, request.plan),
+        external_descriptors: checkpoint::standard_streams(request.plan.process.terminal),
         owner: rustix::process::getuid().as_raw(),
     }
 }
@@ -360,10 +438,25 @@ fn make_fifo(directory: &Directory) -> Result<OwnedFd, CallFailed> {
 }
 
 /// Runs hooks and passes descriptors on until the process is ready.
-fn converse(prepared: &Prepared, record: &Record, channel: &ParentEnd) -> Result<(), Error> {
+fn converse(
+    plan: &Plan,
+    prepared: &Prepared,
+    record: &Record,
+    channel: &ParentEnd,
+    child: &Child,
+) -> Result<(), Error> {
     loop {
         match channel.receive().during("recvmsg", "init")? {
-            Some(FromInit::Ready) => return Ok(()),
+            Some(FromInit::Ready) => {
+                log::debug!("init: closing the pipe to signal completion");
+                return Ok(());
+            }
+            Some(FromInit::OpenSource(index, form)) => {
+                let source = open_source(plan, prepared, record, (index, form))?;
+                channel
+                    .send(&ToInit::Source(source))
+                    .during("sendmsg", "init")?;
+            }
             Some(FromInit::RunHooks) => {
                 hook::run(
                     Point::Prestart,
@@ -380,10 +473,10 @@ fn converse(prepared: &Prepared, record: &Record, channel: &ParentEnd) -> Result
                 channel.send(&ToInit::HooksDone).during("sendmsg", "init")?;
             }
             Some(FromInit::Listener(listener)) => {
-                seccomp_agent::hand_over(listener.as_fd(), record, record.pid)?;
-                channel
-                    .send(&ToInit::ListenerTaken)
-                    .during("sendmsg", "init")?;
+                outside::pass_listener(&listener, record, channel, child)?;
+            }
+            Some(FromInit::ListenerAt(number)) => {
+                outside::pass_listener(&outside::fetch(number, child)?, record, channel, child)?;
             }
             Some(FromInit::Failed(fault)) => return Err(Error::Init(fault)),
             Some(FromInit::Forked(_)) => return Err(Error::Protocol),
@@ -392,25 +485,19 @@ fn converse(prepared: &Prepared, record: &Record, channel: &ParentEnd) -> Result
     }
 }
 
-/// Adjusts how gladly the OOM killer takes a process, from outside, where `/proc` is trusted.
-pub(crate) fn set_oom_score_adj(
-    pid: Pid,
-    score: Option<i32>,
-    in_user_namespace: bool,
-) -> Result<(), CallFailed> {
-    let Some(score) = score else { return Ok(()) };
-    let path = format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero());
-    match std::fs::write(&path, score.to_string()) {
-        // Lowering it takes a privilege that callers in user namespaces do not have; runc goes on without.
-        Err(error)
-            if error.kind() == std::io::ErrorKind::PermissionDenied
-                && (in_user_namespace || !rustix::process::geteuid().is_root()) =>
-        {
-            log::debug!("cannot set oom_score_adj to {score}: {error}");
-            Ok(())
-        }
-        other => other.during("write", &path),
-    }
+/// Opens the source of a mount for the process.
+fn open_source(
+    plan: &Plan,
+    prepared: &Prepared,
+    record: &Record,
+    (index, form): (usize, Form),
+) -> Result<Source, Error> {
+    let step = plan.root.mounts.get(index).ok_or(Error::Protocol)?;
+    let pid = Pid::from_raw(record.pid).ok_or(Error::Protocol)?;
+    let mut joins = prepared.joins.iter();
+    let joined = joins.find(|(kind, _)| *kind == Kind::User);
+    let joined = joined.map(|(_, fd)| fd.as_fd());
+    source::open_inside(pid, (step, form), prepared.users.of(index), joined)
 }
 
 /// Tells whoever wants to know which process it is.

@@ -2,6 +2,7 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, waitpid};
 
 use super::Error;
@@ -16,13 +17,18 @@ use crate::sys::signal::{kill, pidfd_send_signal};
 /// Starts the init process of a container.
 ///
 /// With a pid or user namespace to join an intermediate process does that first, because one only enters a pid namespace
-/// by being born there, and only root of a user namespace makes others that belong to it.
+/// by being born there, and only root of a user namespace makes others that belong to it. So it does with others to join
+/// when there is a user namespace to make.
 pub(super) fn spawn(
     context: &Context<'_>,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<(Child, ParentEnd), Error> {
     let flags = context.plan.namespaces.clone_flags();
-    if !context.joins.iter().any(joined_early) {
+    if !context
+        .joins
+        .iter()
+        .any(|(kind, _)| joins_early(context, *kind))
+    {
         let ends = handshake::pair().during("socketpair", "init")?;
         let child = clone_process(flags, cgroup, ends, |channel| init::run(context, channel));
         return Ok(child.during("clone3", "init")?);
@@ -31,20 +37,42 @@ pub(super) fn spawn(
         // Before the namespaces, because processes that share them could trace this one and the one it makes, which
         // inherits this; both still have descriptors of the host.
         set_not_dumpable().at(Step::User, "prctl", "")?;
-        context
-            .joins
-            .iter()
-            .filter(|namespace| joined_early(namespace))
-            .try_for_each(|(kind, fd)| {
-                setns(fd, kind.flag()).at(Step::Namespace, "setns", kind.name())
-            })
+        join_early(context)
     };
     spawn_after(join, flags, cgroup, |channel| init::run(context, channel))
 }
 
-/// Whether a namespace has to be joined by an intermediate process.
-pub(super) fn joined_early((kind, _): &(Kind, OwnedFd)) -> bool {
-    matches!(kind, Kind::User | Kind::Pid)
+/// Whether a namespace has to be joined by an intermediate process: with a user namespace nearly all, because in that the
+/// rights on others may be gone. A mount namespace takes the host's paths away, so it always comes last.
+pub(super) fn joins_early(context: &Context<'_>, kind: Kind) -> bool {
+    match kind {
+        Kind::User | Kind::Pid => true,
+        Kind::Mount => false,
+        _ => context.plan.namespaces.has_user(),
+    }
+}
+
+/// Joins namespaces: those that belong to the caller with the caller's rights, then the user namespace, then those that
+/// belong to that.
+fn join_early(context: &Context<'_>) -> Result<(), Fault> {
+    let early = |(kind, _): &&(Kind, OwnedFd)| joins_early(context, *kind);
+    let (users, others): (Vec<_>, Vec<_>) = context
+        .joins
+        .iter()
+        .filter(early)
+        .partition(|(kind, _)| *kind == Kind::User);
+    let has_user = !users.is_empty();
+    let mut left = Vec::new();
+    for (kind, fd) in others {
+        match setns(fd, kind.flag()) {
+            Err(Errno::PERM) if has_user => left.push((kind, fd)),
+            other => other.at(Step::Namespace, "setns", kind.name())?,
+        }
+    }
+    for (kind, fd) in users.into_iter().map(|(kind, fd)| (kind, fd)).chain(left) {
+        setns(fd, kind.flag()).at(Step::Namespace, "setns", kind.name())?;
+    }
+    Ok(())
 }
 
 /// Starts a process by way of an intermediate one, which runs `join` and makes the real one, a child of ours too.
@@ -110,9 +138,10 @@ fn spawn_sibling(
 
 /// Kills a child and waits for its end.
 pub(crate) fn end(child: &Child) {
-    let killed = match &child.pidfd {
-        Some(pidfd) => pidfd_send_signal(pidfd, libc::SIGKILL),
-        None => kill(child.pid, libc::SIGKILL),
+    let sent = child.pidfd.as_ref();
+    let killed = match sent.map(|pidfd| pidfd_send_signal(pidfd, libc::SIGKILL)) {
+        None | Some(Err(Errno::NOSYS)) => kill(child.pid, libc::SIGKILL),
+        Some(other) => other,
     };
     // It may have ended by itself; either way it is a child of ours until it is waited for.
     if let Err(errno) = killed {

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::resources::{Resources, null_as_default};
+use super::resources::{Resources, null_as_default, with_capitals};
 use super::seccomp::Seccomp;
 
 /// Everything that is particular to Linux.
@@ -21,6 +21,7 @@ pub(crate) struct Linux {
     #[serde(deserialize_with = "null_as_default")]
     pub(crate) sysctl: BTreeMap<String, String>,
     /// Limits.
+    #[serde(deserialize_with = "with_capitals")]
     pub(crate) resources: Option<Resources>,
     /// Where the cgroup is.
     #[serde(deserialize_with = "null_as_default")]
@@ -32,6 +33,7 @@ pub(crate) struct Linux {
     #[serde(deserialize_with = "null_as_default")]
     pub(crate) devices: Vec<Device>,
     /// System call filter.
+    #[serde(deserialize_with = "super::seccomp::filter_or_none")]
     pub(crate) seccomp: Option<Seccomp>,
     /// Propagation of the root mount: `shared`, `slave`, `private`, `unbindable`, with or without a leading `r`.
     #[serde(deserialize_with = "null_as_default")]
@@ -45,18 +47,18 @@ pub(crate) struct Linux {
     /// SELinux label of the mounts.
     #[serde(deserialize_with = "null_as_default")]
     pub(crate) mount_label: String,
-    /// Intel resource director settings; unsupported.
-    pub(crate) intel_rdt: Option<serde_json::Value>,
+    /// Settings of Intel's Resource Director Technology.
+    pub(crate) intel_rdt: Option<IntelRdt>,
     /// Execution domain.
     pub(crate) personality: Option<Personality>,
     /// Clock offsets of a new time namespace, by clock name.
     #[serde(deserialize_with = "null_as_default")]
     pub(crate) time_offsets: BTreeMap<String, TimeOffset>,
-    /// Network devices moved into the container; unsupported.
+    /// Network devices moved into the container, by their name in the runtime's network namespace.
     #[serde(deserialize_with = "null_as_default")]
-    pub(crate) net_devices: BTreeMap<String, serde_json::Value>,
-    /// NUMA memory policy; unsupported.
-    pub(crate) memory_policy: Option<serde_json::Value>,
+    pub(crate) net_devices: BTreeMap<String, NetDevice>,
+    /// NUMA memory policy.
+    pub(crate) memory_policy: Option<MemoryPolicy>,
 }
 
 /// One namespace.
@@ -107,12 +109,12 @@ pub(crate) struct Device {
 }
 
 /// Execution domain.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Personality {
     /// `LINUX` or `LINUX32`.
     pub(crate) domain: String,
-    /// Flags; none is supported.
+    /// Flags; the specification has none yet, so they are passed over with a warning.
     #[serde(deserialize_with = "null_as_default")]
     pub(crate) flags: Vec<String>,
 }
@@ -125,4 +127,49 @@ pub(crate) struct TimeOffset {
     pub(crate) secs: i64,
     /// Nanoseconds.
     pub(crate) nanosecs: u32,
+}
+
+/// Settings of Intel's Resource Director Technology: a group in the resctrl file system.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct IntelRdt {
+    /// Name of the group (class of service); the container's id when empty.
+    #[serde(rename = "closID", deserialize_with = "null_as_default")]
+    pub(crate) clos_id: String,
+    /// Lines for the group's `schemata` file.
+    #[serde(deserialize_with = "null_as_default")]
+    pub(crate) schemata: Vec<String>,
+    /// The line for the level 3 cache: `L3:0=ff;1=c0`.
+    #[serde(rename = "l3CacheSchema", deserialize_with = "null_as_default")]
+    pub(crate) l3_cache_schema: String,
+    /// The line for memory bandwidth: `MB:0=20;1=70`.
+    #[serde(deserialize_with = "null_as_default")]
+    pub(crate) mem_bw_schema: String,
+    /// Whether the container gets a monitoring group.
+    #[serde(deserialize_with = "null_as_default")]
+    pub(crate) enable_monitoring: bool,
+}
+
+/// A network device moved into the container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct NetDevice {
+    /// Its name inside; the one it had when empty.
+    #[serde(deserialize_with = "null_as_default")]
+    pub(crate) name: String,
+}
+
+/// NUMA memory policy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct MemoryPolicy {
+    /// `MPOL_*`
+    #[serde(deserialize_with = "null_as_default")]
+    pub(crate) mode: String,
+    /// Memory nodes, as a list.
+    #[serde(deserialize_with = "null_as_default")]
+    pub(crate) nodes: String,
+    /// `MPOL_F_*`
+    #[serde(deserialize_with = "null_as_default")]
+    pub(crate) flags: Vec<String>,
 }

@@ -1,6 +1,6 @@
 //! The `process` object of config.json, and of the file given to `exec --process`.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::resources::null_as_default;
 
@@ -47,7 +47,25 @@ pub(crate) struct Process {
     pub(crate) io_priority: Option<IoPriority>,
     /// CPUs of exec'd processes at two points of their life.
     #[serde(rename = "execCPUAffinity")]
-    pub(crate) exec_cpu_affinity: Option<serde_json::Value>,
+    pub(crate) exec_cpu_affinity: Option<CpuAffinity>,
+}
+
+/// CPUs of exec'd processes, as lists.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct CpuAffinity {
+    /// Before the process enters the container's cgroup.
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub(crate) initial: String,
+    /// From then on.
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub(crate) r#final: String,
 }
 
 /// Size of a terminal, in characters.
@@ -97,7 +115,7 @@ pub(crate) struct Capabilities {
 }
 
 /// One resource limit.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Rlimit {
     /// `RLIMIT_*`
@@ -110,7 +128,7 @@ pub(crate) struct Rlimit {
 }
 
 /// Scheduling policy.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Scheduler {
     /// `SCHED_*`
@@ -131,7 +149,7 @@ pub(crate) struct Scheduler {
 }
 
 /// I/O priority.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct IoPriority {
     /// `IOPRIO_CLASS_*`

@@ -24,6 +24,9 @@ pub(crate) struct Resources {
     /// CPU time and placement.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cpu: Option<Cpu>,
+    /// The same under a name that programs written in Go take for it, also beside it; see [`Resources::with_capitals`].
+    #[serde(rename = "CPU", skip_serializing)]
+    pub(crate) cpu_in_capitals: Option<Cpu>,
     /// Number of processes and threads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) pids: Option<Pids>,
@@ -51,6 +54,36 @@ pub(crate) struct Resources {
         skip_serializing_if = "BTreeMap::is_empty"
     )]
     pub(crate) unified: BTreeMap<String, String>,
+}
+
+impl Resources {
+    /// Puts what was said under `CPU` to what was said under `cpu`.
+    pub(crate) fn with_capitals(mut self) -> Self {
+        let Some(said) = self.cpu_in_capitals.take() else {
+            return self;
+        };
+        let cpu = self.cpu.take().unwrap_or_default();
+        self.cpu = Some(Cpu {
+            shares: said.shares.or(cpu.shares),
+            quota: said.quota.or(cpu.quota),
+            burst: said.burst.or(cpu.burst),
+            period: said.period.or(cpu.period),
+            realtime_runtime: said.realtime_runtime.or(cpu.realtime_runtime),
+            realtime_period: said.realtime_period.or(cpu.realtime_period),
+            cpus: said.cpus.or(cpu.cpus),
+            mems: said.mems.or(cpu.mems),
+            idle: said.idle.or(cpu.idle),
+        });
+        self
+    }
+}
+
+/// Reads resources with all spellings of `cpu` taken together.
+pub(crate) fn with_capitals<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Resources>, D::Error> {
+    let resources: Option<Resources> = Option::deserialize(deserializer)?;
+    Ok(resources.map(Resources::with_capitals))
 }
 
 /// One device access rule.
@@ -143,10 +176,10 @@ pub(crate) struct Cpu {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) realtime_period: Option<u64>,
     /// CPUs to run on, as a list such as `0-3,7`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(alias = "Cpus", skip_serializing_if = "Option::is_none")]
     pub(crate) cpus: Option<String>,
     /// Memory nodes to allocate from, as a list.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(alias = "Mems", skip_serializing_if = "Option::is_none")]
     pub(crate) mems: Option<String>,
     /// 1 runs the cgroup only when nothing else wants to.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -239,6 +272,7 @@ pub(crate) struct ThrottleDevice {
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct HugepageLimit {
     /// Page size as the control files spell it: `64KB`, `2MB`, `1GB`.
+    #[serde(alias = "pagesize")]
     pub(crate) page_size: String,
     /// Limit in bytes.
     pub(crate) limit: u64,

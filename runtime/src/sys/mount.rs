@@ -27,6 +27,12 @@ pub(crate) const ATTR_NODIRATIME: u64 = 0x80;
 /// `MOUNT_ATTR_NOSYMFOLLOW`
 pub(crate) const ATTR_NOSYMFOLLOW: u64 = 0x20_0000;
 
+/// `MOUNT_ATTR_IDMAP`, since Linux 5.12.
+pub(crate) const ATTR_IDMAP: u64 = 0x10_0000;
+
+/// `MS_NOSYMFOLLOW`, since Linux 5.10.
+pub(crate) const MS_NOSYMFOLLOW: u64 = 256;
+
 /// `struct mount_attr` of `mount_setattr(2)`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

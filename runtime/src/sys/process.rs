@@ -101,7 +101,17 @@ pub(crate) fn clone_process<P, C>(
         .ok_or(Errno::CHILD)?;
     // SAFETY: the kernel has just put a new descriptor there, which nothing else owns; -1 means it did not.
     let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
+    // A child that nobody has waited for keeps its id.
+    let pidfd = pidfd
+        .or_else(|| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
     Ok((Child { pid, pidfd }, for_parent))
+}
+
+/// Whether there is `clone3(2)`, without which no process is born into a cgroup.
+pub(crate) fn has_clone3() -> bool {
+    // SAFETY: a size of 0 is refused before anything is read, so there is nothing to point to.
+    let answer = unsafe { libc::syscall(libc::SYS_clone3, null::<CloneArgs>(), 0) };
+    check(answer) != Err(Errno::NOSYS)
 }
 
 /// An address as the kernel's structures hold it.
@@ -160,33 +170,6 @@ pub(crate) fn fexecve(file: impl AsFd, arguments: &[CString], environment: &[CSt
     super::last_errno()
 }
 
-/// Marks every descriptor from `first` on close-on-exec. Since Linux 5.11; before that, by way of `/proc/self/fd`.
-pub(crate) fn close_on_exec_from(first: u32) -> Result<(), Errno> {
-    // SAFETY: CLOSE_RANGE_CLOEXEC only sets a flag on descriptors; none is closed.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            first,
-            u32::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
-    };
-    match check(done) {
-        Ok(_) => Ok(()),
-        Err(Errno::NOSYS | Errno::INVAL) => set_close_on_exec_one_by_one(first),
-        Err(errno) => Err(errno),
-    }
-}
-
-/// What [`close_on_exec_from`] does on kernels that lack the call.
-fn set_close_on_exec_one_by_one(first: u32) -> Result<(), Errno> {
-    for raw in i32::try_from(first).unwrap_or(i32::MAX)..descriptor_limit() {
-        // SAFETY: F_SETFD on a number that is no descriptor fails with EBADF and does nothing.
-        unsafe { libc::fcntl(raw, libc::F_SETFD, libc::FD_CLOEXEC) };
-    }
-    Ok(())
-}
-
 /// Closes a forked process's own copy of a descriptor that its parent owns.
 ///
 /// The copy keeps the open file alive, and with it a `flock(2)` that the parent took: it would stay locked for as long as
@@ -205,16 +188,45 @@ pub(crate) fn keep_only(fd: &OwnedFd, number: RawFd) -> Result<OwnedFd, Errno> {
         // SAFETY: what is open under that number is given up, as this function says.
         check(unsafe { libc::dup3(fd.as_raw_fd(), number, libc::O_CLOEXEC) }.into())?;
     }
-    // SAFETY: as above.
-    let closed = unsafe { libc::syscall(libc::SYS_close_range, number + 1, u32::MAX, 0) };
-    if check(closed).is_err() {
-        for other in number + 1..descriptor_limit() {
-            // SAFETY: as above; a number that is no descriptor gives EBADF.
-            unsafe { libc::close(other) };
-        }
-    }
+    close_range(number + 1, RawFd::MAX)?;
     // SAFETY: it is open under this number, and nothing uses the number it had before.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Closes every descriptor from `first` on but those in `kept`.
+///
+/// For a process that is about to execute or end: whoever in the program thought to own the others must not use them any
+/// more, and what is dropped of them must not run.
+pub(crate) fn close_all_but(first: RawFd, kept: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut kept: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
+    kept.sort_unstable();
+    let mut from = first;
+    for raw in kept {
+        close_range(from, raw - 1)?;
+        from = from.max(raw + 1);
+    }
+    close_range(from, RawFd::MAX)
+}
+
+/// Closes descriptors, by `close_range(2)` since Linux 5.9 and one by one before.
+fn close_range(first: RawFd, last: RawFd) -> Result<(), Errno> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: what is open under these numbers is given up, as the callers say.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    match check(closed) {
+        Ok(_) => Ok(()),
+        // PERM: a filter that is in force already has not heard of the call.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            for raw in first..last.saturating_add(1).min(descriptor_limit()) {
+                // SAFETY: as above; a number that is no descriptor gives EBADF.
+                unsafe { libc::close(raw) };
+            }
+            Ok(())
+        }
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Descriptors are below this number.

@@ -1,4 +1,4 @@
-//! Scheduling policy, I/O priority and NUMA memory policy of the calling thread.
+//! Scheduling policy, CPU affinity, I/O priority and NUMA memory policy.
 
 use rustix::io::Errno;
 
@@ -48,4 +48,46 @@ pub(crate) fn ioprio_set(class: u32, level: u32) -> Result<(), Errno> {
         )
     })
     .map(drop)
+}
+
+/// Lets a process run on the CPUs of the mask only, as far as its cgroup allows them; 0 is the calling thread.
+pub(crate) fn sched_setaffinity(pid: libc::pid_t, mask: &[usize]) -> Result<(), Errno> {
+    // SAFETY: the kernel reads as many bytes as the slice has, and no more.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_sched_setaffinity,
+            pid,
+            size_of_val(mask),
+            mask.as_ptr(),
+        )
+    })
+    .map(drop)
+}
+
+/// The CPUs that the calling thread may run on, lowest first.
+pub(crate) fn sched_getaffinity() -> Result<Vec<usize>, Errno> {
+    // 8192 CPUs, more than any kernel can be built for; EINVAL otherwise.
+    let mut mask = vec![0; 8192 / usize::BITS as usize];
+    // SAFETY: the kernel writes at most as many bytes as the vector has.
+    let written = check(unsafe {
+        libc::syscall(
+            libc::SYS_sched_getaffinity,
+            0,
+            mask.len() * size_of::<usize>(),
+            mask.as_mut_ptr(),
+        )
+    })?;
+    mask.truncate(usize::try_from(written).unwrap_or(0) / size_of::<usize>());
+    Ok(mask)
+}
+
+/// Sets the memory policy of the calling thread, which what it executes keeps: `MPOL_*` and `MPOL_F_*` bits, nodes.
+pub(crate) fn set_mempolicy(mode: libc::c_int, nodes: &[usize]) -> Result<(), Errno> {
+    // The kernel takes one bit less than it is told; see BUGS in set_mempolicy(2).
+    let (address, bits) = match nodes.len() * usize::BITS as usize {
+        0 => (std::ptr::null(), 0),
+        bits => (nodes.as_ptr(), bits + 1),
+    };
+    // SAFETY: the kernel reads the bits up to the last but one, all of which are in the slice, or nothing at null.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, address, bits) }).map(drop)
 }

@@ -40,3 +40,17 @@ pub(crate) fn install(program: &Program) -> Result<Option<OwnedFd>, Errno> {
     // SAFETY: with NEW_LISTENER the call returns a new descriptor, which nothing else owns.
     Ok(Some(unsafe { OwnedFd::from_raw_fd(raw) }))
 }
+
+/// Whether the running kernel knows all of these flags. Nothing is installed.
+pub(crate) fn knows_flags(flags: u32) -> bool {
+    // SAFETY: a filter at address 0 cannot be read; the kernel says EFAULT after, and EINVAL before, it has taken the flags.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            SET_MODE_FILTER,
+            libc::c_ulong::from(flags),
+            std::ptr::null::<libc::sock_fprog>(),
+        )
+    };
+    super::check(result) == Err(Errno::FAULT)
+}

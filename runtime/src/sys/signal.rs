@@ -32,6 +32,16 @@ impl SignalSet {
         set
     }
 
+    /// These signals.
+    pub(crate) fn of(signals: &[i32]) -> Self {
+        let mut set = Self::empty();
+        for signal in signals {
+            // SAFETY: the set is initialised and exclusively borrowed; a number that is no signal gives EINVAL.
+            unsafe { libc::sigaddset(&raw mut set.0, *signal) };
+        }
+        set
+    }
+
     /// Takes a signal out of the set.
     pub(crate) fn remove(&mut self, signal: i32) {
         // SAFETY: the set is initialised and exclusively borrowed; a number that is no signal gives EINVAL.

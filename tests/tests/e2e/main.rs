@@ -8,32 +8,53 @@
 mod archives;
 mod build;
 mod bundles;
+mod cgroups;
+mod checkpoint;
 mod copy;
+mod differential;
 mod errors;
 mod events;
+mod faults;
 mod format;
 mod journey;
+mod kernels;
 mod killed;
 mod life;
 mod lifecycle;
 mod limits;
+mod mounts;
 mod names;
 mod networks;
 mod peers;
 mod portmap;
 mod ports;
+mod process;
+mod process_agents;
 mod pull;
 mod push;
 mod restart;
 mod sessions;
 mod system;
+mod systemd;
 mod terminal;
 mod volumes;
 
 /// Says whether a test is run in the virtual machine too, which is slow: what depends on the cgroup
 /// version, or on rights that the host may withhold.
 fn in_machine(name: &str) -> bool {
-    let modules = ["lifecycle::", "limits", "terminal::run", "terminal::exec"];
+    if stack_tests::needs::in_systemd_vm() {
+        return name.starts_with("systemd");
+    }
+    let modules = [
+        "lifecycle::",
+        "process",
+        "limits",
+        "cgroups",
+        "terminal::run",
+        "terminal::exec",
+        "kernels::",
+        "mounts::",
+    ];
     let resources = [" -m ", "cpu", "oom_kill", "-mmem"];
     let tables = ["a:", "b:", "d:", "e:"];
     modules.iter().any(|module| name.starts_with(module))
@@ -46,22 +67,31 @@ fn main() -> std::process::ExitCode {
         archives::tests(),
         build::tests(),
         bundles::tests(),
+        cgroups::tests(),
+        checkpoint::tests(),
         copy::tests(),
+        differential::tests(),
         errors::tests(),
         events::tests(),
+        faults::tests(),
         format::tests(),
         journey::tests(),
+        kernels::tests(),
         killed::tests(),
         life::tests(),
         lifecycle::tests(),
         limits::tests(),
+        mounts::tests(),
         names::tests(),
         networks::tests(),
         peers::tests(),
         portmap::tests(),
         ports::tests(),
+        process::tests(),
+        process_agents::tests(),
         pull::tests(),
         system::tests(),
+        systemd::tests(),
         push::tests(),
         restart::tests(),
         sessions::tests(),

@@ -1,0 +1,388 @@
+//! criu as a service: one process for one conversation over a socket (`criu swrk FD`).
+//!
+//! The process is made by the one function that forks, because for a restore it needs a mount namespace of its own, in
+//! which the container's root is put where criu wants it; whatever becomes of either process, the host's mounts stay as
+//! they are.
+
+use std::ffi::{CString, OsStr};
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use rustix::fs::{Access, CWD, Mode, OFlags, access, openat};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use rustix::process::{WaitOptions, WaitStatus, waitpid};
+
+use super::Error;
+use super::message::{self, Features, Kind, Response};
+use super::wire::Message;
+use crate::cgroup::Cgroup;
+use crate::failure::During;
+use crate::setup::Error as SetupError;
+use crate::setup::fault::{At, Fault, Step};
+use crate::setup::finish;
+use crate::setup::handshake::{self, FromInit, InitEnd, ToInit};
+use crate::sys::process::{Child, clone_process, execve, keep_over_exec, replace_stdio};
+
+/// Room for one answer; criu's are a few hundred bytes.
+const LONGEST_ANSWER: usize = 64 * 1024;
+
+/// A conversation with criu. The process is ended when it is dropped.
+#[derive(Debug)]
+pub(super) struct Criu {
+    child: Option<Child>,
+    socket: OwnedFd,
+    version: u32,
+}
+
+/// What the new process is given.
+pub(super) struct Start<'a> {
+    /// Whether it has our standard streams, which restored processes inherit, or none.
+    pub(super) own_streams: bool,
+    /// Descriptors it inherits, under the numbers they have here.
+    pub(super) descriptors: &'a [OwnedFd],
+    /// A cgroup v2 directory it is born into.
+    pub(super) cgroup: Option<BorrowedFd<'a>>,
+    /// A cgroup that it is put into, if it was not born there.
+    pub(super) joins: Option<&'a Cgroup>,
+    /// What it does in a mount namespace of its own, if it gets one; it is in its cgroup by then.
+    pub(super) inside: Option<&'a dyn Fn() -> Result<(), Fault>>,
+}
+
+impl Start<'_> {
+    /// Nothing of ours, as for a dump.
+    pub(super) const BARE: Self = Self {
+        own_streams: false,
+        descriptors: &[],
+        cgroup: None,
+        joins: None,
+        inside: None,
+    };
+}
+
+/// What criu says in the course of a request.
+pub(super) struct Notice<'a> {
+    /// Which moment has come.
+    pub(super) moment: &'a str,
+    /// The process it is about; 0 for none.
+    pub(super) pid: i32,
+    /// A descriptor that came with it.
+    pub(super) descriptor: Option<OwnedFd>,
+}
+
+impl Criu {
+    /// Starts criu and asks for its version, which must be `least` or newer.
+    pub(super) fn start(start: &Start<'_>, least: u32) -> Result<Self, Error> {
+        let program = find(std::env::var_os("PATH").as_deref()).ok_or(Error::NotInstalled)?;
+        let (socket, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .during("socketpair", "criu")?;
+        let ends = handshake::pair().during("socketpair", "criu")?;
+        let flags = match start.inside {
+            Some(_) => crate::namespace::Kind::Mount.flag(),
+            None => 0,
+        };
+        let (child, channel) = clone_process(flags, start.cgroup, ends, |channel| {
+            become_criu(&program, start, &theirs, &channel)
+        })
+        .during("clone3", "criu")?;
+        drop(theirs);
+        let mut criu = Self {
+            child: Some(child),
+            socket,
+            version: 0,
+        };
+        if let (Some(cgroup), Some(pid)) = (start.joins, criu.pid()) {
+            cgroup.join(pid).map_err(SetupError::from)?;
+        }
+        // One that has ended already says why.
+        let _ = channel.send(&ToInit::Go);
+        // The channel closes when the program is executed.
+        if let Some(FromInit::Failed(fault)) = channel.receive().during("recvmsg", "criu")? {
+            return Err(Error::Start(fault));
+        }
+        criu.version = criu
+            .ask(&message::version_request(), Kind::Version)
+            .map_err(|source| Error::Version(Box::new(source)))?
+            .version
+            .unwrap_or(0);
+        log::debug!("Using CRIU {}", criu.version);
+        criu.need(least)?;
+        Ok(criu)
+    }
+
+    /// Its process.
+    pub(super) fn pid(&self) -> Option<rustix::process::Pid> {
+        self.child.as_ref().map(|child| child.pid)
+    }
+
+    /// Its version as one number: 4.2.1 is 40201.
+    pub(super) fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Requires a version.
+    pub(super) fn need(&self, least: u32) -> Result<(), Error> {
+        if self.version < least {
+            return Err(Error::TooOld {
+                version: self.version,
+                least,
+            });
+        }
+        Ok(())
+    }
+
+    /// Requires features of the kernel.
+    pub(super) fn need_features(&self, wanted: Features) -> Result<(), Error> {
+        let found = self
+            .ask(&message::feature_request(wanted), Kind::FeatureCheck)
+            .map_err(|source| Error::Features(Box::new(source)))?
+            .features;
+        let mut missing = Vec::new();
+        if wanted.mem_track && !found.mem_track {
+            missing.push("MemTrack");
+        }
+        if wanted.lazy_pages && !found.lazy_pages {
+            missing.push("LazyPages");
+        }
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::MissingFeatures(missing.join(" ")))
+        }
+    }
+
+    /// Sends a question and waits for its answer.
+    fn ask(&self, question: &Message, kind: Kind) -> Result<Response, Error> {
+        self.send(question)?;
+        let (response, _) = self.receive()?;
+        if response.kind() == kind {
+            Ok(response)
+        } else {
+            Err(Error::Protocol)
+        }
+    }
+
+    /// Makes a request and listens to what criu has to say until it is done, then waits for its end.
+    ///
+    /// A notice that fails makes criu give up; its error is what the request fails with.
+    pub(super) fn request(
+        mut self,
+        kind: Kind,
+        options: &message::Options,
+        mut notice: impl FnMut(Notice<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        log::debug!("Using CRIU in {kind} mode");
+        self.send(&message::request(kind, options))?;
+        loop {
+            let (response, descriptor) = self.receive()?;
+            if response.kind() == kind {
+                break;
+            }
+            let (Kind::Notify, Some((moment, pid))) = (response.kind(), &response.notify) else {
+                return Err(Error::Protocol);
+            };
+            log::debug!("notify: {moment}");
+            let heard = notice(Notice {
+                moment,
+                pid: *pid,
+                descriptor,
+            });
+            let told = self.send(&message::notified(heard.is_ok()));
+            heard?;
+            told?;
+        }
+        self.finish(kind)
+    }
+
+    /// Waits for the end of the process.
+    fn finish(&mut self, kind: Kind) -> Result<(), Error> {
+        // No more is wanted: after a pre-dump criu would wait for the next one.
+        rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write)
+            .during("shutdown", "criu")?;
+        let Some(child) = self.child.take() else {
+            return Err(Error::Protocol);
+        };
+        let ended = rustix::io::retry_on_intr(|| waitpid(Some(child.pid), WaitOptions::empty()))
+            .during("wait", "criu")?;
+        let status = ended.map(|(_, status)| status);
+        if kind == Kind::PreDump || status.is_some_and(|status| status.exit_status() == Some(0)) {
+            return Ok(());
+        }
+        Err(Error::Ended(status.map_or(255, code)))
+    }
+
+    fn send(&self, message: &Message) -> Result<(), Error> {
+        let sent = rustix::io::retry_on_intr(|| {
+            sendmsg(
+                &self.socket,
+                &[IoSlice::new(message.bytes())],
+                &mut SendAncillaryBuffer::default(),
+                SendFlags::NOSIGNAL,
+            )
+        });
+        match sent {
+            Err(Errno::PIPE | Errno::CONNRESET) => Err(Error::Silent),
+            other => Ok(other.map(drop).during("sendmsg", "criu")?),
+        }
+    }
+
+    /// Waits for an answer; one that tells of a failure is an error.
+    fn receive(&self) -> Result<(Response, Option<OwnedFd>), Error> {
+        let mut bytes = vec![0; LONGEST_ANSWER];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let (length, descriptor) = loop {
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let received = recvmsg(
+                &self.socket,
+                &mut [IoSliceMut::new(&mut bytes)],
+                &mut control,
+                RecvFlags::CMSG_CLOEXEC,
+            );
+            match received {
+                Err(Errno::INTR) => {}
+                Err(Errno::CONNRESET) => return Err(Error::Silent),
+                other => break (other.during("recvmsg", "criu")?.bytes, first(&mut control)),
+            }
+        };
+        if length == 0 {
+            return Err(Error::Silent);
+        }
+        let response = Response::parse(&bytes[..length]).ok_or(Error::Protocol)?;
+        if response.success {
+            return Ok((response, descriptor));
+        }
+        Err(Error::Failed {
+            kind: response.kind(),
+            errno: response.errno,
+        })
+    }
+}
+
+impl Drop for Criu {
+    fn drop(&mut self) {
+        if let Some(child) = &self.child {
+            // It notices that nobody is there any more, and undoes what it has begun, as it cannot when it is killed.
+            let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+            let _ = rustix::io::retry_on_intr(|| waitpid(Some(child.pid), WaitOptions::empty()));
+        }
+    }
+}
+
+/// The first descriptor of a message.
+fn first(control: &mut RecvAncillaryBuffer<'_>) -> Option<OwnedFd> {
+    control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    })
+}
+
+/// The exit code for how criu ended, as a shell has it.
+fn code(status: WaitStatus) -> i32 {
+    status
+        .exit_status()
+        .or_else(|| status.terminating_signal().map(|signal| 128 + signal))
+        .unwrap_or(255)
+}
+
+/// Looks for the program in the directories of `path`.
+fn find(path: Option<&OsStr>) -> Option<CString> {
+    let path = path.unwrap_or_else(|| OsStr::new("/usr/sbin:/usr/bin:/sbin:/bin"));
+    std::env::split_paths(path)
+        .filter(|directory| directory.is_absolute())
+        .map(|directory| directory.join("criu"))
+        .find(|program| program.is_file() && access(program, Access::EXEC_OK).is_ok())
+        .and_then(|program| CString::new(program.as_os_str().as_bytes()).ok())
+}
+
+/// In the new process: becomes criu. Returns only when that fails.
+fn become_criu(program: &CString, start: &Start<'_>, socket: &OwnedFd, channel: &InitEnd) -> i32 {
+    let Err(fault) = prepare(start, socket, channel).and_then(|()| {
+        let arguments = [
+            c"criu".to_owned(),
+            c"swrk".to_owned(),
+            CString::new(socket.as_raw_fd().to_string()).unwrap_or_default(),
+        ];
+        let environment: Vec<CString> = std::env::vars_os()
+            .filter_map(|(name, value)| {
+                CString::new([name.into_vec(), b"=".to_vec(), value.into_vec()].concat()).ok()
+            })
+            .collect();
+        let errno = execve(program, &arguments, &environment);
+        Err::<std::convert::Infallible, _>(errno).at(
+            Step::Exec,
+            "execve",
+            &program.to_string_lossy(),
+        )
+    });
+    // The parent may be gone; then nobody wants to know.
+    let _ = channel.send_fault(&fault);
+    1
+}
+
+/// In the new process: makes the surroundings that criu is to find.
+fn prepare(start: &Start<'_>, socket: &OwnedFd, channel: &InitEnd) -> Result<(), Fault> {
+    // Our foreground holds signals back, which criu and what it restores would inherit.
+    finish::reset_signals()?;
+    channel
+        .expect(&ToInit::Go)
+        .at(Step::Handshake, "recvmsg", "")?;
+    if let Some(inside) = start.inside {
+        inside()?;
+    }
+    for descriptor in start.descriptors.iter().chain([socket]) {
+        keep_over_exec(descriptor.as_raw_fd()).at(Step::Descriptors, "fcntl", "")?;
+    }
+    if start.own_streams {
+        return Ok(());
+    }
+    let null = openat(
+        CWD,
+        c"/dev/null",
+        OFlags::RDWR | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .at(Step::Descriptors, "open", "/dev/null")?;
+    for stream in 0..3 {
+        replace_stdio(null.as_fd(), stream).at(Step::Descriptors, "dup2", "")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_looked_for_in_absolute_directories_only() {
+        let directory = std::env::temp_dir().join(format!("qrun-criu-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        let path = std::env::join_paths([
+            std::path::Path::new("."),
+            std::path::Path::new("/nowhere"),
+            &directory,
+        ])
+        .unwrap();
+        assert_eq!(find(Some(&path)), None);
+        std::fs::write(directory.join("criu"), "").unwrap();
+        assert_eq!(find(Some(&path)), None, "without the right to execute it");
+        let program = directory.join("criu");
+        std::fs::set_permissions(
+            &program,
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )
+        .unwrap();
+        let found = find(Some(&path)).unwrap();
+        assert_eq!(found.as_bytes(), program.as_os_str().as_bytes());
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}

@@ -1,0 +1,151 @@
+//! `events`: what a container uses of its limits, again and again, and when it runs out of memory.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use serde::Serialize;
+
+use super::Request;
+use crate::cgroup::{Heard, Stats, Watch};
+use crate::container::{Container, Status};
+use crate::failure::During;
+
+/// One line of output, as in runc's `types/events.go`.
+#[derive(Debug, Serialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'a Stats>,
+}
+
+/// Runs the command.
+pub(super) fn events(request: &Request<'_>) -> Result<u8> {
+    let text = request.parsed.value("interval").unwrap_or("5s");
+    let interval = duration(text).with_context(|| {
+        format!("invalid value {text:?} for flag -interval: time: invalid duration {text:?}")
+    })?;
+    let container = Container::load(&request.store, request.parsed.id())?;
+    if interval.is_zero() {
+        bail!("duration interval must be greater than 0");
+    }
+    if container.status() == Status::Stopped {
+        bail!("container with id {} is not running", container.record.id);
+    }
+    if request.parsed.is_on("stats") {
+        show(&container, "stats", Some(&container.cgroup.stats()?))?;
+        return Ok(0);
+    }
+    follow(&container, interval)?;
+    Ok(0)
+}
+
+/// Shows figures after each interval, and OOM events, until the container's end.
+fn follow(container: &Container, interval: Duration) -> Result<()> {
+    let watch = Watch::new(&container.cgroup)?;
+    // Without a memory controller the end is heard of from the init process.
+    let pidfd = container.pidfd();
+    let mut next = Instant::now() + interval;
+    loop {
+        let left = Timespec::try_from(next.saturating_duration_since(Instant::now()))?;
+        let heard = match (&watch, &pidfd) {
+            (Some(watch), _) if wait(watch.fd(), &left)? => watch.hear()?,
+            (None, Some(pidfd)) if wait(std::os::fd::AsFd::as_fd(pidfd), &left)? => Heard::End,
+            (None, None) => Heard::End,
+            _ => Heard::Nothing,
+        };
+        match heard {
+            Heard::OutOfMemory => show(container, "oom", None)?,
+            Heard::End => return Ok(()),
+            Heard::Nothing => {}
+        }
+        if Instant::now() < next {
+            continue;
+        }
+        next += interval;
+        match container.cgroup.stats() {
+            Ok(stats) => show(container, "stats", Some(&stats))?,
+            Err(error) => log::error!("{}", crate::failure::chain(&error)),
+        }
+    }
+}
+
+/// Waits until a descriptor is readable or the time is over.
+fn wait(fd: std::os::fd::BorrowedFd<'_>, time: &Timespec) -> Result<bool> {
+    match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(time)) {
+        Err(Errno::INTR) => Ok(false),
+        result => Ok(result.during("poll", "events")? > 0),
+    }
+}
+
+fn show(container: &Container, kind: &'static str, data: Option<&Stats>) -> Result<()> {
+    let event = Event {
+        kind,
+        id: &container.record.id,
+        data,
+    };
+    super::print(&(serde_json::to_string(&event)? + "\n"))?;
+    Ok(())
+}
+
+/// A duration as Go spells it: `500ms`, `5s`, `1h15m30.5s`; a negative one counts as none.
+fn duration(text: &str) -> Option<Duration> {
+    let (negative, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut total = Duration::ZERO;
+    let mut first = true;
+    while first || !rest.is_empty() {
+        first = false;
+        let digits =
+            rest.find(|character: char| !character.is_ascii_digit() && character != '.')?;
+        let (number, after) = rest.split_at(digits);
+        let letters = after
+            .find(|character: char| character.is_ascii_digit() || character == '.')
+            .unwrap_or(after.len());
+        let (unit, after) = after.split_at(letters);
+        let unit = match unit {
+            "ns" => 1e-9,
+            "us" | "µs" | "μs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        let seconds = number.parse::<f64>().ok()? * unit;
+        total = total.checked_add(Duration::try_from_secs_f64(seconds).ok()?)?;
+        rest = after;
+    }
+    Some(if negative { Duration::ZERO } else { total })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, expected) in [
+            ("500ms", Some(Duration::from_millis(500))),
+            ("1s", Some(Duration::from_secs(1))),
+            ("1h15m30.5s", Some(Duration::from_millis(4_530_500))),
+            (".5s", Some(Duration::from_millis(500))),
+            ("0", Some(Duration::ZERO)),
+            ("-5s", Some(Duration::ZERO)),
+            ("5", None),
+            ("soon", None),
+            ("5x", None),
+            ("", None),
+        ] {
+            assert_eq!(duration(text), expected, "{text}");
+        }
+    }
+}
