@@ -10,6 +10,7 @@ mod event;
 mod job;
 mod message;
 mod mounts;
+mod options;
 mod poller;
 mod pump;
 mod server;

@@ -108,6 +108,8 @@ impl Server {
             }
             self.advance_events(now);
             self.finish_deletions(now);
+            // At every turn: signals are unblocked while a program is started, and a SIGCHLD of that moment is lost.
+            self.reap();
             self.flush_connections();
             let timeout = self
                 .next_deadline()

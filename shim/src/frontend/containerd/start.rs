@@ -106,13 +106,13 @@ fn parameters(input: &[u8], arguments: &Arguments) -> BootstrapParams {
     })
 }
 
-/// The runtime's options among the parameters.
+/// The runtime's options among the parameters. What is wrong with them is told when a container is created with them.
 fn options_of(parameters: &BootstrapParams) -> RuncOptions {
-    parameters
-        .extensions
-        .iter()
+    let extensions = parameters.extensions.iter();
+    extensions
         .filter_map(|extension| extension.value.as_ref())
-        .find_map(|any| any.unpack(RUNC_OPTIONS))
+        .filter(|any| !any.value.is_empty())
+        .find_map(|any| super::options::read(Some(any)).ok())
         .unwrap_or_default()
 }
 
@@ -320,10 +320,8 @@ pub(super) fn info() -> Result<ExitCode, Error> {
         .take(INPUT)
         .read_to_end(&mut input)
         .map_err(Error::call("read the options"))?;
-    let options: RuncOptions = Any::decode(&input[..])
-        .ok()
-        .and_then(|any| any.unpack(RUNC_OPTIONS))
-        .unwrap_or_default();
+    let told = Any::decode(&input[..]).ok();
+    let options = super::options::read(told.as_ref())?;
     let runtime = Runtime::new(&options, "", Path::new("/"));
     let words = [runtime.binary().into(), "features".into()];
     let features = super::job::output_of(&words)

@@ -13,8 +13,8 @@ use super::job::{Job, Purpose, empty, gone, input_file, patience, quiet, refuse,
 use super::message::{
     Any, CHECKPOINT_OPTIONS, CheckpointOptions, CheckpointTaskRequest, CloseIoRequest,
     ConnectResponse, CreateTaskRequest, DeleteResponse, ExecProcessRequest, KillRequest,
-    PidsResponse, ProcessDetails, ProcessInfo, ProcessRequest, RUNC_OPTIONS, Request,
-    ResizePtyRequest, RuncOptions, StatsResponse, TaskExec, UpdateTaskRequest, WaitResponse,
+    PidsResponse, ProcessDetails, ProcessInfo, ProcessRequest, Request, ResizePtyRequest,
+    StatsResponse, TaskExec, UpdateTaskRequest, WaitResponse,
 };
 use super::mounts;
 use super::server::{Server, free_slot};
@@ -138,15 +138,8 @@ impl Server {
 
     fn new_container(&self, request: &CreateTaskRequest) -> Result<Container, Refusal> {
         let bundle = PathBuf::from(&request.bundle);
-        let options: RuncOptions = match &request.options {
-            Some(any) if !any.value.is_empty() => any.unpack(RUNC_OPTIONS).ok_or_else(|| {
-                Refusal::new(
-                    Code::InvalidArgument,
-                    format!("unsupported runtime options {}", any.type_url),
-                )
-            })?,
-            _ => RuncOptions::default(),
-        };
+        let options = super::options::read(request.options.as_ref())
+            .map_err(|error| Refusal::new(Code::InvalidArgument, error.chain()))?;
         super::start::remember(&bundle, &options).map_err(|error| refuse(&error))?;
         let wanted = Wanted {
             stdin: request.stdin.clone(),

@@ -112,10 +112,7 @@ impl Connection {
 
     /// The next complete frame. What is not understood is passed over; what cannot be a frame ends the connection.
     pub(crate) fn next(&mut self) -> Result<Option<Incoming>, Closed> {
-        loop {
-            let Some((header, rest)) = self.received.split_first_chunk::<HEADER>() else {
-                break;
-            };
+        while let Some((header, rest)) = self.received.split_first_chunk::<HEADER>() {
             let length = u32::from_be_bytes([header[0], header[1], header[2], header[3]]);
             let stream = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
             let length = usize::try_from(length).map_err(|_| Closed)?;
