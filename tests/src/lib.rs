@@ -24,5 +24,6 @@ pub mod pty;
 pub mod registry;
 pub mod runtime;
 pub mod traffic;
+pub mod ttrpc;
 pub mod wait;
 pub mod words;
