@@ -6,6 +6,7 @@
 use std::os::fd::OwnedFd;
 
 use rustix::event::epoll::EventFlags;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
 use rustix::pipe::{SpliceFlags, splice};
@@ -89,6 +90,8 @@ impl Pump {
             Err(Errno::INTR) => Ok(0),
             // Of which of the two this is about nothing is said.
             Err(Errno::AGAIN) if self.waiting() > 0 => Err(Progress::Full),
+            // A full sink hides the end of the source, whose hang-up would wake us again and again.
+            Err(Errno::AGAIN) if self.source_has_ended() => Err(Progress::Ended),
             Err(Errno::AGAIN) => Err(Progress::Empty),
             Err(_) => Err(Progress::Ended),
         }
@@ -114,6 +117,17 @@ impl Pump {
         let written = write(&self.sink, &buffer[..count])?;
         self.pending.extend_from_slice(&buffer[written..count]);
         Ok(count)
+    }
+
+    /// Whether the source is empty and nobody can write to it any more.
+    fn source_has_ended(&self) -> bool {
+        let mut fds = [PollFd::new(&self.source, PollFlags::IN)];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let found = poll(&mut fds, Some(&now));
+        found.is_ok() && fds[0].revents() == PollFlags::HUP
     }
 
     /// Bytes that wait in the source.
