@@ -26,7 +26,7 @@ QSTACK_COMMIT=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
 export QSTACK_COMMIT
 cargo build --locked --release --target "$target" -p qrun -p qshim -p qengine -p bundle-tools
 mkdir -p "$target_dir/release"
-for program in qrun qrun-docs qshim qengine qbundle; do
+for program in qrun qrun-docs qshim containerd-shim-qrun-v2 qengine qbundle; do
     # By rename: a program that runs at the moment cannot be written over.
     cp "$target_dir/$target/release/$program" "$target_dir/release/.$program.new"
     mv "$target_dir/release/.$program.new" "$target_dir/release/$program"

@@ -4,11 +4,11 @@ set -eu
 cd "$(dirname "$0")/.."
 from=${CARGO_TARGET_DIR:-target}/release
 prefix=${1:-/usr/local}
-for program in qrun qshim qengine qbundle; do
+for program in qrun qshim containerd-shim-qrun-v2 qengine qbundle; do
     [ -x "$from/$program" ] || { echo "install.sh: no $from/$program: run hack/build.sh first" >&2; exit 1; }
 done
 install -d "$prefix/bin"
-for program in qrun qshim qengine qbundle; do
+for program in qrun qshim containerd-shim-qrun-v2 qengine qbundle; do
     install -m 755 "$from/$program" "$prefix/bin/$program"
     echo "$prefix/bin/$program"
 done

@@ -2,3 +2,4 @@
 //! it. Each turns its own command line into a [`crate::plan::Plan`].
 
 pub(crate) mod conmon;
+pub(crate) mod containerd;

@@ -17,6 +17,8 @@ mod end;
 mod runtime;
 mod streams;
 
+pub(crate) use runtime::last_error;
+
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -432,7 +434,7 @@ impl Monitor {
 }
 
 /// Has the signals that concern us delivered through a descriptor.
-fn catch_signals() -> Result<SignalFd, Error> {
+pub(crate) fn catch_signals() -> Result<SignalFd, Error> {
     let caught = SigSet::from_iter([
         NixSignal::SIGCHLD,
         NixSignal::SIGTERM,

@@ -69,6 +69,11 @@ impl OomWatch {
         &self.fd
     }
 
+    /// Whether something was killed for memory.
+    pub(crate) fn happened(&self) -> bool {
+        self.written
+    }
+
     /// Takes a notification. `false`: no more will come.
     pub(crate) fn notified(&mut self) -> bool {
         let mut buffer = [0_u8; 4096];

@@ -24,6 +24,7 @@ pub mod pty;
 pub mod registry;
 pub mod runtime;
 pub mod traffic;
+pub mod ttrpc;
 pub mod user;
 pub mod wait;
 pub mod words;

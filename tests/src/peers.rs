@@ -96,7 +96,7 @@ impl Drop for Podman {
     }
 }
 
-/// containerd, with `ctr` to drive it.
+/// containerd, with `ctr` to drive it, in a namespace of its own.
 #[derive(Debug)]
 pub struct Containerd {
     directory: tempfile::TempDir,
@@ -104,7 +104,7 @@ pub struct Containerd {
 }
 
 impl Containerd {
-    /// Starts it.
+    /// Starts it. It finds the programs under test before those of the machine.
     ///
     /// # Panics
     /// When it does not answer.
@@ -114,16 +114,56 @@ impl Containerd {
         match serve(directory.path()) {
             Ok(server) => {
                 let containerd = Self { directory, server };
-                until("containerd answers", || {
-                    let output = containerd.ctr("version").output();
-                    output
-                        .is_ok_and(|output| output.status.success())
-                        .then_some(())
-                });
+                containerd.wait_for_answer();
                 containerd
             }
             Err(error) => panic!("start containerd: {error}"),
         }
+    }
+
+    /// Ends it and starts it again; containers go on.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn restart(&mut self) {
+        self.end();
+        match serve(self.directory.path()) {
+            Ok(server) => self.server = server,
+            Err(error) => panic!("start containerd again: {error}"),
+        }
+        self.wait_for_answer();
+    }
+
+    fn wait_for_answer(&self) {
+        until("containerd answers", || {
+            let output = self.ctr("version").output();
+            output
+                .is_ok_and(|output| output.status.success())
+                .then_some(())
+        });
+    }
+
+    fn end(&mut self) {
+        let _ = nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(self.server.id().cast_signed()),
+            nix::sys::signal::Signal::SIGTERM,
+        );
+        if crate::command::wait(&mut self.server, std::time::Duration::from_secs(10)).is_none() {
+            let _ = self.server.kill();
+        }
+    }
+
+    /// Where all of it is, the tests' own files too.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The namespace of its containers: no other's, for the cgroups and the runtime's state are named after it.
+    #[must_use]
+    pub fn namespace(&self) -> String {
+        let name = self.directory.path().file_name();
+        name.unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// The command `ctr LINE`; `~` is a busybox root file system.
@@ -132,6 +172,7 @@ impl Containerd {
         let place = self.directory.path();
         let mut command = Command::new("ctr");
         command.arg("--address").arg(place.join("sock"));
+        command.args(["--namespace", &self.namespace()]);
         let rootfs = place.join("rootfs").display().to_string();
         command.args(
             words::split(line)
@@ -151,19 +192,45 @@ impl Containerd {
             state.display()
         )
     }
+
+    /// The bundle of a container.
+    #[must_use]
+    pub fn bundle(&self, id: &str) -> PathBuf {
+        let tasks = self.directory.path();
+        let tasks = tasks.join("state/io.containerd.runtime.v2.task");
+        tasks.join(self.namespace()).join(id)
+    }
+
+    /// The process ids of the shims that serve its containers.
+    #[must_use]
+    pub fn shims(&self) -> Vec<i32> {
+        let named = host::processes_naming(self.directory.path());
+        named
+            .into_iter()
+            .filter(|(_, line)| line.contains("containerd-shim-qrun-v2"))
+            .map(|(pid, _)| pid)
+            .collect()
+    }
+
+    fn remove_containers(&self) {
+        let Ok(list) = self.ctr("container ls --quiet").output() else {
+            return;
+        };
+        for id in String::from_utf8_lossy(&list.stdout).lines() {
+            let _ = self.ctr(&format!("task resume {id}")).output();
+            let _ = self.ctr(&format!("task rm --force {id}")).output();
+            let _ = self.ctr(&format!("container rm {id}")).output();
+        }
+    }
 }
 
 impl Drop for Containerd {
     fn drop(&mut self) {
-        let _ = nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(self.server.id().cast_signed()),
-            nix::sys::signal::Signal::SIGTERM,
-        );
-        if crate::command::wait(&mut self.server, std::time::Duration::from_secs(10)).is_none() {
-            let _ = self.server.kill();
-        }
+        self.remove_containers();
+        self.end();
         scrub(self.directory.path());
-        host::remove_empty_cgroups("default");
+        host::remove_empty_cgroups(&self.namespace());
+        let _ = std::fs::remove_dir_all(Path::new("/run/containerd/qrun").join(self.namespace()));
     }
 }
 
@@ -177,14 +244,29 @@ fn serve(place: &Path) -> std::io::Result<Child> {
         place.display()
     );
     std::fs::write(&config, text)?;
-    let log = File::create(place.join("log"))?;
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(place.join("log"))?;
     Command::new("containerd")
         .arg("--config")
         .arg(config)
+        .env("PATH", path_with_ours())
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
         .spawn()
+}
+
+/// `$PATH`, with the programs under test before those of the machine.
+#[must_use]
+pub fn path_with_ours() -> std::ffi::OsString {
+    let mut path = crate::programs::directory().into_os_string();
+    if let Some(rest) = std::env::var_os("PATH") {
+        path.push(":");
+        path.push(rest);
+    }
+    path
 }
 
 /// Ends processes that name `place`, and unmounts what is mounted below it.

@@ -191,7 +191,7 @@ fn runtime_log(words: &[std::ffi::OsString]) -> Option<std::path::PathBuf> {
 }
 
 /// The message of the last error in a runtime's log: JSON lines, or any text.
-fn last_error(text: &str) -> Option<String> {
+pub(crate) fn last_error(text: &str) -> Option<String> {
     let last = text.lines().rev().find(|line| {
         !line.trim().is_empty()
             && !line.contains("\"level\":\"debug\"")

@@ -10,6 +10,7 @@ mod build;
 mod bundles;
 mod cgroups;
 mod checkpoint;
+mod containerd;
 mod copy;
 mod differential;
 mod errors;
@@ -73,6 +74,7 @@ fn main() -> std::process::ExitCode {
         bundles::tests(),
         cgroups::tests(),
         checkpoint::tests(),
+        containerd::tests(),
         copy::tests(),
         differential::tests(),
         errors::tests(),

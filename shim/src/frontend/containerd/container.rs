@@ -1,0 +1,196 @@
+//! What the server knows of a container and its processes.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::Child;
+use std::time::Instant;
+
+use rustix::process::Pid;
+
+use super::call::Runtime;
+use super::message::{RuncOptions, StateResponse, TaskStatus, Timestamp};
+use super::stats::Cgroup;
+use super::stream::{Owner, Wanted};
+use super::ttrpc::{Code, Refusal};
+use crate::oom::OomWatch;
+use crate::process::ExitStatus;
+
+/// Where an answer goes: a connection's place, the number that tells it from its successor there, and a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Caller {
+    /// Place in the list of connections.
+    pub(crate) connection: usize,
+    /// Which connection of those that had the place.
+    pub(crate) generation: u64,
+    /// Stream on it.
+    pub(crate) stream: u32,
+}
+
+/// Where in its life a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Known, not started: an exec session before Start, a container to be restored.
+    Added,
+    /// The runtime has made it; it waits.
+    Created,
+    /// It runs.
+    Running,
+    /// It has ended.
+    Stopped,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct End {
+    /// With which code.
+    pub(crate) status: ExitStatus,
+    /// When.
+    pub(crate) at: Timestamp,
+}
+
+/// A process: a container's first, or an exec session's.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// Empty for the first.
+    pub(crate) exec_id: String,
+    pub(crate) phase: Phase,
+    pub(crate) pid: Option<Pid>,
+    pub(crate) wanted: Wanted,
+    /// The process's specification, until it is started.
+    pub(crate) spec: Vec<u8>,
+    pub(crate) end: Option<End>,
+    /// Who waits for the end.
+    pub(crate) waiters: Vec<Caller>,
+    /// Who waits for the streams to be drained, and until when.
+    pub(crate) deleting: Option<(Caller, Instant)>,
+    /// Places of its pumps in the server's list.
+    pub(crate) input: Option<usize>,
+    pub(crate) outputs: Vec<usize>,
+    pub(crate) stdin_writer: Option<OwnedFd>,
+    /// Whether CloseIO has come, perhaps before there was anything to close.
+    pub(crate) stdin_closed: bool,
+    pub(crate) terminal: Option<OwnedFd>,
+    pub(crate) logger: Option<Child>,
+    /// Whether a call of the runtime about it is under way.
+    pub(crate) busy: bool,
+}
+
+impl Process {
+    /// One that is known and not started.
+    pub(crate) fn new(exec_id: &str, wanted: Wanted) -> Self {
+        Self {
+            exec_id: exec_id.to_owned(),
+            phase: Phase::Added,
+            pid: None,
+            wanted,
+            spec: Vec::new(),
+            end: None,
+            waiters: Vec::new(),
+            deleting: None,
+            input: None,
+            outputs: Vec::new(),
+            stdin_writer: None,
+            stdin_closed: false,
+            terminal: None,
+            logger: None,
+            busy: false,
+        }
+    }
+
+    /// The pid as messages have it; 0 for none.
+    pub(crate) fn number(&self) -> u32 {
+        self.pid
+            .and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok())
+            .unwrap_or(0)
+    }
+}
+
+/// A container.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) id: String,
+    pub(crate) bundle: PathBuf,
+    pub(crate) runtime: Runtime,
+    pub(crate) options: RuncOptions,
+    pub(crate) init: Process,
+    pub(crate) execs: BTreeMap<String, Process>,
+    pub(crate) paused: bool,
+    /// The checkpoint it is restored from at Start.
+    pub(crate) checkpoint: String,
+    pub(crate) parent_checkpoint: String,
+    /// Whether `rootfs` in the bundle was mounted here.
+    pub(crate) has_mounts: bool,
+    pub(crate) cgroup: Option<Cgroup>,
+    pub(crate) oom: Option<OomWatch>,
+    /// Whether the end of its first process ends the others: it has no pid namespace of its own, where the kernel does it.
+    pub(crate) kills_all: bool,
+    /// The end of the first process, held back until the others' ends were told.
+    pub(crate) held: Option<End>,
+    /// Its place in the server's list.
+    pub(crate) place: usize,
+}
+
+impl Container {
+    /// Who must be able to open its pipes.
+    pub(crate) fn owner(&self) -> Owner {
+        Owner {
+            uid: self.options.io_uid,
+            gid: self.options.io_gid,
+        }
+    }
+
+    /// A process; the first for an empty exec id.
+    pub(crate) fn process(&mut self, exec_id: &str) -> Result<&mut Process, Refusal> {
+        if exec_id.is_empty() {
+            return Ok(&mut self.init);
+        }
+        self.execs.get_mut(exec_id).ok_or_else(|| {
+            Refusal::new(
+                Code::NotFound,
+                format!("process does not exist {exec_id}: not found"),
+            )
+        })
+    }
+
+    /// Whether a process that Exec started still runs, or is being started.
+    pub(crate) fn has_running_execs(&self) -> bool {
+        self.execs
+            .values()
+            .any(|process| process.phase == Phase::Running || process.busy)
+    }
+
+    /// The answer to State.
+    pub(crate) fn state(&mut self, exec_id: &str) -> Result<StateResponse, Refusal> {
+        let (id, bundle, paused) = (self.id.clone(), self.bundle.clone(), self.paused);
+        let process = self.process(exec_id)?;
+        let status = match process.phase {
+            Phase::Stopped => TaskStatus::Stopped,
+            _ if paused => TaskStatus::Paused,
+            Phase::Added | Phase::Created => TaskStatus::Created,
+            Phase::Running => TaskStatus::Running,
+        };
+        Ok(StateResponse {
+            id: if exec_id.is_empty() {
+                id
+            } else {
+                exec_id.to_owned()
+            },
+            bundle: bundle.display().to_string(),
+            pid: process.number(),
+            status: status.into(),
+            stdin: process.wanted.stdin.clone(),
+            stdout: process.wanted.stdout.clone(),
+            stderr: process.wanted.stderr.clone(),
+            terminal: process.wanted.terminal,
+            exit_status: process.end.map_or(0, |end| code(end.status)),
+            exited_at: process.end.map(|end| end.at),
+            exec_id: exec_id.to_owned(),
+        })
+    }
+}
+
+/// An exit status as messages have it.
+pub(crate) fn code(status: ExitStatus) -> u32 {
+    u32::try_from(status.0).unwrap_or(255)
+}
