@@ -145,6 +145,12 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
         start_fifo: context.start_fifo,
     };
     let prepared = finish::become_process(identity, channel)?;
+    if context.start_fifo.is_some() {
+        // Before anybody may send one, because until they are looked for they would be lost.
+        ending_signals()
+            .block()
+            .at(Step::Start, "sigprocmask", "")?;
+    }
     channel.send_ready().at(Step::Handshake, "sendmsg", "")?;
     Ok(prepared)
 }
@@ -446,13 +452,17 @@ fn wait_and_start(context: &Context<'_>, prepared: Prepared, fifo: &OwnedFd) -> 
     fault
 }
 
+/// The signals that end a program, and a process that waits for `start`.
+fn ending_signals() -> SignalSet {
+    SignalSet::of(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM])
+}
+
 /// Blocks until `start` writes to the fifo.
 ///
 /// The signals that end a program end this process too. As the first one of a pid namespace, which the kernel shields from
-/// signals it has no handler for, it has to see to that itself.
+/// signals it has no handler for, it has to see to that itself: they have been blocked, and are let through in the end.
 fn wait_for_word(fifo: &OwnedFd) -> Result<(), Fault> {
-    let ending = SignalSet::of(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM]);
-    let former = ending.block().at(Step::Start, "sigprocmask", "")?;
+    let ending = ending_signals();
     let signals = ending.descriptor().at(Step::Start, "signalfd", "")?;
     let mut watched = [
         PollFd::new(fifo, PollFlags::IN),
@@ -467,7 +477,10 @@ fn wait_for_word(fifo: &OwnedFd) -> Result<(), Fault> {
     rustix::io::retry_on_intr(|| rustix::io::read(fifo, &mut [0]))
         .map(drop)
         .at(Step::Start, "read", "exec.fifo")?;
-    former.block().map(drop).at(Step::Start, "sigprocmask", "")
+    SignalSet::empty()
+        .block()
+        .map(drop)
+        .at(Step::Start, "sigprocmask", "")
 }
 
 /// The last steps: hooks, filter, exec. Returns only when they fail.
