@@ -76,7 +76,8 @@ fn events_has_the_fields_that_runc_has() {
         "network_interfaces",
     ];
     let mut found = keys(&data);
-    (expected.sort_unstable(), found.sort_unstable());
+    expected.sort_unstable();
+    found.sort_unstable();
     assert_eq!(found, expected);
     assert_eq!(data["pids"], json!({"current": 1, "limit": 20}));
     assert_eq!(data["memory"]["usage"]["limit"], 64 << 20);
@@ -296,19 +297,20 @@ fn device_programs_do_not_pile_up() {
     // More than the 64 programs that a cgroup may have.
     let kmsg = json!({"allow": true, "type": "c", "major": 1, "minor": 11, "access": "rwm"});
     // To be written: where the kernel's messages are for administrators, reading them takes a capability.
-    let script = "mknod /tmp/kmsg c 1 11 && : > /tmp/kmsg";
+    let script = "rm -f /tmp/kmsg; mknod /tmp/kmsg c 1 11 && : > /tmp/kmsg";
+    let cgroup = json!(format!("/{}/own", group.name()));
+    let bundles = [false, true].map(|allowed| {
+        let mut rules = vec![json!({"allow": false, "access": "rwm"})];
+        rules.extend(allowed.then(|| kmsg.clone()));
+        Bundle::new(&["sh", "-c", script])
+            .with("/linux/cgroupsPath", cgroup.clone())
+            .with("/linux/resources", json!({"devices": rules}))
+    });
+    fs::create_dir(group.0.join("own")).unwrap();
     for round in 0..70 {
         let id = runtime.id("again");
         let allowed = round % 2 == 1;
-        let mut rules = vec![json!({"allow": false, "access": "rwm"})];
-        rules.extend(allowed.then(|| kmsg.clone()));
-        let bundle = Bundle::new(&["sh", "-c", script])
-            .with(
-                "/linux/cgroupsPath",
-                json!(format!("/{}/own", group.name())),
-            )
-            .with("/linux/resources", json!({"devices": rules}));
-        fs::create_dir_all(group.0.join("own")).unwrap();
+        let bundle = &bundles[round % 2];
         let line = format!("run --keep --bundle {} {id}", bundle.path().display());
         let outcome = runtime.run(&line);
         assert_eq!(
@@ -330,13 +332,12 @@ fn update_keeps_the_sum_of_memory_and_swap() {
     let values = || {
         let line =
             format!("exec {id} cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory.swap.max");
-        let numbers = runtime
+        runtime
             .run(&line)
             .ok()
             .lines()
             .map(|line| line.parse::<u64>().unwrap() >> 20)
-            .collect::<Vec<_>>();
-        numbers
+            .collect::<Vec<_>>()
     };
     assert_eq!(values(), [64, 64]);
     runtime.run(&format!("update --memory 96M {id}")).ok();
