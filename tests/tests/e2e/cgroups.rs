@@ -254,18 +254,18 @@ fn a_container_in_a_container() {
     .ok();
     let id = runtime.started("outer", &outer);
     let inside = |script: &str| run(runtime.command(&format!("exec {id} sh -c")).arg(script));
-    // Processes are in the root of what is visible, so that it has no controllers to give away; none are needed.
+    // Processes are in the root of what is visible, so that it can give away the controllers of threads alone.
     inside("qrun run --bundle /inner one").out("0::/");
-    // A limit is: refused, with the reason.
+    // A limit of another is refused, with the reason.
     let limited =
-        r#"sed -i 's/"resources":{/"resources":{"pids":{"limit":9},/' /inner/config.json"#;
+        r#"sed -i 's/"resources":{/"resources":{"memory":{"limit":67108864},/' /inner/config.json"#;
     let refused = inside(&format!("{limited}; qrun run --bundle /inner two"));
-    refused.code(1).err("pids");
-    // As engines do it that run in containers: everybody moves down first.
+    refused.code(1).err("cannot have the memory controller");
+    // As engines do it that run in containers: everybody moves down first, and every limit can be had.
     let outcome = inside(
-        "mkdir /sys/fs/cgroup/self && for it in $(cat /sys/fs/cgroup/cgroup.procs); do \
-                          echo $it > /sys/fs/cgroup/self/cgroup.procs; done 2>/dev/null; \
-                          echo $$ > /sys/fs/cgroup/self/cgroup.procs; qrun run --bundle /inner three",
+        "cd /sys/fs/cgroup; for it in $(cat cgroup.subtree_control); do echo -$it > cgroup.subtree_control; done; \
+         mkdir self && for it in $(cat cgroup.procs); do echo $it > self/cgroup.procs; done 2>/dev/null; \
+         echo $$ > self/cgroup.procs && cd / && qrun run --bundle /inner three",
     );
     outcome.out("0::/");
     inside("ls -d /sys/fs/cgroup/*/ | grep -v /self/").code(1);
@@ -297,19 +297,20 @@ fn device_programs_do_not_pile_up() {
     // More than the 64 programs that a cgroup may have.
     let kmsg = json!({"allow": true, "type": "c", "major": 1, "minor": 11, "access": "rwm"});
     // To be written: where the kernel's messages are for administrators, reading them takes a capability.
-    let script = "mknod /tmp/kmsg c 1 11 && : > /tmp/kmsg";
+    let script = "rm -f /tmp/kmsg; mknod /tmp/kmsg c 1 11 && : > /tmp/kmsg";
+    let cgroup = json!(format!("/{}/own", group.name()));
+    let bundles = [false, true].map(|allowed| {
+        let mut rules = vec![json!({"allow": false, "access": "rwm"})];
+        rules.extend(allowed.then(|| kmsg.clone()));
+        Bundle::new(&["sh", "-c", script])
+            .with("/linux/cgroupsPath", cgroup.clone())
+            .with("/linux/resources", json!({"devices": rules}))
+    });
+    fs::create_dir(group.0.join("own")).unwrap();
     for round in 0..70 {
         let id = runtime.id("again");
         let allowed = round % 2 == 1;
-        let mut rules = vec![json!({"allow": false, "access": "rwm"})];
-        rules.extend(allowed.then(|| kmsg.clone()));
-        let bundle = Bundle::new(&["sh", "-c", script])
-            .with(
-                "/linux/cgroupsPath",
-                json!(format!("/{}/own", group.name())),
-            )
-            .with("/linux/resources", json!({"devices": rules}));
-        fs::create_dir_all(group.0.join("own")).unwrap();
+        let bundle = &bundles[round % 2];
         let line = format!("run --keep --bundle {} {id}", bundle.path().display());
         let outcome = runtime.run(&line);
         assert_eq!(
