@@ -297,7 +297,7 @@ fn cve_2025_52565_a_console_that_is_exchanged() {
         }
         let attack = Exchange::start(dev.join(victim), other);
         let runtime = Runtime::new();
-        let (mut ran, mut before) = (0, attack.count());
+        let (mut ran, before) = (0, attack.count());
         for _ in 0..40 {
             let id = runtime.id("console");
             let command =
@@ -305,8 +305,6 @@ fn cve_2025_52565_a_console_that_is_exchanged() {
             let mut pty = Pty::start(&command);
             let code = pty.exit();
             let heard = pty.heard();
-            assert!(attack.count() > before, "the attacker was not at it");
-            before = attack.count();
             if code == 0 && heard.contains("looked") {
                 ran += 1;
                 // The terminal itself is one of devpts, and nothing of /proc was covered by it.
@@ -330,6 +328,8 @@ fn cve_2025_52565_a_console_that_is_exchanged() {
             }
         }
         assert!(ran > 0, "no container ran");
+        // Over all rounds: in one of them it may get no turn on a busy machine.
+        assert!(attack.count() > before, "the attacker was not at it");
         sentinel.assert_untouched();
     }
 }
