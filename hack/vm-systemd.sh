@@ -37,7 +37,7 @@ case ${CGROUPS:-} in
 esac
 [ "${CGROUPS:-}" != legacy ] || options+=" systemd.legacy_systemd_cgroup_controller=1"
 share=security_model=none
-qemu-system-x86_64 "${accel[@]}" -m "${MEMORY:-2G}" -smp 2 -nographic -no-reboot -nic none \
+timeout --foreground -k 10 "${VM_TIMEOUT:-1800}" qemu-system-x86_64 "${accel[@]}" -m "${MEMORY:-2G}" -smp 2 -nographic -no-reboot -nic none \
     -kernel "/boot/vmlinuz-$kernel" -initrd "/boot/initrd.img-$kernel" -append "$options" \
     -drive "file=$image,format=raw,if=virtio,snapshot=on" -virtfs "local,path=$job,mount_tag=job,$share" \
     -virtfs "local,path=$PWD,mount_tag=source,readonly=on,$share" \

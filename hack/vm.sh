@@ -24,7 +24,7 @@ trap 'rm -rf "$shared"' EXIT
     for shown in "$target" ${VM_SHOW:-}; do
         echo "mkdir -p '$shown' && mount --bind '/run/host$shown' '$shown'"
     done
-    echo "umount -R -l /run/host && ip link set lo up"
+    echo "umount -R -l /run/host; ip link set lo up"
     printf '"%s" ' "$@"
     echo "; echo \$? > '$shared/code'"
 } > "$shared/script"
@@ -32,6 +32,6 @@ trap 'rm -rf "$shared"' EXIT
 kvm=--disable-kvm
 [ -z "${KVM:-}" ] || kvm=
 # shellcheck disable=SC2086 # no word where there is none
-vng -r "$kernel" $kvm --cpus 2 -m 4G --user root -a psi=1 -a apparmor=1 -a security=apparmor \
+timeout --foreground -k 10 "${VM_TIMEOUT:-2400}" vng -r "$kernel" $kvm --cpus 2 -m 4G --user root -a psi=1 -a apparmor=1 -a security=apparmor \
     --rwdir="$target" -- "sh $shared/script" < /dev/null
 exit "$(cat "$shared/code" 2>/dev/null || echo 125)"
