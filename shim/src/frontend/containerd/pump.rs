@@ -90,8 +90,12 @@ impl Pump {
             Err(Errno::INTR) => Ok(0),
             // Of which of the two this is about nothing is said.
             Err(Errno::AGAIN) if self.waiting() > 0 => Err(Progress::Full),
-            // A full sink hides the end of the source, whose hang-up would wake us again and again.
-            Err(Errno::AGAIN) if self.source_has_ended() => Err(Progress::Ended),
+            // A full sink hides the end of the source, whose hang-up would wake us again and again. The last writer may have
+            // written since it was last looked for bytes: only now nobody can any more.
+            Err(Errno::AGAIN) if self.has_no_writer() => match self.waiting() {
+                0 => Err(Progress::Ended),
+                _ => Err(Progress::More),
+            },
             Err(Errno::AGAIN) => Err(Progress::Empty),
             Err(_) => Err(Progress::Ended),
         }
@@ -119,15 +123,15 @@ impl Pump {
         Ok(count)
     }
 
-    /// Whether the source is empty and nobody can write to it any more.
-    fn source_has_ended(&self) -> bool {
+    /// Whether nobody can write to the source any more.
+    fn has_no_writer(&self) -> bool {
         let mut fds = [PollFd::new(&self.source, PollFlags::IN)];
         let now = Timespec {
             tv_sec: 0,
             tv_nsec: 0,
         };
         let found = poll(&mut fds, Some(&now));
-        found.is_ok() && fds[0].revents() == PollFlags::HUP
+        found.is_ok() && fds[0].revents().contains(PollFlags::HUP)
     }
 
     /// Bytes that wait in the source.
