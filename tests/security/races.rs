@@ -150,7 +150,8 @@ fn cve_2019_19921_a_proc_that_is_exchanged() {
     let bundle = Bundle::new(&[
         "sh",
         "-c",
-        "stat -f -c %t /proc; cat /proc/sys/kernel/shm_rmid_forced 2>/dev/null; true",
+        // Both of one directory, for the exchanges go on.
+        "cd /proc; stat -f -c %t .; cat sys/kernel/shm_rmid_forced 2>/dev/null; true",
     ])
     .with("/linux/sysctl", json!({"kernel.shm_rmid_forced": "1"}));
     let fake = bundle.rootfs().join("fake");
