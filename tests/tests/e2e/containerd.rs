@@ -268,7 +268,8 @@ fn much_output_comes_through_whole() {
     const LINE: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyz\n";
     const SIZE: usize = 100_000_000;
     let containerd = Containerd::start();
-    let script = "yes 0123456789abcdefghijklmnopqrstuvwxyz | head -c 100000000";
+    // It waits before it ends: when ctr hears of the end it leaves what is in the fifo unread, under containerd's own shim too.
+    let script = "yes 0123456789abcdefghijklmnopqrstuvwxyz | head -c 100000000; sleep 3";
     let mut command = containerd.ctr(&format!("{RUN} --rm ~ bird /bin/sh -c '{script}'"));
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut client = command.spawn().unwrap();
