@@ -31,7 +31,8 @@ trap 'rm -f "$before"' EXIT
 
 failed=()
 # What is needed has been installed: a unit test that lacks something fails; those end-to-end are listed.
-QSTACK_NO_SKIPS=1 cargo nextest run --locked --workspace --profile "$profile" "$@" || failed+=("tests on this host")
+log=$target/tests-host.log
+QSTACK_NO_SKIPS=1 cargo nextest run --locked --workspace --profile "$profile" "$@" 2>&1 | tee "$log" || failed+=("tests on this host")
 { "$e2e" --skips; "$security" --skips; } | check_skips host || failed+=("skips on this host")
 if [ -z "${SKIP_VM:-}" ]; then
     command="'$e2e' --skips > '$target/skips-vm'; exec '$e2e' --test-threads 2"
@@ -44,9 +45,12 @@ if [ -z "${SKIP_VM:-}" ]; then
         check_skips $groups < "$target/skips-vm" || failed+=("skips with systemd, $groups")
     done
 fi
-"$target/debug/host-check" compare "$before" || failed+=("the host as it was before")
+differences=$("$target/debug/host-check" compare "$before" 2>&1) || failed+=("the host as it was before")
 
 if [ ${#failed[@]} -gt 0 ]; then
+    # Once more at the end, where it is looked for: what failed on this host.
+    sed -n '/^ *Summary \[/,$p' "$log" | grep -E '^ *(Summary|FAIL|TIMEOUT|SIG[A-Z]+|ABORT|LEAK-FAIL)' | sort -u || true
+    echo "$differences"
     printf 'FAILED: %s\n' "${failed[@]}"
     exit 1
 fi

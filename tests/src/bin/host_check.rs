@@ -1,11 +1,24 @@
 //! `host-check save FILE` takes stock of the host, `host-check compare FILE` fails when it is no
 //! longer the same; around a whole run of the tests.
 
+use std::process::ExitCode;
+
 use anyhow::{Context as _, bail};
 use stack_tests::host::Snapshot;
 use stack_tests::wait;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match check() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Without the backtrace: what is left behind has to be seen.
+            eprintln!("host-check: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check() -> anyhow::Result<()> {
     let args: Vec<_> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["save", file] => std::fs::write(file, Snapshot::take().to_json())
