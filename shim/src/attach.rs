@@ -27,7 +27,8 @@ use rustix::net::{SocketFlags, SocketType, accept_with, listen};
 use crate::diag;
 use crate::error::Error;
 use crate::log::Stream;
-use crate::poller::{Poller, Token};
+use crate::monitor::token::Token;
+use crate::poller::Poller;
 use crate::socket::{Bound, Named, bind_in};
 use client::Client;
 
@@ -74,7 +75,7 @@ impl Attach {
     }
 
     /// Lets in everybody who waits.
-    pub(crate) fn accept(&mut self, poller: &Poller, now: Instant) {
+    pub(crate) fn accept(&mut self, poller: &Poller<Token>, now: Instant) {
         while let Some(listener) = &self.listener {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             match accept_with(&listener.fd, flags) {
@@ -92,7 +93,7 @@ impl Attach {
         }
     }
 
-    fn admit(&mut self, fd: OwnedFd, poller: &Poller) {
+    fn admit(&mut self, fd: OwnedFd, poller: &Poller<Token>) {
         let slot = self
             .clients
             .iter()
@@ -150,7 +151,7 @@ impl Attach {
     /// `stdin_room` says whether input is wanted. Returns when to look again.
     pub(crate) fn watch(
         &mut self,
-        poller: &Poller,
+        poller: &Poller<Token>,
         stdin_room: bool,
         now: Instant,
     ) -> Result<Option<Instant>, Errno> {

@@ -16,6 +16,7 @@
 mod end;
 mod runtime;
 mod streams;
+pub(crate) mod token;
 
 pub(crate) use runtime::last_error;
 
@@ -38,9 +39,10 @@ use crate::log::{Logs, Stream};
 use crate::notify::Notify;
 use crate::oom::OomWatch;
 use crate::plan::{Detach, Plan, StdioKind};
-use crate::poller::{Batch, Poller, Token};
+use crate::poller::{Batch, Poller};
 use crate::process::{ExitStatus, Streams};
 use crate::stdio::{self, Input, Stdio};
+use token::Token;
 
 /// Bytes read at once: the usual capacity of a pipe.
 const BUFFER: usize = 64 * 1024;
@@ -77,7 +79,7 @@ enum Phase {
 pub(crate) struct Monitor {
     plan: Plan,
     phase: Phase,
-    poller: Poller,
+    poller: Poller<Token>,
     signals: SignalFd,
     inherited: Inherited,
     sync: Option<SyncPipe>,
@@ -276,14 +278,13 @@ impl Monitor {
     fn handle(&mut self, batch: &Batch) -> Result<(), Error> {
         // Clients first: who connected before some output was written must get
         // it, and may be in the same batch or, if that is full, behind it.
-        let knock =
-            (0..batch.len()).any(|index| matches!(batch.get(index), Some((Token::Listener, _))));
+        let knock = batch.named::<Token>().any(|(token, _)| token == Token::Listener);
         if (knock || batch.is_full())
             && let Some(attach) = &mut self.attach
         {
             attach.accept(&self.poller, Instant::now());
         }
-        for (token, flags) in (0..batch.len()).filter_map(|index| batch.get(index)) {
+        for (token, flags) in batch.named() {
             match token {
                 Token::Listener => {}
                 Token::Signals => self.handle_signals()?,

@@ -1,5 +1,6 @@
-//! The monitor's one epoll instance and the names of what it watches.
+//! epoll, with names for what is watched.
 
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -7,76 +8,13 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::{Errno, Result};
 
-/// What an event is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Token {
-    /// The signalfd.
-    Signals,
-    /// The attach socket's listener.
-    Listener,
-    /// Container output, or the terminal.
-    Stdout,
-    /// Container error output.
-    Stderr,
-    /// The writing end of the container's stdin.
-    Stdin,
-    /// The console socket.
-    Console,
-    /// The `ctl` fifo.
-    Control,
-    /// The `winsz` fifo.
-    WindowSize,
-    /// The start pipe of an attached exec session.
-    Start,
-    /// Out-of-memory notifications.
-    Oom,
-    /// The container's sd_notify socket.
-    Notify,
-    /// pidfd of a container that is not our child.
-    Container,
-    /// An attach client, by slot.
-    Client(usize),
-}
+/// What an event is about: the names of one loop.
+pub(crate) trait Name: Copy {
+    /// The number that the kernel keeps with it.
+    fn number(self) -> u64;
 
-/// First number used for clients.
-const FIRST_CLIENT: u64 = 16;
-
-impl Token {
-    fn number(self) -> u64 {
-        match self {
-            Self::Signals => 0,
-            Self::Listener => 1,
-            Self::Stdout => 2,
-            Self::Stderr => 3,
-            Self::Stdin => 4,
-            Self::Console => 5,
-            Self::Control => 6,
-            Self::WindowSize => 7,
-            Self::Start => 8,
-            Self::Oom => 9,
-            Self::Notify => 10,
-            Self::Container => 11,
-            Self::Client(slot) => FIRST_CLIENT.saturating_add(slot as u64),
-        }
-    }
-
-    fn from_number(number: u64) -> Option<Self> {
-        Some(match number {
-            0 => Self::Signals,
-            1 => Self::Listener,
-            2 => Self::Stdout,
-            3 => Self::Stderr,
-            4 => Self::Stdin,
-            5 => Self::Console,
-            6 => Self::Control,
-            7 => Self::WindowSize,
-            8 => Self::Start,
-            9 => Self::Oom,
-            10 => Self::Notify,
-            11 => Self::Container,
-            _ => Self::Client(usize::try_from(number.checked_sub(FIRST_CLIENT)?).ok()?),
-        })
-    }
+    /// The name of a number.
+    fn from_number(number: u64) -> Option<Self>;
 }
 
 /// Most events taken in one turn.
@@ -110,16 +48,13 @@ impl Batch {
         }
     }
 
-    /// How many events there are.
-    pub(crate) fn len(&self) -> usize {
-        self.count
-    }
-
-    /// The event at `index`.
-    pub(crate) fn get(&self, index: usize) -> Option<(Token, EventFlags)> {
-        let event = self.events.get(..self.count)?.get(index)?;
-        let (data, flags) = (event.data, event.flags);
-        Some((Token::from_number(data.u64())?, flags))
+    /// The events, by the names of the poller that filled it.
+    pub(crate) fn named<N: Name>(&self) -> impl Iterator<Item = (N, EventFlags)> {
+        let events = self.events.iter().take(self.count);
+        events.filter_map(|event| {
+            let (data, flags) = (event.data, event.flags);
+            Some((N::from_number(data.u64())?, flags))
+        })
     }
 
     /// Whether there may be more events than fitted.
@@ -128,24 +63,24 @@ impl Batch {
     }
 }
 
-/// The epoll instance.
+/// An epoll instance.
 #[derive(Debug)]
-pub(crate) struct Poller(OwnedFd);
+pub(crate) struct Poller<N>(OwnedFd, PhantomData<N>);
 
-impl Poller {
+impl<N: Name> Poller<N> {
     /// Makes the epoll instance.
     pub(crate) fn new() -> Result<Self> {
-        epoll::create(CreateFlags::CLOEXEC).map(Self)
+        epoll::create(CreateFlags::CLOEXEC).map(|fd| Self(fd, PhantomData))
     }
 
     /// Watches `fd` for `flags`, level-triggered.
-    pub(crate) fn add(&self, fd: impl AsFd, token: Token, flags: EventFlags) -> Result<()> {
-        epoll::add(&self.0, fd, EventData::new_u64(token.number()), flags)
+    pub(crate) fn add(&self, fd: impl AsFd, name: N, flags: EventFlags) -> Result<()> {
+        epoll::add(&self.0, fd, EventData::new_u64(name.number()), flags)
     }
 
     /// Changes what `fd` is watched for.
-    pub(crate) fn modify(&self, fd: impl AsFd, token: Token, flags: EventFlags) -> Result<()> {
-        epoll::modify(&self.0, fd, EventData::new_u64(token.number()), flags)
+    pub(crate) fn modify(&self, fd: impl AsFd, name: N, flags: EventFlags) -> Result<()> {
+        epoll::modify(&self.0, fd, EventData::new_u64(name.number()), flags)
     }
 
     /// Stops watching `fd`.
@@ -170,34 +105,5 @@ impl Poller {
             Err(Errno::INTR) => Ok(()),
             Err(errno) => Err(errno),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Token;
-
-    #[test]
-    fn tokens_survive_the_round_trip() {
-        let tokens = [
-            Token::Signals,
-            Token::Listener,
-            Token::Stdout,
-            Token::Stderr,
-            Token::Stdin,
-            Token::Console,
-            Token::Control,
-            Token::WindowSize,
-            Token::Start,
-            Token::Oom,
-            Token::Notify,
-            Token::Container,
-            Token::Client(0),
-            Token::Client(77),
-        ];
-        for token in tokens {
-            assert_eq!(Token::from_number(token.number()), Some(token));
-        }
-        assert_eq!(Token::from_number(12), None);
     }
 }

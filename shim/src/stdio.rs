@@ -11,8 +11,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::error::Error;
 use crate::log::Stream;
+use crate::monitor::token::Token;
 use crate::plan::StdioKind;
-use crate::poller::{Poller, Token};
+use crate::poller::Poller;
 use crate::process::Streams;
 
 /// How long to leave a terminal alone that nobody has open: epoll would report
@@ -146,7 +147,7 @@ impl Output {
     /// will be over.
     pub(crate) fn watch(
         &mut self,
-        poller: &Poller,
+        poller: &Poller<Token>,
         wanted: bool,
         now: Instant,
     ) -> Result<Option<Instant>, Errno> {
@@ -236,7 +237,7 @@ impl Input {
     }
 
     /// Watches for room while there is something to write.
-    pub(crate) fn watch(&mut self, poller: &Poller) -> Result<(), Errno> {
+    pub(crate) fn watch(&mut self, poller: &Poller<Token>) -> Result<(), Errno> {
         let wanted = !self.pending.is_empty();
         if wanted != self.watched {
             if wanted {

@@ -11,7 +11,8 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 
 use super::PAYLOAD;
 use crate::log::Stream;
-use crate::poller::{Poller, Token};
+use crate::monitor::token::Token;
+use crate::poller::Poller;
 
 /// Bytes that wait for a client before the container is read more slowly.
 pub(crate) const BACKLOG: usize = 1024 * 1024;
@@ -59,7 +60,7 @@ pub(crate) enum Received {
 
 impl Client {
     /// Welcomes a client.
-    pub(crate) fn new(fd: OwnedFd, token: Token, poller: &Poller) -> Result<Self, Errno> {
+    pub(crate) fn new(fd: OwnedFd, token: Token, poller: &Poller<Token>) -> Result<Self, Errno> {
         poller.add(&fd, token, EventFlags::empty())?;
         Ok(Self {
             fd,
@@ -206,7 +207,7 @@ impl Client {
     }
 
     /// Watches for what can be handled now.
-    pub(crate) fn watch(&mut self, poller: &Poller, stdin_room: bool) -> Result<(), Errno> {
+    pub(crate) fn watch(&mut self, poller: &Poller<Token>, stdin_room: bool) -> Result<(), Errno> {
         let mut flags = EventFlags::empty();
         flags.set(EventFlags::IN, self.sends && stdin_room);
         flags.set(EventFlags::OUT, !self.backlog.is_empty());
@@ -245,7 +246,7 @@ mod tests {
     use super::*;
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-    fn pair() -> (Client, OwnedFd, Poller) {
+    fn pair() -> (Client, OwnedFd, Poller<Token>) {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();

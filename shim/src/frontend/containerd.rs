@@ -11,13 +11,13 @@ mod job;
 mod message;
 mod mounts;
 mod options;
-mod poller;
 mod pump;
 mod server;
 mod start;
 mod stats;
 mod stream;
 mod task;
+mod token;
 mod ttrpc;
 mod uri;
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 use rustix::event::epoll::EventFlags;
 use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
+use super::token::Token;
 use super::{Monitor, Phase};
 use crate::console::ConsoleSocket;
 use crate::diag;
@@ -14,7 +15,6 @@ use crate::error::Error;
 use crate::log::Stream;
 use crate::oom::OomWatch;
 use crate::plan::{Detach, StdioKind};
-use crate::poller::Token;
 use crate::process::{self, ExitStatus};
 use crate::stdio::{self, Chunk};
 

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use rustix::event::epoll::EventFlags;
 
+use super::token::Token;
 use super::{Monitor, Phase};
 use crate::attach::client::Received;
 use crate::console;
@@ -12,7 +13,6 @@ use crate::control::Request;
 use crate::error::Error;
 use crate::log::Stream;
 use crate::plan::StdioKind;
-use crate::poller::Token;
 use crate::stdio::{self, Chunk, Input, Output};
 
 impl Monitor {

@@ -10,16 +10,17 @@ use prost::Message;
 use rustix::event::epoll::EventFlags;
 use rustix::process::Pid;
 
+use super::call::Runtime;
 use super::container::{Caller, Container, Phase, code};
 use super::message::{
     DeleteResponse, Empty, PidResponse, TaskCheckpointed, TaskCreate, TaskDelete, TaskExec, TaskIo,
     TaskOnly, TaskStart,
 };
 use super::mounts;
-use super::poller::Token;
 use super::server::Server;
 use super::stats::Cgroup;
 use super::stream::{LoggerName, Opened, open_terminal};
+use super::token::Token;
 use super::ttrpc::{Code, Refusal};
 use crate::console::ConsoleSocket;
 use crate::diag;
@@ -76,6 +77,44 @@ pub(crate) enum Purpose {
     Checkpoint { path: String, work: Option<PathBuf> },
     /// Removes the container.
     Delete,
+}
+
+/// A call of the runtime that was to start a process, and has ended.
+struct Run<'a> {
+    /// What the process is called.
+    name: &'a str,
+    /// Where the runtime wrote its id.
+    pid_file: PathBuf,
+    runtime: &'a Runtime,
+    /// The command.
+    what: &'a str,
+    status: ExitStatus,
+    /// containerd's namespace.
+    namespace: &'a str,
+}
+
+impl Run<'_> {
+    /// The process, its terminal connected if it has one; or what the runtime says is wrong.
+    fn outcome(
+        &self,
+        process: &mut super::container::Process,
+        console: Option<ConsoleSocket>,
+        opened: &mut Opened,
+    ) -> Result<Pid, Refusal> {
+        if self.status != ExitStatus(0) {
+            let what = format!("OCI runtime {} failed", self.what);
+            return Err(self.runtime.complaint(&what, self.status));
+        }
+        let pid = process::read_pidfile(&self.pid_file).map_err(|error| refuse(&error))?;
+        if let Some(console) = console {
+            let name = LoggerName {
+                id: self.name,
+                namespace: self.namespace,
+            };
+            *opened = take_terminal(process, &console, &name).map_err(|error| refuse(&error))?;
+        }
+        Ok(pid)
+    }
 }
 
 /// Starts a runtime; none of its output is wanted but what it logs.
@@ -147,25 +186,15 @@ impl Server {
         status: ExitStatus,
     ) -> Result<Vec<u8>, Refusal> {
         let id = container.id.clone();
-        let made = if status == ExitStatus(0) {
-            process::read_pidfile(&container.bundle.join("init.pid"))
-                .map_err(|error| refuse(&error))
-        } else {
-            Err(container
-                .runtime
-                .complaint("OCI runtime create failed", status))
+        let run = Run {
+            name: &id,
+            pid_file: container.bundle.join("init.pid"),
+            runtime: &container.runtime,
+            what: "create",
+            status,
+            namespace: &self.place.namespace,
         };
-        let made = made.and_then(|pid| {
-            if let Some(console) = console {
-                let name = LoggerName {
-                    id: &id,
-                    namespace: &self.place.namespace,
-                };
-                opened = take_terminal(&mut container.init, &console, &name)
-                    .map_err(|error| refuse(&error))?;
-            }
-            Ok(pid)
-        });
+        let made = run.outcome(&mut container.init, console, &mut opened);
         let pid = match made {
             Ok(pid) => pid,
             Err(refusal) => {
@@ -254,25 +283,15 @@ impl Server {
     ) -> Result<Vec<u8>, Refusal> {
         let mut container = self.containers.remove(id).ok_or_else(gone)?;
         container.init.busy = false;
-        let made = if status == ExitStatus(0) {
-            process::read_pidfile(&container.bundle.join("init.pid"))
-                .map_err(|error| refuse(&error))
-        } else {
-            Err(container
-                .runtime
-                .complaint("OCI runtime restore failed", status))
+        let run = Run {
+            name: id,
+            pid_file: container.bundle.join("init.pid"),
+            runtime: &container.runtime,
+            what: "restore",
+            status,
+            namespace: &self.place.namespace,
         };
-        let made = made.and_then(|pid| {
-            if let Some(console) = console {
-                let name = LoggerName {
-                    id,
-                    namespace: &self.place.namespace,
-                };
-                opened = take_terminal(&mut container.init, &console, &name)
-                    .map_err(|error| refuse(&error))?;
-            }
-            Ok(pid)
-        });
+        let made = run.outcome(&mut container.init, console, &mut opened);
         let outcome = made.map(|pid| {
             container.init.pid = Some(pid);
             container.init.phase = Phase::Running;
@@ -298,30 +317,19 @@ impl Server {
         status: ExitStatus,
     ) -> Result<Vec<u8>, Refusal> {
         let mut container = self.containers.remove(id).ok_or_else(gone)?;
-        let pid_file = container.bundle.join(format!("{exec_id}.pid"));
-        let made = if status == ExitStatus(0) {
-            process::read_pidfile(&pid_file).map_err(|error| refuse(&error))
-        } else {
-            Err(container
-                .runtime
-                .complaint("OCI runtime exec failed", status))
+        let run = Run {
+            name: exec_id,
+            pid_file: container.bundle.join(format!("{exec_id}.pid")),
+            runtime: &container.runtime,
+            what: "exec",
+            status,
+            namespace: &self.place.namespace,
         };
         let outcome = match container.execs.get_mut(exec_id) {
             None => Err(gone()),
             Some(process) => {
                 process.busy = false;
-                let made = made.and_then(|pid| {
-                    if let Some(console) = console {
-                        let name = LoggerName {
-                            id: exec_id,
-                            namespace: &self.place.namespace,
-                        };
-                        opened = take_terminal(process, &console, &name)
-                            .map_err(|error| refuse(&error))?;
-                    }
-                    Ok(pid)
-                });
-                match made {
+                match run.outcome(process, console, &mut opened) {
                     Ok(pid) => {
                         process.pid = Some(pid);
                         process.phase = Phase::Running;

@@ -11,7 +11,8 @@ use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
 use rustix::pipe::{SpliceFlags, splice};
 
-use super::poller::{Poller, Token};
+use super::token::Token;
+use crate::poller::Poller;
 
 /// Most bytes moved before others have their turn.
 const TURN: usize = 256 * 1024;
@@ -140,7 +141,7 @@ impl Pump {
     }
 
     /// Watches for what the last turn stopped at.
-    pub(crate) fn watch(&mut self, poller: &Poller, index: usize, progress: Progress) {
+    pub(crate) fn watch(&mut self, poller: &Poller<Token>, index: usize, progress: Progress) {
         let wanted = match progress {
             Progress::Full => Watched::Sink,
             Progress::Empty | Progress::More => Watched::Source,

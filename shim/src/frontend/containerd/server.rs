@@ -17,11 +17,12 @@ use super::container::{Caller, Container, End, Phase, Process, code};
 use super::event::Publisher;
 use super::job::Job;
 use super::message::{TaskExit, TaskOnly, Timestamp};
-use super::poller::{Poller, Token};
 use super::pump::{Progress, Pump};
+use super::token::Token;
 use super::ttrpc::{Connection, Incoming, Refusal};
 use crate::diag;
 use crate::error::Error;
+use crate::poller::{Batch, Poller};
 use crate::process::ExitStatus;
 
 /// Bytes read at once.
@@ -51,7 +52,7 @@ pub(crate) struct Place {
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(super) place: Place,
-    pub(super) poller: Poller,
+    pub(super) poller: Poller<Token>,
     signals: SignalFd,
     listener: OwnedFd,
     connections: Vec<Option<(u64, Connection)>>,
@@ -101,6 +102,7 @@ impl Server {
 
     /// Serves until containerd says that it is over.
     pub(crate) fn run(&mut self) -> Result<(), Error> {
+        let mut batch = Batch::new();
         loop {
             let now = Instant::now();
             if self.is_over(now) {
@@ -114,11 +116,10 @@ impl Server {
             let timeout = self
                 .next_deadline()
                 .map(|at| at.saturating_duration_since(Instant::now()));
-            let events = self
-                .poller
-                .wait(timeout)
+            self.poller
+                .wait(&mut batch, timeout)
                 .map_err(Error::call("epoll_wait"))?;
-            for (token, flags) in events {
+            for (token, flags) in batch.named() {
                 self.handle(token, flags);
             }
         }
