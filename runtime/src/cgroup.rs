@@ -1,14 +1,15 @@
 //! Control groups: limits, freezing, killing as a whole, figures; on cgroup v1, v2 and hosts with both.
 //!
 //! In the order a container meets them: [`Hierarchies::detect`] looks at the host, [`Plan::new`] works out directories and
-//! values without touching anything, [`Plan::create`] makes the cgroup, the init process is cloned into it
-//! ([`Cgroup::clone_into`], pure v2) or put there ([`Cgroup::join`]), and a [`Record`] in state.json lets later commands
-//! take it up again with [`Cgroup::open`]. Directories are made here, or by systemd where that is asked for ([`systemd`]).
+//! values without touching anything, [`Plan::create`] makes the cgroup, the init process is born in it or enters it by itself
+//! ([`Cgroup::entry`]) or is put there ([`Cgroup::join`]), and a [`Record`] in state.json lets later commands take it up
+//! again with [`Cgroup::open`]. Directories are made here, or by systemd where that is asked for ([`systemd`]).
 //!
 //! Specification: config-linux.md, "Control groups". Behaviour where the specification is silent follows runc.
 
 mod create;
 mod device;
+mod entry;
 mod file;
 mod freezer;
 mod hierarchy;
@@ -27,14 +28,14 @@ mod v2;
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use entry::Entry;
 pub(crate) use hierarchy::{Hierarchies, Hierarchy};
 pub(crate) use oom::{Heard, Watch};
 pub(crate) use plan::Plan;
@@ -257,25 +258,8 @@ impl Cgroup {
         matches!(self.nodes.as_slice(), [only] if only.is_v2())
     }
 
-    /// The directory for `CLONE_INTO_CGROUP`; `None` on v1 and hybrid hosts and when it cannot be opened: then
-    /// [`Cgroup::join`] is needed, and says what is wrong.
-    pub(crate) fn clone_into(&self) -> Option<BorrowedFd<'_>> {
-        if !self.is_pure_v2() || self.unit_of_user().is_some() {
-            return None;
-        }
-        if self.leaf.get().is_none() {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let leaf =
-                rustix::fs::openat(CWD, &self.nodes.first()?.directory, flags, Mode::empty())
-                    .ok()?;
-            // Cannot fail: the cell was found empty.
-            let _ = self.leaf.set(leaf);
-        }
-        self.leaf.get().map(AsFd::as_fd)
-    }
-
-    /// Puts a process into the cgroup, in every hierarchy. The first write after an idle time may sleep for 4 to 11 ms
-    /// (an RCU grace period in the kernel), so on v1 it is best started while the new process has other things to do.
+    /// Puts a process into the cgroup, in every hierarchy. The first write after an idle time may sleep for 4 to 12 ms (an
+    /// RCU grace period in the kernel), so this is for where there is no [`Cgroup::entry`].
     pub(crate) fn join(&self, pid: Pid) -> Result<()> {
         if let (Some(unit), [node]) = (self.unit_of_user(), self.nodes.as_slice()) {
             return Ok(unit.attach(&node.directory, pid)?);

@@ -134,13 +134,13 @@ impl Restoring<'_> {
         made.directory.write(&self.record)?;
         let place = make_place(&made.directory)?;
         let descriptors: Vec<OwnedFd> = prepared.joins.drain(..).map(|(_, fd)| fd).collect();
-        let born_inside = cgroup.clone_into();
+        let entry = cgroup.entry();
         let criu = Criu::start(
             &Start {
                 own_streams: !plan.process.terminal,
                 descriptors: &descriptors,
-                cgroup: born_inside,
-                joins: born_inside.is_none().then_some(cgroup),
+                entry: entry.as_ref(),
+                joins: entry.is_none().then_some(cgroup),
                 inside: Some(&|| {
                     if self.keeps_cgroup_namespace() {
                         let flag = Kind::Cgroup.flag();

@@ -7,7 +7,7 @@
 use std::ffi::{CString, OsStr};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use rustix::fs::{Access, CWD, Mode, OFlags, access, openat};
@@ -21,7 +21,7 @@ use rustix::process::{WaitOptions, WaitStatus, waitpid};
 use super::Error;
 use super::message::{self, Features, Kind, Response};
 use super::wire::Message;
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Entry};
 use crate::failure::During;
 use crate::setup::Error as SetupError;
 use crate::setup::fault::{At, Fault, Step};
@@ -46,9 +46,9 @@ pub(super) struct Start<'a> {
     pub(super) own_streams: bool,
     /// Descriptors it inherits, under the numbers they have here.
     pub(super) descriptors: &'a [OwnedFd],
-    /// A cgroup v2 directory it is born into.
-    pub(super) cgroup: Option<BorrowedFd<'a>>,
-    /// A cgroup that it is put into, if it was not born there.
+    /// The way into its cgroup, if it gets one.
+    pub(super) entry: Option<&'a Entry<'a>>,
+    /// A cgroup that it is put into, if there is no way in.
     pub(super) joins: Option<&'a Cgroup>,
     /// What it does in a mount namespace of its own, if it gets one; it is in its cgroup by then.
     pub(super) inside: Option<&'a dyn Fn() -> Result<(), Fault>>,
@@ -59,7 +59,7 @@ impl Start<'_> {
     pub(super) const BARE: Self = Self {
         own_streams: false,
         descriptors: &[],
-        cgroup: None,
+        entry: None,
         joins: None,
         inside: None,
     };
@@ -91,10 +91,11 @@ impl Criu {
             Some(_) => crate::namespace::Kind::Mount.flag(),
             None => 0,
         };
-        let (child, channel) = clone_process(flags, start.cgroup, ends, |channel| {
-            become_criu(&program, start, &theirs, &channel)
-        })
-        .during("clone3", "criu")?;
+        let (child, channel) =
+            clone_process(flags, start.entry.and_then(Entry::birth), ends, |channel| {
+                become_criu(&program, start, &theirs, &channel)
+            })
+            .during("clone3", "criu")?;
         drop(theirs);
         let mut criu = Self {
             child: Some(child),
@@ -332,7 +333,7 @@ fn become_criu(program: &CString, start: &Start<'_>, socket: &OwnedFd, channel: 
 /// In the new process: makes the surroundings that criu is to find.
 fn prepare(start: &Start<'_>, socket: &OwnedFd, channel: &InitEnd) -> Result<(), Fault> {
     // Our foreground holds signals back, which criu and what it restores would inherit.
-    finish::reset_signals()?;
+    finish::begin(start.entry)?;
     channel
         .expect(&ToInit::Go)
         .at(Step::Handshake, "recvmsg", "")?;

@@ -8,6 +8,8 @@ use crate::failure;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Step {
+    /// Entering the cgroup.
+    Cgroup,
     /// Joining a namespace.
     Namespace,
     /// Making a namespace.
@@ -70,7 +72,8 @@ pub(crate) enum Step {
 
 impl Step {
     /// Every step, for decoding.
-    const ALL: [Self; 29] = [
+    const ALL: [Self; 30] = [
+        Self::Cgroup,
         Self::Namespace,
         Self::Unshare,
         Self::UserNamespace,
@@ -133,6 +136,7 @@ impl std::fmt::Display for Fault {
         };
         let why = format!("{call}: {errno_text}");
         match step {
+            Step::Cgroup => write!(formatter, "error entering cgroup {subject}: {why}"),
             Step::Namespace => write!(formatter, "error joining namespace {subject}: {why}"),
             Step::Unshare => write!(formatter, "error making namespace {subject}: {why}"),
             Step::UserNamespace => write!(

@@ -17,6 +17,7 @@ use rustix::thread::{
 
 use super::fault::{At, Fault, Step};
 use super::handshake::{InitEnd, ToInit};
+use crate::cgroup::Entry;
 use crate::plan::process::ProcessPlan;
 use crate::procfs::HostProc;
 use crate::rootfs::mask::is_null;
@@ -51,8 +52,12 @@ pub(crate) struct Prepared {
     pub(crate) filter_left: bool,
 }
 
-/// Undoes what Rust's start-up, our parent and our callers did to signals.
-pub(crate) fn reset_signals() -> Result<(), Fault> {
+/// What every new process begins with: it enters its cgroup, if it can, and undoes what Rust's start-up, our parent and our
+/// callers did to signals.
+pub(crate) fn begin(entry: Option<&Entry<'_>>) -> Result<(), Fault> {
+    if let Some(Err((directory, errno))) = entry.map(Entry::pass) {
+        return Err(errno).at(Step::Cgroup, "write", &directory.to_string_lossy());
+    }
     sys::signal::reset_all();
     sys::signal::SignalSet::empty()
         .block()

@@ -17,7 +17,7 @@ use super::finish::{self, Identity, Prepared};
 use super::handshake::{InitEnd, ToInit};
 use super::source::Users;
 use super::spawn;
-use crate::cgroup::Hierarchies;
+use crate::cgroup::{Entry, Hierarchies};
 use crate::console;
 use crate::hook::{self, Point};
 use crate::namespace::Kind;
@@ -49,6 +49,8 @@ pub(crate) struct Context<'a> {
     pub(crate) start_fifo: Option<&'a OwnedFd>,
     /// Where the terminal's master end goes.
     pub(crate) console_socket: Option<&'a OwnedFd>,
+    /// The way into the cgroup, unless the parent puts the process there.
+    pub(crate) entry: Option<Entry<'a>>,
     /// Namespaces to join.
     pub(crate) joins: &'a [(Kind, OwnedFd)],
     /// User namespaces of id-mapped mounts.
@@ -105,7 +107,7 @@ fn set_up(context: &Context<'_>, channel: InitEnd) -> Result<Infallible, (Fault,
 /// Everything up to the moment the parent is told that the container is ready.
 fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> {
     let plan = context.plan;
-    finish::reset_signals()?;
+    finish::begin(context.entry.as_ref())?;
     // A session of its own: no terminal of the caller's, and its signals do not reach it.
     rustix::process::setsid()
         .map(drop)

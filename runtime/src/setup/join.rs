@@ -1,11 +1,11 @@
 //! A further process in a running container: what `exec` does.
 //!
 //! The parent enters the pid namespace for its children ([`crate::sys::process::setns`]) and forks; the child enters
-//! the rest through one pidfd of the init process, which cannot come to mean another process in between. On cgroup v2 the
-//! child is born into the container's cgroup; on v1 the parent puts it there while it joins.
+//! the rest through one pidfd of the init process, which cannot come to mean another process in between. The child is born
+//! into the container's cgroup, or enters it by itself; where it cannot, the parent puts it there.
 
 use std::fmt::Write as _;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -18,7 +18,7 @@ use super::finish::{self, Identity, Prepared};
 use super::handshake::{self, FromInit, InitEnd, ParentEnd, ToInit};
 use super::report::Report;
 use super::{filter, outside, spawn};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Entry};
 use crate::console;
 use crate::container::Container;
 use crate::failure::{CallFailed, During};
@@ -27,7 +27,7 @@ use crate::plan::process::ProcessPlan;
 use crate::procfs::HostProc;
 use crate::rootless;
 use crate::seccomp::Program;
-use crate::sys::process::{Child, clone_process, has_clone3, set_not_dumpable, setns};
+use crate::sys::process::{Child, clone_process, set_not_dumpable, setns};
 use crate::sys::sched::{sched_getaffinity, sched_setaffinity};
 
 /// What is to be executed, and where.
@@ -57,8 +57,8 @@ struct Context<'a> {
     /// The same, opened, for kernels without pidfds.
     open_files: Vec<(Kind, OwnedFd)>,
     seccomp: Option<Program>,
-    /// Whether the parent has to put it into the cgroup.
-    outside_cgroup: bool,
+    /// The way into the cgroup, unless the parent has to put it there.
+    entry: Option<Entry<'a>>,
     /// Whether it waits for the parent's word that it is there, and may set its limits.
     waits: bool,
     /// Whether the user namespace has been joined before the child was born.
@@ -82,8 +82,10 @@ pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
     }
     let cgroup = request.cgroup.unwrap_or(&container.cgroup);
     // Its initial CPUs are those it has before it enters the cgroup, and before Linux 6.2 the entry makes it forget them.
-    let may_be_born_inside = request.process.scheduling.initial_cpus.is_none() && has_clone3();
-    let born_inside = cgroup.clone_into().filter(|_| may_be_born_inside);
+    let entry = match &request.process.scheduling.initial_cpus {
+        Some(_) => None,
+        None => cgroup.entry(),
+    };
     let mut context = Context {
         request,
         pidfd: pidfd.as_ref(),
@@ -94,17 +96,17 @@ pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
             .has_filter
             .then(|| filter::load(&container.directory))
             .transpose()?,
-        outside_cgroup: born_inside.is_none(),
-        waits: born_inside.is_none()
+        waits: entry.is_none()
             || container.record.namespaces & Kind::User.flag() != 0
                 && !request.process.rlimits.is_empty(),
+        entry,
         in_user_namespace: false,
         begins_on: None,
     };
     if let Some(program) = &context.seccomp {
         log::debug!("seccomp filter flags: {}", program.flags);
     }
-    let (child, channel) = start_on_initial_cpus(&mut context, born_inside)?;
+    let (child, channel) = start_on_initial_cpus(&mut context)?;
     super::tell_born(child.pid);
     match attend(&context, cgroup, &child, &channel) {
         Ok(()) => Ok(child),
@@ -119,17 +121,14 @@ pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
 
 /// Starts the child on the CPUs that the process is to have until it enters the cgroup: it inherits them from this process,
 /// which has its own again afterwards.
-fn start_on_initial_cpus(
-    context: &mut Context<'_>,
-    cgroup: Option<BorrowedFd<'_>>,
-) -> Result<(Child, ParentEnd), Error> {
+fn start_on_initial_cpus(context: &mut Context<'_>) -> Result<(Child, ParentEnd), Error> {
     let Some(cpus) = &context.request.process.scheduling.initial_cpus else {
-        return start(context, cgroup);
+        return start(context);
     };
     let own = sched_getaffinity().during("sched_getaffinity", "exec")?;
     sched_setaffinity(0, cpus.words()).during("sched_setaffinity", "initial CPU affinity")?;
     context.begins_on = sched_getaffinity().ok();
-    let started = start(context, cgroup);
+    let started = start(context);
     if let Err(errno) = sched_setaffinity(0, &own) {
         // Slower for the rest of its life, no more.
         log::debug!("sched_setaffinity: {errno}");
@@ -157,10 +156,8 @@ fn set_final_cpus(context: &Context<'_>, child: &Child) -> Result<(), CallFailed
 ///
 /// Without privileges one enters the pid namespace only as root of the user namespace it belongs to. That is not for this
 /// process, which has pid files and sockets of the caller to write to: an intermediate one does it.
-fn start(
-    context: &mut Context<'_>,
-    cgroup: Option<BorrowedFd<'_>>,
-) -> Result<(Child, ParentEnd), Error> {
+fn start(context: &mut Context<'_>) -> Result<(Child, ParentEnd), Error> {
+    let cgroup = context.entry.as_ref().and_then(Entry::birth);
     let namespaces = context.request.container.record.namespaces;
     if namespaces & Kind::Pid.flag() != 0 {
         match enter_pid_namespace(context) {
@@ -182,7 +179,7 @@ fn start(
     let started = match clone_process(0, cgroup, ends()?, |channel| run(context, &channel)) {
         // The container's cgroup has children and takes no processes of its own any more; or the caller may not move any there.
         Err(Errno::BUSY | Errno::ACCESS) if cgroup.is_some() => {
-            context.outside_cgroup = true;
+            context.entry = None;
             context.waits = true;
             clone_process(0, None, ends()?, |channel| run(context, &channel))
         }
@@ -201,7 +198,7 @@ fn attend(
     let request = context.request;
     let record = &request.container.record;
     let in_user_namespace = record.namespaces & Kind::User.flag() != 0;
-    if context.outside_cgroup
+    if context.entry.is_none()
         && let Err(error) = cgroup.join(child.pid)
     {
         let pid = child.pid.as_raw_nonzero().get();
@@ -368,7 +365,7 @@ fn log_beginning(context: &Context<'_>) {
 /// Everything up to the moment the parent is told that the process is ready.
 fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> {
     let request = context.request;
-    finish::reset_signals()?;
+    finish::begin(context.entry.as_ref())?;
     // In the container's pid namespace already, where processes might look into this one.
     set_not_dumpable().at(Step::User, "prctl", "")?;
     let host_proc = HostProc::open().at(Step::PrepareRoot, "open", "/proc")?;

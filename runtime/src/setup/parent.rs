@@ -27,7 +27,7 @@ use crate::seccomp::{self, Program};
 use crate::spec::linux::{IdMapping, Linux};
 use crate::spec::{Hooks, Spec};
 use crate::state::{self, Directory, Record, START_FIFO, Store};
-use crate::sys::process::{Child, has_clone3};
+use crate::sys::process::Child;
 
 /// What is to be created, and for whom.
 #[derive(Debug)]
@@ -188,22 +188,12 @@ fn carry_out(
         return Err(Error::Protocol);
     };
     let mut cgroup_plan = Some(cgroup_plan);
-    if prepared.hierarchies.is_pure_v2()
-        && !cgroup_plan
-            .as_ref()
-            .is_some_and(|plan| plan.needs_process())
-    {
-        // The child is born into it, so it comes first; and the record before it, for whoever has to clear up after us.
+    if let Some(cgroup_plan) = cgroup_plan.take_if(|plan| !plan.needs_process()) {
+        // The child enters it first of all, so it comes before the child; and the record before it, for whoever has to
+        // clear up after us.
         made.directory.write(&record)?;
-        made.cgroup = cgroup_plan
-            .take()
-            .map(|plan| plan.create(None))
-            .transpose()?;
+        made.cgroup = Some(cgroup_plan.create(None)?);
     }
-    let born_inside = made
-        .cgroup
-        .as_ref()
-        .is_some_and(|cgroup| cgroup.clone_into().is_some() && has_clone3());
     let needs_cgroup = plan.process.scheduling.needs_cgroup()
         || plan.namespaces.makes(Kind::Cgroup)
         || plan
@@ -213,7 +203,8 @@ fn carry_out(
             .any(|step| step.kind == MountKind::Cgroup);
     // Where it would not wait for its mappings either.
     let needs_limits = plan.namespaces.is_joined(Kind::User) && !plan.process.rlimits.is_empty();
-    let context = Context {
+    let entry = made.cgroup.as_ref().and_then(Cgroup::entry);
+    let mut context = Context {
         plan,
         hierarchies: &prepared.hierarchies,
         seccomp: prepared.seccomp.as_ref(),
@@ -221,21 +212,36 @@ fn carry_out(
         record: &record,
         start_fifo: fifo.as_ref(),
         console_socket: request.console_socket,
+        waits_for_cgroup: needs_cgroup && entry.is_none() || needs_limits,
+        entry,
         joins: &prepared.joins,
         users: &prepared.users,
         has_privileges: rustix::process::geteuid().is_root(),
-        waits_for_cgroup: needs_cgroup && !born_inside || needs_limits,
-        cgroup_paths: record::paths_of(&record.cgroup),
+        cgroup_paths: match &made.cgroup {
+            Some(cgroup) => record::paths_of(&cgroup.record()),
+            None => Vec::new(),
+        },
         locked_directory: made.directory.fd().as_raw_fd(),
     };
     made.root = Uncovered::look(&plan.root)?;
-    let cgroup = made.cgroup.as_ref().filter(|_| born_inside);
-    let (child, channel) = spawn::spawn(&context, cgroup.and_then(Cgroup::clone_into))
-        .map_err(|error| explain_birth(error, cgroup))?;
+    let started = match spawn::spawn(&context) {
+        // Beside v1 hierarchies it may do without the v2 tree, which joining finds out.
+        Err(error)
+            if refuses_birth(&error) && !made.cgroup.as_ref().is_some_and(Cgroup::is_pure_v2) =>
+        {
+            context.entry = None;
+            context.waits_for_cgroup = needs_cgroup || needs_limits;
+            spawn::spawn(&context)
+        }
+        other => other,
+    };
+    let (child, channel) = started.map_err(|error| explain_birth(error, made.cgroup.as_ref()))?;
+    let (mut inside, waits_for_cgroup) = (context.entry.is_some(), context.waits_for_cgroup);
+    // The ways in are not needed any more.
+    drop(context.entry.take());
     made.channel = Some(channel);
     let pid = child.pid;
     super::tell_born(pid);
-    let waits_for_cgroup = context.waits_for_cgroup;
     made.child = Some(child);
     record.pid = pid.as_raw_nonzero().get();
     record.start_time = state::start_time(pid).ok_or(Error::Died)?.0;
@@ -254,7 +260,6 @@ fn carry_out(
     if !joins_first {
         map_ids(plan, made)?;
     }
-    let mut inside = born_inside;
     if let Some(cgroup_plan) = cgroup_plan {
         inside = cgroup_plan.takes_process();
         made.cgroup = Some(cgroup_plan.create(Some(pid))?);
@@ -265,7 +270,7 @@ fn carry_out(
     if let Some(cgroup) = &made.cgroup
         && cgroup.record() != record.cgroup
     {
-        // A rootless container does without what its user may not make.
+        // A rootless container does without what its user may not have.
         record.cgroup = cgroup.record();
         made.directory.write(&record)?;
         warn_of_strays(cgroup, plan);
@@ -317,20 +322,21 @@ fn map_ids(plan: &Plan, made: &Made) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether a process could not be born into its cgroup.
+fn refuses_birth(error: &Error) -> bool {
+    matches!(error, Error::Call(failed) if failed.call == "clone3" && failed.errno == Errno::ACCESS)
+}
+
 /// What it means that a process could not be born into its cgroup.
 fn explain_birth(error: Error, cgroup: Option<&Cgroup>) -> Error {
     let directory = cgroup.and_then(|cgroup| cgroup.path(""));
-    match (error, directory) {
-        (Error::Call(failed), Some(directory))
-            if failed.call == "clone3" && failed.errno == Errno::ACCESS =>
-        {
-            Error::Cgroup(cgroup::Error::Write {
-                path: directory.join("cgroup.procs"),
-                value: "0".into(),
-                source: failed.errno,
-            })
-        }
-        (error, _) => error,
+    match directory.filter(|_| refuses_birth(&error)) {
+        Some(directory) => Error::Cgroup(cgroup::Error::Write {
+            path: directory.join("cgroup.procs"),
+            value: "0".into(),
+            source: Errno::ACCESS,
+        }),
+        None => error,
     }
 }
 

@@ -9,6 +9,7 @@ use super::Error;
 use super::fault::{At, Fault, Step};
 use super::handshake::{self, FromInit, InitEnd, ParentEnd};
 use super::init::{self, Context};
+use crate::cgroup::Entry;
 use crate::failure::During;
 use crate::namespace::Kind;
 use crate::sys::process::{CLONE_PARENT, Child, clone_process, set_not_dumpable, setns};
@@ -19,10 +20,8 @@ use crate::sys::signal::{kill, pidfd_send_signal};
 /// With a pid or user namespace to join an intermediate process does that first, because one only enters a pid namespace
 /// by being born there, and only root of a user namespace makes others that belong to it. So it does with others to join
 /// when there is a user namespace to make.
-pub(super) fn spawn(
-    context: &Context<'_>,
-    cgroup: Option<BorrowedFd<'_>>,
-) -> Result<(Child, ParentEnd), Error> {
+pub(super) fn spawn(context: &Context<'_>) -> Result<(Child, ParentEnd), Error> {
+    let cgroup = context.entry.as_ref().and_then(Entry::birth);
     let flags = context.plan.namespaces.clone_flags();
     if !context
         .joins
