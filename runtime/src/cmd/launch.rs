@@ -38,13 +38,14 @@ pub(super) fn load(request: &Request<'_>) -> Result<Bundle> {
     let id = request.parsed.id();
     state::check_id(id)?;
     self_image::protect()?;
+    // Each phase is other code: what came before, reading and planning, setting up.
+    release_code();
     let extra = extra(request.parsed, &request.store.path(id))?;
     enter_bundle(request.parsed.path("bundle").as_deref())?;
     let bundle = std::env::current_dir().during("getwd", ".")?;
     let spec = plan::load_spec()?;
     let plan = Plan::new(&spec, &bundle, id, extra)?;
     crate::rootfs::check_root(&plan.root)?;
-    // Reading and planning are over; what comes is other code.
     release_code();
     Ok(Bundle { spec, plan })
 }
