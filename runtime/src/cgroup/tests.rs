@@ -369,8 +369,8 @@ fn memory_beyond_the_limit_is_heard_of() {
         return;
     };
     let cgroup = scratch.create(r#"{"memory":{"limit":8388608,"swap":8388608}}"#);
-    let watch = super::Watch::new(&cgroup).unwrap().unwrap();
-    let heard = || {
+    let mut watch = super::Watch::new(&cgroup).unwrap().unwrap();
+    let mut heard = || {
         let mut poll = [rustix::event::PollFd::from_borrowed_fd(
             watch.fd(),
             rustix::event::PollFlags::IN,
@@ -385,8 +385,28 @@ fn memory_beyond_the_limit_is_heard_of() {
         }
     };
     assert_ne!(run(&cgroup, "tail /dev/zero"), Some(0));
-    while heard() != super::Heard::OutOfMemory {}
+    let mut told = heard();
+    while !told.out_of_memory {
+        // What is killed ends, and that is heard of no sooner.
+        assert!(!told.end);
+        told = heard();
+    }
+    // What comes afterwards is another matter.
+    if cgroup.is_pure_v2() {
+        while !told.end {
+            told = heard();
+        }
+        assert_eq!(run(&cgroup, "exit 0"), Some(0));
+        assert!(!heard().out_of_memory);
+    }
     cgroup.remove().unwrap();
+    if !cgroup.is_pure_v2() {
+        let end = super::Heard {
+            out_of_memory: false,
+            end: true,
+        };
+        assert_eq!(heard(), end);
+    }
 }
 
 /// Set for the run of [`one_creation`] under strace: the name to use.
