@@ -81,10 +81,12 @@ pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
         return Err(Error::Died);
     }
     let cgroup = request.cgroup.unwrap_or(&container.cgroup);
-    // Its initial CPUs are those it has before it enters the cgroup, and before Linux 6.2 the entry makes it forget them.
-    let entry = match &request.process.scheduling.initial_cpus {
-        Some(_) => None,
-        None => cgroup.entry(),
+    // Initial CPUs are those it has before it enters the cgroup, final ones those it has afterwards; before Linux 6.2 the
+    // entry makes it forget what it had. So we have to know when that is.
+    let scheduling = &request.process.scheduling;
+    let entry = match (&scheduling.initial_cpus, &scheduling.final_cpus) {
+        (None, None) => cgroup.entry(),
+        _ => None,
     };
     let mut context = Context {
         request,
@@ -123,7 +125,7 @@ pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
 /// which has its own again afterwards.
 fn start_on_initial_cpus(context: &mut Context<'_>) -> Result<(Child, ParentEnd), Error> {
     let Some(cpus) = &context.request.process.scheduling.initial_cpus else {
-        return start(context);
+        return start_inside(context);
     };
     let own = sched_getaffinity().during("sched_getaffinity", "exec")?;
     sched_setaffinity(0, cpus.words()).during("sched_setaffinity", "initial CPU affinity")?;
@@ -152,6 +154,17 @@ fn set_final_cpus(context: &Context<'_>, child: &Child) -> Result<(), CallFailed
     Ok(())
 }
 
+/// Starts the child in its cgroup; where it cannot be born there, outside.
+fn start_inside(context: &mut Context<'_>) -> Result<(Child, ParentEnd), Error> {
+    let started = start(context);
+    if !spawn::is_refused_birth(&started, context.entry.as_ref()) {
+        return started;
+    }
+    context.entry = None;
+    context.waits = true;
+    start(context)
+}
+
 /// Starts the child.
 ///
 /// Without privileges one enters the pid namespace only as root of the user namespace it belongs to. That is not for this
@@ -175,16 +188,8 @@ fn start(context: &mut Context<'_>) -> Result<(Child, ParentEnd), Error> {
             other => other.during("setns", "pid")?,
         }
     }
-    let ends = || handshake::pair().during("socketpair", "exec");
-    let started = match clone_process(0, cgroup, ends()?, |channel| run(context, &channel)) {
-        // The container's cgroup has children and takes no processes of its own any more; or the caller may not move any there.
-        Err(Errno::BUSY | Errno::ACCESS) if cgroup.is_some() => {
-            context.entry = None;
-            context.waits = true;
-            clone_process(0, None, ends()?, |channel| run(context, &channel))
-        }
-        other => other,
-    };
+    let ends = handshake::pair().during("socketpair", "exec")?;
+    let started = clone_process(0, cgroup, ends, |channel| run(context, &channel));
     Ok(started.during("clone3", "exec")?)
 }
 

@@ -41,6 +41,13 @@ pub(super) fn spawn(context: &Context<'_>) -> Result<(Child, ParentEnd), Error> 
     spawn_after(join, flags, cgroup, |channel| init::run(context, channel))
 }
 
+/// Whether a process could not be started that was to be born in its cgroup. Without that it may do: where the cgroup has
+/// children of its own and takes no process, where the caller may not move any there; and if not, joining says why.
+pub(super) fn is_refused_birth<T>(started: &Result<T, Error>, entry: Option<&Entry<'_>>) -> bool {
+    let failed = matches!(started, Err(Error::Call(failed)) if failed.call == "clone3");
+    failed && entry.and_then(Entry::birth).is_some()
+}
+
 /// Whether a namespace has to be joined by an intermediate process: with a user namespace nearly all, because in that the
 /// rights on others may be gone. A mount namespace takes the host's paths away, so it always comes last.
 pub(super) fn joins_early(context: &Context<'_>, kind: Kind) -> bool {
