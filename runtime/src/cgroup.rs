@@ -108,6 +108,8 @@ pub(crate) enum Error {
         "device rule {rule:?} makes an exception within {within:?}, which cgroup v1 cannot enforce"
     )]
     DeviceHole { rule: String, within: String },
+    #[error("unit {0:?} cannot be started without a process")]
+    NoProcess(String),
     #[error(transparent)]
     Systemd(#[from] systemd::Error),
     #[error("invalid configuration: cannot use unified on cgroup v1")]

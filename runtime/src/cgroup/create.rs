@@ -28,8 +28,10 @@ impl Plan {
     /// The systemd driver needs the container's first process for it (see [`Plan::needs_process`]); on failure that process
     /// is killed with what it has started.
     pub(crate) fn create(self, first: Option<Pid>) -> Result<Cgroup> {
-        let Some((start, pid)) = self.start.as_ref().zip(first) else {
-            return self.make_all(None);
+        let (start, pid) = match (&self.start, first) {
+            (Some(start), Some(pid)) => (start, pid),
+            (Some(start), None) => return Err(Error::NoProcess(start.unit().name.clone())),
+            (None, _) => return self.make_all(None),
         };
         for target in self
             .targets
@@ -45,15 +47,12 @@ impl Plan {
                 .targets
                 .iter()
                 .map(|target| Node::new(&target.keys, &target.directory));
-            let cgroup = Cgroup::new(nodes.collect(), None);
-            // Before it is stopped, for systemd would first ask the process nicely.
-            let undone = cgroup
-                .kill_all(Signal::KILL)
-                .and_then(|()| Ok(unit.stop()?));
+            let cgroup = Cgroup::new(nodes.collect(), None).with_unit(Some(unit));
+            // Before the unit is stopped, for systemd would first ask the process nicely.
+            let undone = cgroup.kill_all(Signal::KILL).and_then(|()| cgroup.remove());
             if let Err(error) = undone {
                 log::warn!(
-                    "cannot stop unit {}: {}",
-                    unit.name,
+                    "cannot remove the cgroup: {}",
                     crate::failure::chain(&error)
                 );
             }

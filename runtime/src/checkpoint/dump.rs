@@ -114,7 +114,7 @@ pub(crate) fn dump(
     let image = Place::make(&wanted.common.image)?;
     check_parent(wanted)?;
     let work = work_directory(&wanted.common)?;
-    let criu = Criu::start(&Start::BARE, LEAST_VERSION)?;
+    let criu = Criu::start(&Start::BARE, LEAST_VERSION, |_| Ok(()))?;
     check_features(&criu, wanted)?;
     let mut options = wanted.common.options(LOG, &image, work.as_ref());
     describe(&mut options, container, spec, plan, wanted)?;

@@ -16,17 +16,16 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
-use rustix::process::{WaitOptions, WaitStatus, waitpid};
+use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 
 use super::Error;
 use super::message::{self, Features, Kind, Response};
 use super::wire::Message;
-use crate::cgroup::{Cgroup, Entry};
+use crate::cgroup::Entry;
 use crate::failure::During;
-use crate::setup::Error as SetupError;
 use crate::setup::fault::{At, Fault, Step};
 use crate::setup::finish;
-use crate::setup::handshake::{self, FromInit, InitEnd, ToInit};
+use crate::setup::handshake::{self, FromInit, InitEnd, ParentEnd, ToInit};
 use crate::sys::process::{Child, clone_process, execve, keep_over_exec, replace_stdio};
 
 /// Room for one answer; criu's are a few hundred bytes.
@@ -46,10 +45,8 @@ pub(super) struct Start<'a> {
     pub(super) own_streams: bool,
     /// Descriptors it inherits, under the numbers they have here.
     pub(super) descriptors: &'a [OwnedFd],
-    /// The way into its cgroup, if it gets one.
+    /// The way into its cgroup, if there is one by which it enters by itself.
     pub(super) entry: Option<&'a Entry<'a>>,
-    /// A cgroup that it is put into, if there is no way in.
-    pub(super) joins: Option<&'a Cgroup>,
     /// What it does in a mount namespace of its own, if it gets one; it is in its cgroup by then.
     pub(super) inside: Option<&'a dyn Fn() -> Result<(), Fault>>,
 }
@@ -60,7 +57,6 @@ impl Start<'_> {
         own_streams: false,
         descriptors: &[],
         entry: None,
-        joins: None,
         inside: None,
     };
 }
@@ -76,8 +72,13 @@ pub(super) struct Notice<'a> {
 }
 
 impl Criu {
-    /// Starts criu and asks for its version, which must be `least` or newer.
-    pub(super) fn start(start: &Start<'_>, least: u32) -> Result<Self, Error> {
+    /// Starts criu and asks for its version, which must be `least` or newer. `born` is called when there is a process, which
+    /// waits until that has been done before it does anything of what `start` says.
+    pub(super) fn start(
+        start: &Start<'_>,
+        least: u32,
+        born: impl FnOnce(Pid) -> Result<(), Error>,
+    ) -> Result<Self, Error> {
         let program = find(std::env::var_os("PATH").as_deref()).ok_or(Error::NotInstalled)?;
         let (socket, theirs) = socketpair(
             AddressFamily::UNIX,
@@ -102,15 +103,7 @@ impl Criu {
             socket,
             version: 0,
         };
-        if let (Some(cgroup), Some(pid)) = (start.joins, criu.pid()) {
-            cgroup.join(pid).map_err(SetupError::from)?;
-        }
-        // One that has ended already says why.
-        let _ = channel.send(&ToInit::Go);
-        // The channel closes when the program is executed.
-        if let Some(FromInit::Failed(fault)) = channel.receive().during("recvmsg", "criu")? {
-            return Err(Error::Start(fault));
-        }
+        criu.let_go(channel, born)?;
         criu.version = criu
             .ask(&message::version_request(), Kind::Version)
             .map_err(|source| Error::Version(Box::new(source)))?
@@ -121,8 +114,27 @@ impl Criu {
         Ok(criu)
     }
 
+    /// Lets the process become criu once `born` has been done.
+    ///
+    /// Takes the conversation, which is over in any case when this returns: the process may be waiting for a word in it, and
+    /// who drops it waits for the process.
+    fn let_go(
+        &self,
+        channel: ParentEnd,
+        born: impl FnOnce(Pid) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        born(self.pid().ok_or(Error::Protocol)?)?;
+        // One that has ended already says why.
+        let _ = channel.send(&ToInit::Go);
+        // The channel closes when the program is executed.
+        match channel.receive().during("recvmsg", "criu")? {
+            Some(FromInit::Failed(fault)) => Err(Error::Start(fault)),
+            _ => Ok(()),
+        }
+    }
+
     /// Its process.
-    pub(super) fn pid(&self) -> Option<rustix::process::Pid> {
+    pub(super) fn pid(&self) -> Option<Pid> {
         self.child.as_ref().map(|child| child.pid)
     }
 
@@ -385,5 +397,29 @@ mod tests {
         let found = find(Some(&path)).unwrap();
         assert_eq!(found.as_bytes(), program.as_os_str().as_bytes());
         std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn what_fails_before_the_word_lets_the_process_end() {
+        let flags = SocketFlags::CLOEXEC;
+        let sockets = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+        let ends = handshake::pair().unwrap();
+        // Only system calls in the child: other tests' threads may hold the allocator's lock.
+        let (child, channel) = clone_process(0, None, ends, |channel| {
+            i32::from(rustix::io::read(channel.fd(), &mut [0]) != Ok(0))
+        })
+        .unwrap();
+        let pid = child.pid;
+        let criu = Criu {
+            child: Some(child),
+            socket: sockets.unwrap().0,
+            version: 0,
+        };
+        let told = criu.let_go(channel, |_| Err(Error::Protocol));
+        assert!(matches!(told, Err(Error::Protocol)));
+        // Would wait for ever for a process that waits for a word.
+        drop(criu);
+        let again = waitpid(Some(pid), WaitOptions::NOHANG);
+        assert_eq!(again.err(), Some(Errno::CHILD));
     }
 }
