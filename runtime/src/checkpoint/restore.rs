@@ -260,7 +260,7 @@ impl Restoring<'_> {
         hierarchies: &Hierarchies,
     ) -> Result<(), Error> {
         let plan = self.request.plan;
-        let rootfs = open_root(&plan.root.path)?;
+        let rootfs = Root::open(&plan.root.path).during("open", &plan.root.path)?;
         for mount in external::mounts(&rootfs, plan, hierarchies, &self.record.cgroup) {
             options.external_mount(&mount.destination, &mount.source);
         }
@@ -319,16 +319,6 @@ fn make_place(directory: &Directory) -> Result<PathBuf, Error> {
     std::fs::create_dir(&place).during("mkdir", &place)?;
     // criu compares it with what mountinfo says.
     Ok(place.canonicalize().during("realpath", &place)?)
-}
-
-/// Opens a root file system.
-fn open_root(path: &Path) -> Result<Root, Error> {
-    use std::os::unix::ffi::OsStrExt;
-    let name =
-        std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(|_| rustix::io::Errno::INVAL);
-    Ok(name
-        .and_then(|name| Root::open(&name))
-        .during("open", path)?)
 }
 
 /// Tells criu which namespaces are joined. `joins` are their files, in the order of the plan.

@@ -4,13 +4,13 @@
 //! which the container's root is put where criu wants it; whatever becomes of either process, the host's mounts stay as
 //! they are.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 
-use rustix::fs::{Access, CWD, Mode, OFlags, access, openat};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -23,6 +23,8 @@ use super::message::{self, Features, Kind, Response};
 use super::wire::Message;
 use crate::cgroup::Entry;
 use crate::failure::During;
+use crate::program;
+use crate::rootfs::mount::c_path;
 use crate::setup::fault::{At, Fault, Step};
 use crate::setup::finish;
 use crate::setup::handshake::{self, FromInit, InitEnd, ParentEnd, ToInit};
@@ -79,7 +81,9 @@ impl Criu {
         least: u32,
         born: impl FnOnce(Pid) -> Result<(), Error>,
     ) -> Result<Self, Error> {
-        let program = find(std::env::var_os("PATH").as_deref()).ok_or(Error::NotInstalled)?;
+        let program = program::find("criu")
+            .and_then(|program| c_path(&program).ok())
+            .ok_or(Error::NotInstalled)?;
         let (socket, theirs) = socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -307,16 +311,6 @@ fn code(status: WaitStatus) -> i32 {
         .unwrap_or(255)
 }
 
-/// Looks for the program in the directories of `path`.
-fn find(path: Option<&OsStr>) -> Option<CString> {
-    let path = path.unwrap_or_else(|| OsStr::new("/usr/sbin:/usr/bin:/sbin:/bin"));
-    std::env::split_paths(path)
-        .filter(|directory| directory.is_absolute())
-        .map(|directory| directory.join("criu"))
-        .find(|program| program.is_file() && access(program, Access::EXEC_OK).is_ok())
-        .and_then(|program| CString::new(program.as_os_str().as_bytes()).ok())
-}
-
 /// In the new process: becomes criu. Returns only when that fails.
 fn become_criu(program: &CString, start: &Start<'_>, socket: &OwnedFd, channel: &InitEnd) -> i32 {
     let Err(fault) = prepare(start, socket, channel).and_then(|()| {
@@ -374,30 +368,6 @@ fn prepare(start: &Start<'_>, socket: &OwnedFd, channel: &InitEnd) -> Result<(),
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn is_looked_for_in_absolute_directories_only() {
-        let directory = std::env::temp_dir().join(format!("qrun-criu-{}", std::process::id()));
-        std::fs::create_dir(&directory).unwrap();
-        let path = std::env::join_paths([
-            std::path::Path::new("."),
-            std::path::Path::new("/nowhere"),
-            &directory,
-        ])
-        .unwrap();
-        assert_eq!(find(Some(&path)), None);
-        std::fs::write(directory.join("criu"), "").unwrap();
-        assert_eq!(find(Some(&path)), None, "without the right to execute it");
-        let program = directory.join("criu");
-        std::fs::set_permissions(
-            &program,
-            std::os::unix::fs::PermissionsExt::from_mode(0o755),
-        )
-        .unwrap();
-        let found = find(Some(&path)).unwrap();
-        assert_eq!(found.as_bytes(), program.as_os_str().as_bytes());
-        std::fs::remove_dir_all(&directory).unwrap();
-    }
 
     #[test]
     fn what_fails_before_the_word_lets_the_process_end() {

@@ -7,6 +7,8 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use rustix::fs::{OFlags, fstatvfs};
 use rustix::io::Errno;
@@ -79,7 +81,7 @@ pub(crate) fn mount_all(
 }
 
 /// Whether a mount lies on or below another.
-fn lies_on(upper: &MountStep, lower: &MountStep) -> bool {
+pub(super) fn lies_on(upper: &MountStep, lower: &MountStep) -> bool {
     let lower = lower.destination.trim_end_matches('/');
     upper
         .destination
@@ -174,6 +176,21 @@ pub(super) fn reopen(root: &Root, step: &MountStep, target: &OwnedFd) -> Result<
     Ok(mounted)
 }
 
+/// Binds one place on another by `mount(2)`, with all below it if the kind of the mount says so.
+pub(super) fn bind_by_mount(from: &OwnedFd, target: &OwnedFd, kind: &Kind) -> Result<(), Errno> {
+    let below = match kind {
+        Kind::Bind { recursive: true } => libc::MS_REC,
+        _ => 0,
+    };
+    let (from, to) = (fd_path(from), fd_path(target));
+    mount(Some(&from), &to, None, libc::MS_BIND | below, None)
+}
+
+/// A path as `mount(2)` takes it.
+pub(crate) fn c_path(path: &Path) -> Result<CString, Errno> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)
+}
+
 /// A path by which `mount(2)` finds what a descriptor refers to.
 pub(crate) fn fd_path(fd: impl AsFd) -> CString {
     // A number and fixed text hold no NUL.
@@ -188,8 +205,6 @@ pub(crate) fn subject(step: &MountStep) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     #[test]
