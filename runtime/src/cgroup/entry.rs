@@ -35,7 +35,10 @@ impl Cgroup {
             return None;
         }
         let mut entry = Entry::default();
-        for node in &self.nodes {
+        // The freezer last: in a frozen one this process stops, and then has to be where all look for it.
+        let (last, first): (Vec<_>, Vec<_>) =
+            self.nodes.iter().partition(|node| node.has("freezer"));
+        for node in first.into_iter().chain(last) {
             if node.is_v2() {
                 if !has_clone_into_cgroup() {
                     return None;
