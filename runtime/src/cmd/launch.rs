@@ -17,6 +17,7 @@ use crate::setup::parent::{self, Created};
 use crate::setup::report::Report;
 use crate::spec::Spec;
 use crate::state;
+use crate::sys::memory::release_code;
 use crate::sys::process::is_inherited;
 
 /// A bundle, read and checked.
@@ -38,6 +39,8 @@ pub(super) fn load(request: &Request<'_>) -> Result<Bundle> {
     let spec = plan::load_spec()?;
     let plan = Plan::new(&spec, &bundle, id, extra)?;
     crate::rootfs::check_root(&plan.root)?;
+    // Reading and planning are over; what comes is other code.
+    release_code();
     Ok(Bundle { spec, plan })
 }
 
