@@ -108,6 +108,8 @@ pub(crate) enum Error {
         "device rule {rule:?} makes an exception within {within:?}, which cgroup v1 cannot enforce"
     )]
     DeviceHole { rule: String, within: String },
+    #[error("unit {0:?} cannot be started without a process")]
+    NoProcess(String),
     #[error(transparent)]
     Systemd(#[from] systemd::Error),
     #[error("invalid configuration: cannot use unified on cgroup v1")]
@@ -172,21 +174,19 @@ pub(crate) struct Cgroup {
 }
 
 /// Its directory in one hierarchy.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Node {
-    /// Controllers, `name=…`, or the empty string for v2.
+    /// Its keys in state.json: controllers, `name=…`, or the empty string for v2.
     keys: Vec<String>,
     directory: PathBuf,
 }
 
-impl Node {
-    fn new(keys: &[String], directory: &Path) -> Self {
-        Self {
-            keys: keys.to_vec(),
-            directory: directory.to_owned(),
-        }
-    }
+/// Whether a cgroup is in a v2 tree and nothing else.
+fn is_pure_v2<'a>(mut nodes: impl Iterator<Item = &'a Node>) -> bool {
+    nodes.next().is_some_and(Node::is_v2) && nodes.next().is_none()
+}
 
+impl Node {
     fn is_v2(&self) -> bool {
         self.keys.iter().all(String::is_empty)
     }
@@ -206,6 +206,19 @@ pub(crate) struct Record {
     /// Controller to directory.
     #[serde(flatten)]
     pub(crate) paths: BTreeMap<String, PathBuf>,
+}
+
+impl Record {
+    fn of<'a>(nodes: impl Iterator<Item = &'a Node>, unit: Option<&Unit>) -> Self {
+        let pairs = nodes.flat_map(|node| {
+            let keys = node.keys.iter();
+            keys.map(|key| (key.clone(), node.directory.clone()))
+        });
+        Self {
+            paths: pairs.collect(),
+            unit: unit.cloned(),
+        }
+    }
 }
 
 impl Cgroup {
@@ -229,7 +242,10 @@ impl Cgroup {
             // Controllers that share a hierarchy share a directory.
             match nodes.iter_mut().find(|node| node.directory == *directory) {
                 Some(node) => node.keys.push(key.clone()),
-                None => nodes.push(Node::new(std::slice::from_ref(key), directory)),
+                None => nodes.push(Node {
+                    keys: vec![key.clone()],
+                    directory: directory.clone(),
+                }),
             }
         }
         Self::new(nodes, None).with_unit(record.unit.clone())
@@ -237,15 +253,7 @@ impl Cgroup {
 
     /// What to keep in state.json.
     pub(crate) fn record(&self) -> Record {
-        let pairs = self.nodes.iter().flat_map(|node| {
-            node.keys
-                .iter()
-                .map(|key| (key.clone(), node.directory.clone()))
-        });
-        Record {
-            paths: pairs.collect(),
-            unit: self.unit.clone(),
-        }
+        Record::of(self.nodes.iter(), self.unit.as_ref())
     }
 
     /// Whether the container has no cgroup of its own, as a rootless one without the rights for it.
@@ -255,7 +263,7 @@ impl Cgroup {
 
     /// Whether it is in a v2 tree and nothing else.
     pub(crate) fn is_pure_v2(&self) -> bool {
-        matches!(self.nodes.as_slice(), [only] if only.is_v2())
+        is_pure_v2(self.nodes.iter())
     }
 
     /// Puts a process into the cgroup, in every hierarchy. The first write after an idle time may sleep for 4 to 12 ms (an
@@ -342,7 +350,7 @@ impl Cgroup {
         }
         targets
             .iter()
-            .try_for_each(|target| setting::apply(&target.directory, &target.settings))
+            .try_for_each(|target| setting::apply(&target.node.directory, &target.settings))
     }
 
     /// On v1 systemd writes the device list anew with every change, beginning with "nothing", and nobody is to notice.

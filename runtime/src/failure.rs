@@ -35,9 +35,13 @@ impl<T> During<T> for Result<T, Errno> {
 
 impl<T> During<T> for std::io::Result<T> {
     fn during(self, call: &'static str, subject: impl AsRef<Path>) -> Result<T, CallFailed> {
-        self.map_err(|error| Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO)))
-            .during(call, subject)
+        self.map_err(|error| errno_of(&error)).during(call, subject)
     }
+}
+
+/// The kernel's answer behind an error of the standard library; EIO for one of the library's own.
+pub(crate) fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 /// The error and its causes, outermost first, in one line; error numbers as [`text`] spells them.

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{CallFailed, During};
+use crate::mountinfo::{self, Mount};
 use crate::spec::linux::IntelRdt;
 
 /// Where the kernel wants it mounted.
@@ -76,16 +77,15 @@ pub(crate) fn root() -> Option<PathBuf> {
     if u64::try_from(mounted.f_type).is_ok_and(|kind| kind == MAGIC) {
         return Some(USUAL_ROOT.into());
     }
-    root_in(&std::fs::read_to_string("/proc/self/mountinfo").ok()?)
+    root_in(mountinfo::read().ok()?)
 }
 
-/// The first mount point of the type in the text of `/proc/self/mountinfo`.
-fn root_in(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        let kind = after.split(' ').next()?;
-        (kind == "resctrl").then(|| before.split(' ').nth(4).map(PathBuf::from))?
-    })
+/// The first mount point of the type.
+fn root_in(mounts: Vec<Mount>) -> Option<PathBuf> {
+    let mut mounts = mounts.into_iter();
+    mounts
+        .find(|mount| mount.kind == "resctrl")
+        .map(|mount| mount.point)
 }
 
 impl Plan {
@@ -293,9 +293,10 @@ mod tests {
 
     #[test]
     fn is_found_where_it_is_mounted() {
-        let mounts = "25 30 0:23 / /sys rw - sysfs sysfs rw\n31 25 0:27 / /mnt/rdt rw,relatime shared:9 - resctrl none rw\n";
-        assert_eq!(root_in(mounts), Some("/mnt/rdt".into()));
-        assert_eq!(root_in("25 30 0:23 / /sys rw - sysfs resctrl rw\n"), None);
+        let mounts = b"25 30 0:23 / /sys rw - sysfs sysfs rw\n31 25 0:27 / /mnt/rdt rw,relatime shared:9 - resctrl none rw\n";
+        assert_eq!(root_in(mountinfo::parse(mounts)), Some("/mnt/rdt".into()));
+        let others = mountinfo::parse(b"25 30 0:23 / /sys rw - sysfs resctrl rw\n");
+        assert_eq!(root_in(others), None);
     }
 
     #[test]

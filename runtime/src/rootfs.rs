@@ -12,16 +12,14 @@ pub(crate) mod path;
 pub(crate) mod pivot;
 pub(crate) mod restore;
 
-use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree, unmount};
 
-use crate::failure::{CallFailed, During};
+use crate::failure::{CallFailed, During, errno_of};
 use crate::plan::RootPlan;
 use crate::setup::fault::{At, Fault, Step};
 use crate::sys;
@@ -47,9 +45,6 @@ pub(crate) fn open_place(plan: &RootPlan) -> Result<OwnedFd, Fault> {
 /// `place` is where the root is, if that has been opened.
 pub(crate) fn prepare(plan: &RootPlan, place: Option<OwnedFd>) -> Result<Root, Fault> {
     let subject = plan.path.to_string_lossy();
-    let path = CString::new(plan.path.as_os_str().as_bytes())
-        .map_err(|_| Errno::INVAL)
-        .at(Step::PrepareRoot, "mount", &subject)?;
     if plan.own_mount_namespace {
         sys::mount::mount(None, c"/", None, plan.first_propagation(), None).at(
             Step::PrepareRoot,
@@ -64,7 +59,7 @@ pub(crate) fn prepare(plan: &RootPlan, place: Option<OwnedFd>) -> Result<Root, F
         Some(place) => place,
         None => open_place(plan)?,
     };
-    let root = bind_on_itself(&place, &path).at(Step::PrepareRoot, "mount", &subject)?;
+    let root = bind_on_itself(&place, &plan.path).at(Step::PrepareRoot, "mount", &subject)?;
     if !plan.own_mount_namespace {
         set_private(&root).at(Step::PrepareRoot, "mount_setattr", &subject)?;
     }
@@ -72,7 +67,7 @@ pub(crate) fn prepare(plan: &RootPlan, place: Option<OwnedFd>) -> Result<Root, F
 }
 
 /// Binds a directory with all below on itself, and opens what is there then.
-fn bind_on_itself(place: &OwnedFd, path: &CString) -> Result<Root, Errno> {
+fn bind_on_itself(place: &OwnedFd, path: &Path) -> Result<Root, Errno> {
     let copy = OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::AT_RECURSIVE
@@ -82,7 +77,8 @@ fn bind_on_itself(place: &OwnedFd, path: &CString) -> Result<Root, Errno> {
         Ok(tree) => Root::new(tree),
         Err(errno) if mount::is_refused(errno) => {
             let flags = libc::MS_BIND | libc::MS_REC;
-            sys::mount::mount(Some(path), path, None, flags, None)?;
+            let name = mount::c_path(path)?;
+            sys::mount::mount(Some(&name), &name, None, flags, None)?;
             Root::open(path)
         }
         Err(errno) => Err(errno),
@@ -136,8 +132,7 @@ fn mount_at(path: &Path) -> Result<String, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let there = openat(CWD, path, flags, Mode::empty())?;
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", there.as_raw_fd()));
-    let text =
-        text.map_err(|error| Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO)))?;
+    let text = text.map_err(|error| errno_of(&error))?;
     let mut lines = text.lines();
     lines
         .find_map(|line| line.strip_prefix("mnt_id:"))
@@ -155,8 +150,7 @@ fn cut_parent_off(plan: &RootPlan) -> Result<(), Errno> {
     // Works on the root of a mount only: walk up until one is found, as "/" always is.
     let mut directory: Option<&Path> = Some(&plan.path);
     while let Some(path) = directory {
-        let text = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)?;
-        match sys::mount::mount(None, &text, None, propagation, None) {
+        match sys::mount::mount(None, &mount::c_path(path)?, None, propagation, None) {
             Err(Errno::INVAL) => directory = path.parent(),
             other => return other,
         }

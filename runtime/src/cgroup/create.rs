@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal};
 
 use super::plan::{Devices, Plan, Target};
 use super::setting::apply;
-use super::{Cgroup, Error, Node, Result, Unit, device, file, freezer, member};
+use super::{Cgroup, Error, Result, Unit, device, file, freezer, member};
 use crate::rootless;
 use crate::sys::bpf;
 
@@ -28,32 +28,27 @@ impl Plan {
     /// The systemd driver needs the container's first process for it (see [`Plan::needs_process`]); on failure that process
     /// is killed with what it has started.
     pub(crate) fn create(self, first: Option<Pid>) -> Result<Cgroup> {
-        let Some((start, pid)) = self.start.as_ref().zip(first) else {
-            return self.make_all(None);
+        let (start, pid) = match (&self.start, first) {
+            (Some(start), Some(pid)) => (start, pid),
+            (Some(start), None) => return Err(Error::NoProcess(start.unit().name.clone())),
+            (None, _) => return self.make_all(None),
         };
         for target in self
             .targets
             .iter()
-            .filter(|target| target.directory.exists())
+            .filter(|target| target.node.directory.exists())
         {
             refuse_used(target)?;
         }
         start.run(pid)?;
         let unit = start.unit().clone();
         self.make_all(Some(unit.clone())).inspect_err(|_| {
-            let nodes = self
-                .targets
-                .iter()
-                .map(|target| Node::new(&target.keys, &target.directory));
-            let cgroup = Cgroup::new(nodes.collect(), None);
-            // Before it is stopped, for systemd would first ask the process nicely.
-            let undone = cgroup
-                .kill_all(Signal::KILL)
-                .and_then(|()| Ok(unit.stop()?));
+            let cgroup = Cgroup::new(self.nodes().cloned().collect(), None).with_unit(Some(unit));
+            // Before the unit is stopped, for systemd would first ask the process nicely.
+            let undone = cgroup.kill_all(Signal::KILL).and_then(|()| cgroup.remove());
             if let Err(error) = undone {
                 log::warn!(
-                    "cannot stop unit {}: {}",
-                    unit.name,
+                    "cannot remove the cgroup: {}",
                     crate::failure::chain(&error)
                 );
             }
@@ -69,13 +64,13 @@ impl Plan {
             match self.make(target, &mut made, unit.is_some()) {
                 Ok(descriptor) => {
                     leaf = descriptor.or(leaf);
-                    nodes.push(Node::new(&target.keys, &target.directory));
+                    nodes.push(target.node.clone());
                 }
                 Err(error) if self.can_do_without(target, &error) => {
                     if let Some(controller) = target.limited_by() {
                         return Err(refused(target, controller.to_owned(), error));
                     }
-                    log::debug!("no cgroup at {}: {error}", target.directory.display());
+                    log::debug!("no cgroup at {}: {error}", target.node.directory.display());
                 }
                 Err(error) => return Err(error),
             }
@@ -88,18 +83,18 @@ impl Plan {
     fn can_do_without(&self, target: &Target, error: &Error) -> bool {
         // Beside v1 hierarchies the v2 tree only keeps processes together, and whoever delegates the others rarely thinks
         // of it.
-        let beside_v1 = target.v2 && self.targets.len() > 1;
+        let beside_v1 = target.node.is_v2() && self.targets.len() > 1;
         (!self.explicit || beside_v1) && error.is_permission() && rootless::forgives(self.rootless)
     }
 
     /// Makes the directory in one hierarchy and sets what is to be set there. `started` is a cgroup that systemd has just
     /// made, with a process in it.
     fn make(&self, target: &Target, made: &mut Made, started: bool) -> Result<Option<OwnedFd>> {
-        let new = made.directory(&target.directory, &target.mount_point)?;
+        let new = made.directory(&target.node.directory, &target.mount_point)?;
         if !new && !started {
             refuse_used(target)?;
         }
-        if target.v2 {
+        if target.node.is_v2() {
             self.unified(target, new)
         } else {
             self.legacy(target, new).map(|()| None)
@@ -108,8 +103,8 @@ impl Plan {
 
     /// v1: one hierarchy.
     fn legacy(&self, target: &Target, new: bool) -> Result<()> {
-        let directory = &target.directory;
-        if target.has("cpuset") {
+        let directory = &target.node.directory;
+        if target.node.has("cpuset") {
             // Before the other settings and before any process comes: a cpuset without CPUs takes none.
             inherit_cpuset(target)?;
             let others = target
@@ -136,15 +131,14 @@ impl Plan {
             return Ok(None);
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let leaf =
-            rustix::fs::openat(CWD, &target.directory, flags, Mode::empty()).map_err(|source| {
-                Error::Open {
-                    path: target.directory.clone(),
-                    source,
-                }
-            })?;
+        let leaf = rustix::fs::openat(CWD, &target.node.directory, flags, Mode::empty()).map_err(
+            |source| Error::Open {
+                path: target.node.directory.clone(),
+                source,
+            },
+        )?;
         enable_controllers(target)?;
-        apply(&target.directory, &target.settings)?;
+        apply(&target.node.directory, &target.settings)?;
         match &target.devices {
             Devices::Program(rules) => self.forgive(attach(&leaf, rules, target, new))?,
             Devices::NoProgram if !new => self.forgive(
@@ -174,7 +168,7 @@ impl Plan {
 /// Limits without a cgroup to set them in.
 fn refused(target: &Target, controller: String, source: Error) -> Error {
     let source = Box::new(source);
-    match target.v2 {
+    match target.node.is_v2() {
         true => Error::RootlessUnified { source },
         false => Error::Rootless { controller, source },
     }
@@ -225,18 +219,20 @@ impl Drop for Made {
 /// Refuses a cgroup that another container may be in.
 fn refuse_used(target: &Target) -> Result<()> {
     // Controllers that nothing of a container depends on are often shared by hand-made set-ups.
-    if target.v2 || target.has("devices") {
-        let members = member::pids(&target.directory)?;
+    if target.node.is_v2() || target.node.has("devices") {
+        let members = member::pids(&target.node.directory)?;
         if !members.is_empty() {
             return Err(Error::NotEmpty {
-                path: target.directory.clone(),
+                path: target.node.directory.clone(),
                 count: members.len(),
             });
         }
     }
-    if (target.v2 || target.has("freezer")) && freezer::is_frozen(&target.directory, target.v2)? {
+    if (target.node.is_v2() || target.node.has("freezer"))
+        && freezer::is_frozen(&target.node.directory, target.node.is_v2())?
+    {
         return Err(Error::Frozen {
-            path: target.directory.clone(),
+            path: target.node.directory.clone(),
         });
     }
     Ok(())
@@ -245,17 +241,18 @@ fn refuse_used(target: &Target) -> Result<()> {
 /// Writes the CPUs and memory nodes that were asked for, or else the parent's.
 fn inherit_cpuset(target: &Target) -> Result<()> {
     for name in ["cpuset.cpus", "cpuset.mems"] {
-        let path = target.directory.join(name);
+        let path = target.node.directory.join(name);
         match target.settings.iter().find(|setting| setting.file == name) {
             Some(setting) => {
                 if file::write_raw(&path, &setting.value).is_err() {
                     // The parent may be an empty one that this very path brought into being.
-                    effective_cpuset(&target.mount_point, target.directory.parent(), name)?;
+                    effective_cpuset(&target.mount_point, target.node.directory.parent(), name)?;
                     file::write(&path, &setting.value)?;
                 }
             }
             None => {
-                let value = effective_cpuset(&target.mount_point, target.directory.parent(), name)?;
+                let value =
+                    effective_cpuset(&target.mount_point, target.node.directory.parent(), name)?;
                 if let Some(value) = value {
                     fill(&path, &value)?;
                 }
@@ -318,7 +315,7 @@ fn attach(leaf: &OwnedFd, rules: &device::Rules, target: &Target, new: bool) -> 
 
 fn program_error(target: &Target, source: Errno) -> Error {
     Error::DeviceProgram {
-        path: target.directory.clone(),
+        path: target.node.directory.clone(),
         source,
     }
 }
@@ -329,7 +326,7 @@ fn program_error(target: &Target, source: Errno) -> Error {
 /// with runc. The levels above are written to only when the cgroup shows that something is missing.
 fn enable_controllers(target: &Target) -> Result<()> {
     let available = file::read(&target.mount_point.join("cgroup.controllers"))?;
-    let enabled = file::read(&target.directory.join("cgroup.controllers"))?;
+    let enabled = file::read(&target.node.directory.join("cgroup.controllers"))?;
     let missing = absent(&available, &enabled);
     if missing.is_empty() {
         return Ok(());
@@ -338,7 +335,7 @@ fn enable_controllers(target: &Target) -> Result<()> {
         .iter()
         .map(|name| format!("+{name}"))
         .collect::<Vec<_>>();
-    let Ok(below) = target.directory.strip_prefix(&target.mount_point) else {
+    let Ok(below) = target.node.directory.strip_prefix(&target.mount_point) else {
         return Ok(());
     };
     let mut level = target.mount_point.clone();
@@ -367,7 +364,7 @@ fn absent<'a>(available: &'a str, enabled: &str) -> Vec<&'a str> {
 
 /// Below a threaded cgroup a new one is of no use before it is made threaded too; then only some controllers work.
 fn leave_invalid_state(target: &Target) -> Result<()> {
-    let path = target.directory.join("cgroup.type");
+    let path = target.node.directory.join("cgroup.type");
     // The root of the tree has no such file.
     let Ok(kind) = file::read_raw(&path) else {
         return Ok(());
@@ -382,7 +379,7 @@ fn leave_invalid_state(target: &Target) -> Result<()> {
         ("domain invalid", None) => file::write(&path, "threaded"),
         ("domain invalid" | "threaded" | "domain threaded", Some(setting)) => {
             Err(Error::Threaded {
-                path: target.directory.clone(),
+                path: target.node.directory.clone(),
                 state: kind.to_owned(),
                 controller: setting.controller.clone().into_owned(),
             })
@@ -397,8 +394,8 @@ fn delegate(target: &Target, uid: u32) -> Result<()> {
     let names = file::read_raw(Path::new("/sys/kernel/cgroup/delegate"))
         .unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n".to_owned());
     let owner = Some(rustix::fs::Uid::from_raw(uid));
-    let directory = std::iter::once(target.directory.clone());
-    for path in directory.chain(names.lines().map(|name| target.directory.join(name))) {
+    let directory = std::iter::once(target.node.directory.clone());
+    for path in directory.chain(names.lines().map(|name| target.node.directory.join(name))) {
         match rustix::fs::chown(&path, owner, None) {
             // The list names files of controllers that are not enabled here.
             Ok(()) | Err(Errno::NOENT) => {}

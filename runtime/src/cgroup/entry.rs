@@ -11,7 +11,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::{Errno, write};
 
 use super::Cgroup;
-use crate::sys::process::{close_copy, has_clone3};
+use crate::sys::process::{close_copy, has_clone_into_cgroup};
 
 /// The open ways into a cgroup.
 #[derive(Debug, Default)]
@@ -28,17 +28,22 @@ struct Door<'a> {
 }
 
 impl Cgroup {
-    /// The way in. `None` when there is none: then [`Cgroup::join`] is needed, and says what is wrong.
+    /// The way in. `None` when there is none: then [`Cgroup::join`] is needed, and says what is wrong. The same holds when no
+    /// process can be born in [`Entry::birth`].
     pub(crate) fn entry(&self) -> Option<Entry<'_>> {
         if self.unit_of_user().is_some() {
             return None;
         }
         let mut entry = Entry::default();
-        for node in &self.nodes {
+        // The freezer last: in a frozen one this process stops, and then has to be where all look for it.
+        let (last, first): (Vec<_>, Vec<_>) =
+            self.nodes.iter().partition(|node| node.has("freezer"));
+        for node in first.into_iter().chain(last) {
             if node.is_v2() {
-                let directory = self.open_unified(&node.directory).ok()?;
-                entry.birth = has_clone3().then_some(directory);
-                entry.birth?;
+                if !has_clone_into_cgroup() {
+                    return None;
+                }
+                entry.birth = Some(self.open_unified(&node.directory).ok()?);
             } else {
                 let flags = OFlags::WRONLY | OFlags::CLOEXEC;
                 let tasks = openat(CWD, node.directory.join("tasks"), flags, Mode::empty());
@@ -66,6 +71,15 @@ impl<'a> Entry<'a> {
     /// The directory for `CLONE_INTO_CGROUP`, if there is a v2 tree.
     pub(crate) fn birth(&self) -> Option<BorrowedFd<'a>> {
         self.birth
+    }
+
+    /// The numbers of the open `tasks` files.
+    #[cfg(test)]
+    pub(super) fn doors(&self) -> Vec<std::os::fd::RawFd> {
+        self.doors
+            .iter()
+            .map(|door| door.tasks.as_raw_fd())
+            .collect()
     }
 
     /// What the new process does first: it enters the v1 hierarchies, and keeps nothing open that leads there. Gives the

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::{Error, Result, file};
+use crate::mountinfo::{self, Mount};
 
 /// Where the hierarchies are mounted by convention.
 const ROOT: &str = "/sys/fs/cgroup";
@@ -250,11 +251,10 @@ fn correct_own_paths(list: &mut [Hierarchy]) -> Result<()> {
         if mounts.is_none() {
             mounts = Some(read_mountinfo()?);
         }
-        let point = hierarchy.mount_point.to_str();
-        let mount = mounts
-            .iter()
-            .flatten()
-            .find(|mount| Some(mount.point.as_str()) == point);
+        let mount = mounts.iter().flatten().find(|mount| {
+            matches!(mount.kind.as_str(), "cgroup" | "cgroup2")
+                && mount.point == hierarchy.mount_point
+        });
         if let Some(below) = mount.and_then(|mount| below(&hierarchy.own_path, &mount.root)) {
             hierarchy.own_path = below;
         }
@@ -270,64 +270,30 @@ fn visible(hierarchy: &Hierarchy) -> bool {
 }
 
 /// `path` as seen from a mount of `root`.
-fn below(path: &str, root: &str) -> Option<String> {
-    let rest = path.strip_prefix(root.trim_end_matches('/'))?;
-    match rest {
-        "" => Some("/".to_owned()),
-        _ => rest.starts_with('/').then(|| rest.to_owned()),
-    }
-}
-
-/// What is needed of a line of mountinfo.
-#[derive(Debug, PartialEq, Eq)]
-struct Mount {
-    root: String,
-    point: String,
-    v2: bool,
-    options: String,
+fn below(path: &str, root: &Path) -> Option<String> {
+    let rest = Path::new(path).strip_prefix(root).ok()?;
+    Some(format!("/{}", rest.display()))
 }
 
 fn read_mountinfo() -> Result<Vec<Mount>> {
-    let text = file::read(Path::new("/proc/self/mountinfo"))?;
-    Ok(text.lines().filter_map(parse_mount).collect())
-}
-
-/// Reads a line of mountinfo (proc_pid_mountinfo(5)) if it is a cgroup mount.
-fn parse_mount(line: &str) -> Option<Mount> {
-    let (left, right) = line.split_once(" - ")?;
-    let mut left = left.split(' ').skip(3);
-    let (root, point) = (left.next()?, left.next()?);
-    let mut right = right.split(' ');
-    let v2 = match right.next()? {
-        "cgroup" => false,
-        "cgroup2" => true,
-        _ => return None,
-    };
-    let options = right.nth(1)?.to_owned();
-    Some(Mount {
-        root: root.to_owned(),
-        point: point.to_owned(),
-        v2,
-        options,
+    mountinfo::read().map_err(|source| Error::Read {
+        path: "/proc/self/mountinfo".into(),
+        source,
     })
 }
 
 fn in_mountinfo(mounts: &[Mount], (controllers, own_path): (&str, &str)) -> Option<Hierarchy> {
     let mount = mounts.iter().find(|mount| match controllers {
-        "" => mount.v2,
+        "" => mount.kind == "cgroup2",
         _ => {
-            !mount.v2
+            mount.kind == "cgroup"
                 && controllers
                     .split(',')
                     .all(|name| mount.options.split(',').any(|o| o == name))
         }
     })?;
     let own_path = below(own_path, &mount.root).unwrap_or_else(|| own_path.to_owned());
-    Some(describe(
-        controllers,
-        &own_path,
-        PathBuf::from(&mount.point),
-    ))
+    Some(describe(controllers, &own_path, mount.point.clone()))
 }
 
 #[cfg(test)]
@@ -338,12 +304,12 @@ mod tests {
     fn a_line_of_mountinfo() {
         let line =
             "36 31 0:33 /docker/abc /sys/fs/cgroup/devices rw,relatime - cgroup cgroup rw,devices";
-        let mount = parse_mount(line).unwrap();
-        assert_eq!((mount.root.as_str(), mount.v2), ("/docker/abc", false));
-        let found = in_mountinfo(&[mount], ("devices", "/docker/abc/inner")).unwrap();
+        let mounts = mountinfo::parse(line.as_bytes());
+        let found = in_mountinfo(&mounts, ("devices", "/docker/abc/inner")).unwrap();
         assert_eq!(found.own_path, "/inner");
         assert_eq!(found.mount_data.as_deref(), Some("devices"));
-        assert_eq!(parse_mount("1 2 0:3 / /proc rw - proc proc rw"), None);
+        assert_eq!(in_mountinfo(&mounts, ("devices,x", "/")), None);
+        assert_eq!(in_mountinfo(&mounts, ("", "/")), None);
     }
 
     #[test]
@@ -370,7 +336,7 @@ mod tests {
             ("/ab", "/a", None),
         ] {
             assert_eq!(
-                below(path, root).as_deref(),
+                below(path, Path::new(root)).as_deref(),
                 expected,
                 "{path} below {root}"
             );

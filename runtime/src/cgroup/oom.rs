@@ -8,21 +8,19 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{Cgroup, Error, Result, file};
 
-/// What was heard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Heard {
-    /// Somebody ran out of memory.
-    OutOfMemory,
+/// What was heard: any of it, or something else that there need be no fuss about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Heard {
+    /// Somebody ran out of memory, since it was last heard of.
+    pub(crate) out_of_memory: bool,
     /// The container's last process has ended, or its cgroup is gone.
-    End,
-    /// Something else that there need be no fuss about.
-    Nothing,
+    pub(crate) end: bool,
 }
 
 /// A watch on a cgroup. Its descriptor becomes readable when there is something to hear.
@@ -40,7 +38,10 @@ enum Kind {
         _control: OwnedFd,
     },
     V2 {
+        /// The watch on `memory.events`.
         memory: i32,
+        /// How many processes had been killed when it was last heard.
+        killed: u64,
     },
 }
 
@@ -81,7 +82,8 @@ impl Watch {
             path: path.to_owned(),
             source,
         };
-        let fd = inotify::init(CreateFlags::CLOEXEC).map_err(|errno| failed(&events, errno))?;
+        let flags = CreateFlags::CLOEXEC | CreateFlags::NONBLOCK;
+        let fd = inotify::init(flags).map_err(|errno| failed(&events, errno))?;
         let memory = match inotify::add_watch(&fd, &events, WatchFlags::MODIFY) {
             Err(Errno::NOENT) => return Ok(None),
             result => result.map_err(|errno| failed(&events, errno))?,
@@ -89,7 +91,9 @@ impl Watch {
         let populated = directory.join("cgroup.events");
         inotify::add_watch(&fd, &populated, WatchFlags::MODIFY)
             .map_err(|errno| failed(&populated, errno))?;
-        let kind = Kind::V2 { memory };
+        // Once it is watched, so that no later one is passed over.
+        let killed = killed(directory).unwrap_or(0);
+        let kind = Kind::V2 { memory, killed };
         Ok(Some(Self {
             fd,
             directory: directory.to_owned(),
@@ -103,39 +107,55 @@ impl Watch {
     }
 
     /// Takes up what there is to hear; the descriptor has to be readable.
-    pub(crate) fn hear(&self) -> Result<Heard> {
+    pub(crate) fn hear(&mut self) -> Result<Heard> {
         let lost = |source| Error::Read {
             path: self.directory.clone(),
             source,
         };
-        let Kind::V2 { memory } = self.kind else {
-            rustix::io::read(&self.fd, &mut [0; 8]).map_err(lost)?;
-            return Ok(match self.directory.join("cgroup.event_control").exists() {
-                true => Heard::OutOfMemory,
-                false => Heard::End,
-            });
+        let Kind::V2 {
+            memory,
+            killed: before,
+        } = &mut self.kind
+        else {
+            let mut count = [0; size_of::<u64>()];
+            rustix::io::read(&self.fd, &mut count).map_err(lost)?;
+            let end = !self.directory.join("cgroup.event_control").exists();
+            // The end counts as one.
+            let out_of_memory = u64::from_ne_bytes(count) > u64::from(end);
+            return Ok(Heard { out_of_memory, end });
         };
         // Events of watches on files have no names, so that some 250 of them fit.
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = inotify::Reader::new(&self.fd, &mut buffer);
-        let mut heard = Heard::Nothing;
+        let mut told = false;
         loop {
-            let watch = reader.next().map_err(lost)?.wd();
-            let figure = |name, key| {
-                file::read_key(&self.directory.join(name), key)
-                    .ok()
-                    .flatten()
-            };
-            if watch == memory {
-                if figure("memory.events", "oom_kill") != Some(0) {
-                    heard = Heard::OutOfMemory;
+            match reader.next() {
+                Ok(event) => {
+                    told |= event.wd() == *memory && event.events().contains(ReadFlags::MODIFY);
                 }
-            } else if figure("cgroup.events", "populated").unwrap_or(0) == 0 {
-                return Ok(Heard::End);
-            }
-            if reader.is_buffer_empty() {
-                return Ok(heard);
+                Err(Errno::AGAIN) => break,
+                Err(errno) => return Err(lost(errno)),
             }
         }
+        // Both whatever was told of: the kernel holds back what comes soon after another event of the same file.
+        let now = killed(&self.directory);
+        let populated = figure(&self.directory, "cgroup.events", "populated");
+        let heard = Heard {
+            // Of a cgroup that is gone already the worst is taken to be true, as with runc.
+            out_of_memory: now.map_or(told, |now| now > *before),
+            end: populated.unwrap_or(0) == 0,
+        };
+        *before = now.unwrap_or(*before);
+        Ok(heard)
     }
+}
+
+/// How many processes of a v2 cgroup the OOM killer has ended.
+fn killed(directory: &Path) -> Option<u64> {
+    figure(directory, "memory.events", "oom_kill")
+}
+
+/// A figure of a file with several; none when the cgroup is gone.
+fn figure(directory: &Path, file: &str, key: &str) -> Option<u64> {
+    file::read_key(&directory.join(file), key).ok().flatten()
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::device::{Exceptions, Rules};
 use super::hierarchy::{Hierarchies, Hierarchy};
 use super::setting::Setting;
-use super::{Error, Node, Record, Result, systemd, v1, v2};
+use super::{Error, Node, Record, Result, is_pure_v2, systemd, v1, v2};
 use crate::rootless;
 use crate::spec::resources::Resources;
 
@@ -30,14 +30,11 @@ pub(crate) struct Plan {
     warnings: Vec<String>,
 }
 
-/// The cgroup's directory in one hierarchy.
+/// The cgroup's directory in one hierarchy, and what is to be set there.
 #[derive(Debug, Clone)]
 pub(super) struct Target {
-    /// Its keys in state.json.
-    pub(super) keys: Vec<String>,
+    pub(super) node: Node,
     pub(super) mount_point: PathBuf,
-    pub(super) directory: PathBuf,
-    pub(super) v2: bool,
     pub(super) settings: Vec<Setting>,
     pub(super) devices: Devices,
 }
@@ -59,18 +56,11 @@ impl Target {
     /// The place of a cgroup that exists, for a change of its limits.
     pub(super) fn of(node: &Node) -> Self {
         Self {
-            keys: node.keys.clone(),
+            node: node.clone(),
             mount_point: PathBuf::new(),
-            directory: node.directory.clone(),
-            v2: node.is_v2(),
             settings: Vec::new(),
             devices: Devices::Nothing,
         }
-    }
-
-    /// Whether this hierarchy has a v1 controller.
-    pub(super) fn has(&self, controller: &str) -> bool {
-        self.keys.iter().any(|key| key == controller)
     }
 
     /// Whether the container needs something of this hierarchy that rootless containers cannot do without.
@@ -111,10 +101,11 @@ impl Plan {
         let mut targets = Vec::with_capacity(hierarchies.list().len());
         for hierarchy in hierarchies.list() {
             targets.push(Target {
-                keys: hierarchy.keys().into_iter().map(str::to_owned).collect(),
+                node: Node {
+                    keys: hierarchy.keys().into_iter().map(str::to_owned).collect(),
+                    directory: directory(hierarchies, hierarchy, &path)?,
+                },
                 mount_point: hierarchy.mount_point.clone(),
-                directory: directory(hierarchies, hierarchy, &path)?,
-                v2: hierarchy.is_v2(),
                 settings: Vec::new(),
                 devices: Devices::Nothing,
             });
@@ -126,21 +117,21 @@ impl Plan {
         };
         distribute(&mut targets, pure_v2, &resources)?;
         let rules = Rules::new(&resources.devices)?;
-        if !targets.is_empty() {
-            devices(&mut targets, &rules)?;
-        } else if given.is_some() || place.is_some() {
-            return Err(Error::NoHierarchy);
-        }
         let start = match (place, systemd) {
             (Some(place), Some(annotations)) => Some(systemd::Start {
                 place,
                 annotated: systemd::annotated(annotations)?,
                 resources: resources.into_owned(),
-                devices: rules,
+                devices: rules.clone(),
                 v2: pure_v2,
             }),
             _ => None,
         };
+        if !targets.is_empty() {
+            devices(&mut targets, rules)?;
+        } else if given.is_some() || start.is_some() {
+            return Err(Error::NoHierarchy);
+        }
         Ok(Self {
             targets,
             explicit: given.is_some() || start.is_some(),
@@ -158,23 +149,19 @@ impl Plan {
 
     /// Whether that process is in it once it has been made, so that it need not be put there.
     pub(crate) fn takes_process(&self) -> bool {
-        let pure_v2 = matches!(self.targets.as_slice(), [only] if only.v2);
+        let pure_v2 = is_pure_v2(self.nodes());
         pure_v2 && self.start.as_ref().is_some_and(|start| !start.is_slice())
     }
 
     /// Where the cgroup will be, for state.json to say so before it is made. What [`Plan::create`] gives in the end may lack
     /// some of it in a rootless container.
     pub(crate) fn record(&self) -> Record {
-        let pairs = self.targets.iter().flat_map(|target| {
-            target
-                .keys
-                .iter()
-                .map(|key| (key.clone(), target.directory.clone()))
-        });
-        Record {
-            paths: pairs.collect(),
-            unit: self.start.as_ref().map(|start| start.unit().clone()),
-        }
+        Record::of(self.nodes(), self.start.as_ref().map(systemd::Start::unit))
+    }
+
+    /// The directories.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.targets.iter().map(|target| &target.node)
     }
 
     /// Things the user should be told; the caller logs them.
@@ -191,7 +178,7 @@ impl Plan {
     /// cgroup namespace of its own and `/sys/fs/cgroup` mounted writable (config-linux.md, "Cgroup ownership"). Of effect on
     /// pure v2 alone, and for other users than root.
     pub(crate) fn set_owner(&mut self, uid: u32) {
-        let pure_v2 = matches!(self.targets.as_slice(), [only] if only.v2);
+        let pure_v2 = is_pure_v2(self.nodes());
         self.owner = Some(uid).filter(|uid| pure_v2 && *uid != 0);
     }
 }
@@ -212,7 +199,7 @@ pub(super) fn distribute(
     for setting in v1::settings(resources)? {
         match targets
             .iter_mut()
-            .find(|target| target.has(&setting.controller))
+            .find(|target| target.node.has(&setting.controller))
         {
             Some(target) => target.settings.push(setting),
             None if missing.iter().any(|name| *name == setting.controller) => {}
@@ -223,7 +210,7 @@ pub(super) fn distribute(
         return Ok(());
     }
     // A hybrid host may have left a controller to the v2 tree.
-    let Some(unified) = targets.iter_mut().find(|target| target.v2) else {
+    let Some(unified) = targets.iter_mut().find(|target| target.node.is_v2()) else {
         return Err(Error::NoController {
             controller: missing.swap_remove(0),
         });
@@ -248,13 +235,13 @@ pub(super) fn distribute(
 }
 
 /// Devices must be restricted somewhere, or the container is refused.
-fn devices(targets: &mut [Target], rules: &Rules) -> Result<()> {
-    if let Some(target) = targets.iter_mut().find(|target| target.has("devices")) {
+fn devices(targets: &mut [Target], rules: Rules) -> Result<()> {
+    if let Some(target) = targets.iter_mut().find(|target| target.node.has("devices")) {
         target.devices = Devices::Lists(rules.exceptions()?);
-    } else if let Some(target) = targets.iter_mut().find(|target| target.v2) {
+    } else if let Some(target) = targets.iter_mut().find(|target| target.node.is_v2()) {
         target.devices = match rules.allows_everything() {
             true => Devices::NoProgram,
-            false => Devices::Program(rules.clone()),
+            false => Devices::Program(rules),
         };
     } else {
         return Err(Error::NoController {
@@ -331,7 +318,7 @@ mod tests {
         let plan = Plan::new(hierarchies, "id1", path, None, None).unwrap();
         plan.targets
             .iter()
-            .map(|target| target.directory.to_string_lossy().into_owned())
+            .map(|target| target.node.directory.to_string_lossy().into_owned())
             .collect()
     }
 

@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal};
 
 use super::{Cgroup, Error, Hierarchies, Plan, Record, file};
 use crate::spec::resources::Resources;
+use crate::sys::process::{clone_process, is_open};
 
 /// A cgroup for one test, removed at its end even when the test fails.
 struct Scratch {
@@ -170,6 +171,56 @@ fn a_life() {
     assert!(again.pids().unwrap().is_empty());
     assert!(!again.is_frozen().unwrap());
     again.kill_all(Signal::KILL).unwrap();
+}
+
+#[test]
+fn a_process_enters_by_itself() {
+    let Some(scratch) = Scratch::new("entry") else {
+        return;
+    };
+    let cgroup = scratch.create("{}");
+    let Some(entry) = cgroup.entry() else {
+        // Before Linux 5.7 there is none into a v2 tree.
+        assert!(!crate::sys::process::has_clone_into_cgroup());
+        cgroup.remove().unwrap();
+        return;
+    };
+    let doors = entry.doors();
+    assert_eq!(
+        doors.len(),
+        cgroup.nodes.iter().filter(|node| !node.is_v2()).count()
+    );
+    assert!(doors.iter().all(|door| is_open(*door)));
+    // Only system calls in the child: other tests' threads may hold the allocator's lock.
+    let pair = rustix::net::socketpair(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::STREAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    );
+    let (child, channel) = clone_process(0, entry.birth(), pair.unwrap(), |channel| {
+        let passed = entry.pass().is_ok();
+        let closed = !doors.iter().any(|door| is_open(*door));
+        let _ = rustix::io::write(&channel, &[u8::from(passed), u8::from(closed)]);
+        let _ = rustix::io::read(&channel, &mut [0]);
+        0
+    })
+    .unwrap();
+    let mut said = [0; 2];
+    rustix::io::read(&channel, &mut said).unwrap();
+    let members: Vec<_> = cgroup
+        .nodes
+        .iter()
+        .map(|node| super::member::pids(&node.directory).unwrap())
+        .collect();
+    drop(channel);
+    rustix::process::waitpid(Some(child.pid), rustix::process::WaitOptions::empty()).unwrap();
+    assert_eq!(said, [1, 1]);
+    assert_eq!(members, vec![vec![child.pid]; cgroup.nodes.len()]);
+    drop(entry);
+    cgroup.remove().unwrap();
+    // Nor a way into what is gone: it was opened already in a v2 tree.
+    assert!(Cgroup::open(&cgroup.record()).entry().is_none());
 }
 
 #[test]
@@ -369,8 +420,8 @@ fn memory_beyond_the_limit_is_heard_of() {
         return;
     };
     let cgroup = scratch.create(r#"{"memory":{"limit":8388608,"swap":8388608}}"#);
-    let watch = super::Watch::new(&cgroup).unwrap().unwrap();
-    let heard = || {
+    let mut watch = super::Watch::new(&cgroup).unwrap().unwrap();
+    let mut heard = || {
         let mut poll = [rustix::event::PollFd::from_borrowed_fd(
             watch.fd(),
             rustix::event::PollFlags::IN,
@@ -385,8 +436,28 @@ fn memory_beyond_the_limit_is_heard_of() {
         }
     };
     assert_ne!(run(&cgroup, "tail /dev/zero"), Some(0));
-    while heard() != super::Heard::OutOfMemory {}
+    let mut told = heard();
+    while !told.out_of_memory {
+        // What is killed ends, and that is heard of no sooner.
+        assert!(!told.end);
+        told = heard();
+    }
+    // What comes afterwards is another matter.
+    if cgroup.is_pure_v2() {
+        while !told.end {
+            told = heard();
+        }
+        assert_eq!(run(&cgroup, "exit 0"), Some(0));
+        assert!(!heard().out_of_memory);
+    }
     cgroup.remove().unwrap();
+    if !cgroup.is_pure_v2() {
+        let end = super::Heard {
+            out_of_memory: false,
+            end: true,
+        };
+        assert_eq!(heard(), end);
+    }
 }
 
 /// Set for the run of [`one_creation`] under strace: the name to use.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, fcntl_getfl};
 
@@ -114,7 +114,7 @@ pub(crate) fn dump(
     let image = Place::make(&wanted.common.image)?;
     check_parent(wanted)?;
     let work = work_directory(&wanted.common)?;
-    let criu = Criu::start(&Start::BARE, LEAST_VERSION)?;
+    let criu = Criu::start(&Start::BARE, LEAST_VERSION, |_| Ok(()))?;
     check_features(&criu, wanted)?;
     let mut options = wanted.common.options(LOG, &image, work.as_ref());
     describe(&mut options, container, spec, plan, wanted)?;
@@ -243,22 +243,13 @@ fn describe(
 
 /// Tells criu which mounts it is to leave out.
 fn external_mounts(options: &mut Options, container: &Container, plan: &Plan) -> Result<(), Error> {
-    let open = |path: &Path| {
-        use std::os::unix::ffi::OsStrExt;
-        let name = std::ffi::CString::new(path.as_os_str().as_bytes())
-            .map_err(|_| rustix::io::Errno::INVAL);
-        name.and_then(|name| Root::open(&name)).during("open", path)
-    };
-    let rootfs = open(&plan.root.path)?;
+    let rootfs = Root::open(&plan.root.path).during("open", &plan.root.path)?;
     let hierarchies = Hierarchies::detect().map_err(SetupError::from)?;
     for mount in external::mounts(&rootfs, plan, &hierarchies, &container.record.cgroup) {
         options.external_mount(&mount.destination, &mount.destination);
     }
-    let inside = open(
-        &Path::new("/proc")
-            .join(container.record.pid.to_string())
-            .join("root"),
-    )?;
+    let inside = PathBuf::from(format!("/proc/{}/root", container.record.pid));
+    let inside = Root::open(&inside).during("open", &inside)?;
     for path in external::masked_files(&inside, plan) {
         options.external_mount(&rootfs.canonical(&path), external::NULL);
     }

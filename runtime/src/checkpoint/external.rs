@@ -3,14 +3,12 @@
 //! Both halves work it out from the bundle, with the same names: the dump tells criu to leave these out, the restore what
 //! to put in their place.
 
-use rustix::fs::statat;
-
 use crate::cgroup::{self, Hierarchies};
 use crate::namespace::Kind;
 use crate::plan::Plan;
 use crate::plan::mount::Kind as MountKind;
 use crate::rootfs::device;
-use crate::rootfs::path::Root;
+use crate::rootfs::path::{Missing, Root};
 
 /// A mount that is not part of the checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,13 +72,8 @@ pub(super) const NULL: &str = "/dev/null";
 /// The masked paths that are files in a container whose root is `root`: covered by [`NULL`].
 pub(super) fn masked_files(root: &Root, plan: &Plan) -> Vec<String> {
     let is_file = |path: &&String| {
-        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
-        let Ok(fd) = root.resolve_with(path, flags) else {
-            return false;
-        };
-        statat(&fd, c"", rustix::fs::AtFlags::EMPTY_PATH).is_ok_and(|stat| {
-            rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Directory
-        })
+        let kind = root.resolve(path).and_then(|fd| Missing::like(&fd));
+        kind == Ok(Missing::File)
     };
     plan.root.masked.iter().filter(is_file).cloned().collect()
 }

@@ -15,7 +15,7 @@ use super::swrk::{Criu, Notice, Start};
 use super::{
     Error, LEAST_VERSION, Wanted, config_file, explain, raw, standard_streams, work_directory,
 };
-use crate::cgroup::{self, Hierarchies};
+use crate::cgroup::{self, Cgroup, Hierarchies};
 use crate::cli::Parsed;
 use crate::console;
 use crate::failure::During;
@@ -126,31 +126,10 @@ impl Restoring<'_> {
         if let Some(program) = &prepared.seccomp {
             filter::store(&made.directory, program)?;
         }
-        let cgroup = prepared.cgroup.take().ok_or(SetupError::Protocol)?;
-        let cgroup = &*made
-            .cgroup
-            .insert(cgroup.create(None).map_err(SetupError::from)?);
-        self.record.cgroup = cgroup.record();
-        made.directory.write(&self.record)?;
         let place = make_place(&made.directory)?;
         let descriptors: Vec<OwnedFd> = prepared.joins.drain(..).map(|(_, fd)| fd).collect();
-        let entry = cgroup.entry();
-        let criu = Criu::start(
-            &Start {
-                own_streams: !plan.process.terminal,
-                descriptors: &descriptors,
-                entry: entry.as_ref(),
-                joins: entry.is_none().then_some(cgroup),
-                inside: Some(&|| {
-                    if self.keeps_cgroup_namespace() {
-                        let flag = Kind::Cgroup.flag();
-                        unshare(flag).at(Step::Unshare, "unshare", Kind::Cgroup.name())?;
-                    }
-                    root_of::prepare(&plan.root, &place)
-                }),
-            },
-            LEAST_VERSION,
-        )?;
+        let cgroup = prepared.cgroup.take().ok_or(Error::Protocol)?;
+        let criu = self.start(cgroup, &descriptors, &place, made)?;
         let pid = criu.pid().ok_or(Error::Protocol)?;
         if let Some(resctrl) = &prepared.resctrl {
             // The processes that criu makes are born there, too.
@@ -179,6 +158,66 @@ impl Restoring<'_> {
         let child = made.child.as_ref().ok_or(Error::Protocol)?;
         self.request.report.tell(child)?;
         made.child.take().ok_or(Error::Protocol)
+    }
+
+    /// Makes the cgroup and starts criu in it.
+    fn start(
+        &mut self,
+        cgroup_plan: cgroup::Plan,
+        descriptors: &[OwnedFd],
+        place: &Path,
+        made: &mut Made,
+    ) -> Result<Criu, Error> {
+        let plan = self.request.plan;
+        // A unit of systemd's cannot be without a process, others are there before it.
+        let (early, late) = match cgroup_plan.needs_process() {
+            true => (None, Some(cgroup_plan)),
+            false => (Some(cgroup_plan), None),
+        };
+        if let Some(early) = early {
+            let cgroup = early.create(None).map_err(SetupError::from)?;
+            self.record.cgroup = cgroup.record();
+            made.cgroup = Some(cgroup);
+            made.directory.write(&self.record)?;
+        }
+        let cgroup = made.cgroup.as_ref();
+        let entry = cgroup.and_then(Cgroup::entry);
+        let keeps_cgroup_namespace = self.keeps_cgroup_namespace();
+        let mut from_late = None;
+        let started = Criu::start(
+            &Start {
+                own_streams: !plan.process.terminal,
+                descriptors,
+                entry: entry.as_ref(),
+                inside: Some(&|| {
+                    if keeps_cgroup_namespace {
+                        let flag = Kind::Cgroup.flag();
+                        unshare(flag).at(Step::Unshare, "unshare", Kind::Cgroup.name())?;
+                    }
+                    root_of::prepare(&plan.root, place)
+                }),
+            },
+            LEAST_VERSION,
+            |pid| {
+                let outside = match late {
+                    Some(late) => {
+                        let inside = late.takes_process();
+                        let made = late.create(Some(pid)).map_err(SetupError::from)?;
+                        Some(&*from_late.insert(made)).filter(|_| !inside)
+                    }
+                    None => cgroup.filter(|_| entry.is_none()),
+                };
+                let joined = outside.map_or(Ok(()), |cgroup| cgroup.join(pid));
+                Ok(joined.map_err(SetupError::from)?)
+            },
+        );
+        drop(entry);
+        if let Some(cgroup) = from_late {
+            self.record.cgroup = cgroup.record();
+            made.cgroup = Some(cgroup);
+            made.directory.write(&self.record)?;
+        }
+        started
     }
 
     /// Whether criu has to be in the container's cgroup namespace from the beginning: it makes one only when it manages
@@ -228,7 +267,7 @@ impl Restoring<'_> {
         hierarchies: &Hierarchies,
     ) -> Result<(), Error> {
         let plan = self.request.plan;
-        let rootfs = open_root(&plan.root.path)?;
+        let rootfs = Root::open(&plan.root.path).during("open", &plan.root.path)?;
         for mount in external::mounts(&rootfs, plan, hierarchies, &self.record.cgroup) {
             options.external_mount(&mount.destination, &mount.source);
         }
@@ -287,16 +326,6 @@ fn make_place(directory: &Directory) -> Result<PathBuf, Error> {
     std::fs::create_dir(&place).during("mkdir", &place)?;
     // criu compares it with what mountinfo says.
     Ok(place.canonicalize().during("realpath", &place)?)
-}
-
-/// Opens a root file system.
-fn open_root(path: &Path) -> Result<Root, Error> {
-    use std::os::unix::ffi::OsStrExt;
-    let name =
-        std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(|_| rustix::io::Errno::INVAL);
-    Ok(name
-        .and_then(|name| Root::open(&name))
-        .during("open", path)?)
 }
 
 /// Tells criu which namespaces are joined. `joins` are their files, in the order of the plan.

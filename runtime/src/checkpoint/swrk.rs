@@ -4,29 +4,30 @@
 //! which the container's root is put where criu wants it; whatever becomes of either process, the host's mounts stay as
 //! they are.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 
-use rustix::fs::{Access, CWD, Mode, OFlags, access, openat};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
-use rustix::process::{WaitOptions, WaitStatus, waitpid};
+use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 
 use super::Error;
 use super::message::{self, Features, Kind, Response};
 use super::wire::Message;
-use crate::cgroup::{Cgroup, Entry};
+use crate::cgroup::Entry;
 use crate::failure::During;
-use crate::setup::Error as SetupError;
+use crate::program;
+use crate::rootfs::mount::c_path;
 use crate::setup::fault::{At, Fault, Step};
 use crate::setup::finish;
-use crate::setup::handshake::{self, FromInit, InitEnd, ToInit};
+use crate::setup::handshake::{self, FromInit, InitEnd, ParentEnd, ToInit};
 use crate::sys::process::{Child, clone_process, execve, keep_over_exec, replace_stdio};
 
 /// Room for one answer; criu's are a few hundred bytes.
@@ -46,10 +47,8 @@ pub(super) struct Start<'a> {
     pub(super) own_streams: bool,
     /// Descriptors it inherits, under the numbers they have here.
     pub(super) descriptors: &'a [OwnedFd],
-    /// The way into its cgroup, if it gets one.
+    /// The way into its cgroup, if there is one by which it enters by itself.
     pub(super) entry: Option<&'a Entry<'a>>,
-    /// A cgroup that it is put into, if there is no way in.
-    pub(super) joins: Option<&'a Cgroup>,
     /// What it does in a mount namespace of its own, if it gets one; it is in its cgroup by then.
     pub(super) inside: Option<&'a dyn Fn() -> Result<(), Fault>>,
 }
@@ -60,7 +59,6 @@ impl Start<'_> {
         own_streams: false,
         descriptors: &[],
         entry: None,
-        joins: None,
         inside: None,
     };
 }
@@ -76,9 +74,16 @@ pub(super) struct Notice<'a> {
 }
 
 impl Criu {
-    /// Starts criu and asks for its version, which must be `least` or newer.
-    pub(super) fn start(start: &Start<'_>, least: u32) -> Result<Self, Error> {
-        let program = find(std::env::var_os("PATH").as_deref()).ok_or(Error::NotInstalled)?;
+    /// Starts criu and asks for its version, which must be `least` or newer. `born` is called when there is a process, which
+    /// waits until that has been done before it does anything of what `start` says.
+    pub(super) fn start(
+        start: &Start<'_>,
+        least: u32,
+        born: impl FnOnce(Pid) -> Result<(), Error>,
+    ) -> Result<Self, Error> {
+        let program = program::find("criu")
+            .and_then(|program| c_path(&program).ok())
+            .ok_or(Error::NotInstalled)?;
         let (socket, theirs) = socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -102,15 +107,7 @@ impl Criu {
             socket,
             version: 0,
         };
-        if let (Some(cgroup), Some(pid)) = (start.joins, criu.pid()) {
-            cgroup.join(pid).map_err(SetupError::from)?;
-        }
-        // One that has ended already says why.
-        let _ = channel.send(&ToInit::Go);
-        // The channel closes when the program is executed.
-        if let Some(FromInit::Failed(fault)) = channel.receive().during("recvmsg", "criu")? {
-            return Err(Error::Start(fault));
-        }
+        criu.let_go(channel, born)?;
         criu.version = criu
             .ask(&message::version_request(), Kind::Version)
             .map_err(|source| Error::Version(Box::new(source)))?
@@ -121,8 +118,27 @@ impl Criu {
         Ok(criu)
     }
 
+    /// Lets the process become criu once `born` has been done.
+    ///
+    /// Takes the conversation, which is over in any case when this returns: the process may be waiting for a word in it, and
+    /// who drops it waits for the process.
+    fn let_go(
+        &self,
+        channel: ParentEnd,
+        born: impl FnOnce(Pid) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        born(self.pid().ok_or(Error::Protocol)?)?;
+        // One that has ended already says why.
+        let _ = channel.send(&ToInit::Go);
+        // The channel closes when the program is executed.
+        match channel.receive().during("recvmsg", "criu")? {
+            Some(FromInit::Failed(fault)) => Err(Error::Start(fault)),
+            _ => Ok(()),
+        }
+    }
+
     /// Its process.
-    pub(super) fn pid(&self) -> Option<rustix::process::Pid> {
+    pub(super) fn pid(&self) -> Option<Pid> {
         self.child.as_ref().map(|child| child.pid)
     }
 
@@ -295,16 +311,6 @@ fn code(status: WaitStatus) -> i32 {
         .unwrap_or(255)
 }
 
-/// Looks for the program in the directories of `path`.
-fn find(path: Option<&OsStr>) -> Option<CString> {
-    let path = path.unwrap_or_else(|| OsStr::new("/usr/sbin:/usr/bin:/sbin:/bin"));
-    std::env::split_paths(path)
-        .filter(|directory| directory.is_absolute())
-        .map(|directory| directory.join("criu"))
-        .find(|program| program.is_file() && access(program, Access::EXEC_OK).is_ok())
-        .and_then(|program| CString::new(program.as_os_str().as_bytes()).ok())
-}
-
 /// In the new process: becomes criu. Returns only when that fails.
 fn become_criu(program: &CString, start: &Start<'_>, socket: &OwnedFd, channel: &InitEnd) -> i32 {
     let Err(fault) = prepare(start, socket, channel).and_then(|()| {
@@ -364,26 +370,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_looked_for_in_absolute_directories_only() {
-        let directory = std::env::temp_dir().join(format!("qrun-criu-{}", std::process::id()));
-        std::fs::create_dir(&directory).unwrap();
-        let path = std::env::join_paths([
-            std::path::Path::new("."),
-            std::path::Path::new("/nowhere"),
-            &directory,
-        ])
+    fn what_fails_before_the_word_lets_the_process_end() {
+        let flags = SocketFlags::CLOEXEC;
+        let sockets = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+        let ends = handshake::pair().unwrap();
+        // Only system calls in the child: other tests' threads may hold the allocator's lock.
+        let (child, channel) = clone_process(0, None, ends, |channel| {
+            i32::from(rustix::io::read(channel.fd(), &mut [0]) != Ok(0))
+        })
         .unwrap();
-        assert_eq!(find(Some(&path)), None);
-        std::fs::write(directory.join("criu"), "").unwrap();
-        assert_eq!(find(Some(&path)), None, "without the right to execute it");
-        let program = directory.join("criu");
-        std::fs::set_permissions(
-            &program,
-            std::os::unix::fs::PermissionsExt::from_mode(0o755),
-        )
-        .unwrap();
-        let found = find(Some(&path)).unwrap();
-        assert_eq!(found.as_bytes(), program.as_os_str().as_bytes());
-        std::fs::remove_dir_all(&directory).unwrap();
+        let pid = child.pid;
+        let criu = Criu {
+            child: Some(child),
+            socket: sockets.unwrap().0,
+            version: 0,
+        };
+        let told = criu.let_go(channel, |_| Err(Error::Protocol));
+        assert!(matches!(told, Err(Error::Protocol)));
+        // Would wait for ever for a process that waits for a word.
+        drop(criu);
+        let again = waitpid(Some(pid), WaitOptions::NOHANG);
+        assert_eq!(again.err(), Some(Errno::CHILD));
     }
 }

@@ -45,22 +45,27 @@ pub(super) fn events(request: &Request<'_>) -> Result<u8> {
 
 /// Shows figures after each interval, and OOM events, until the container's end.
 fn follow(container: &Container, interval: Duration) -> Result<()> {
-    let watch = Watch::new(&container.cgroup)?;
+    let mut watch = Watch::new(&container.cgroup)?;
     // Without a memory controller the end is heard of from the init process.
     let pidfd = container.pidfd();
     let mut next = Instant::now() + interval;
     loop {
         let left = Timespec::try_from(next.saturating_duration_since(Instant::now()))?;
-        let heard = match (&watch, &pidfd) {
-            (Some(watch), _) if wait(watch.fd(), &left)? => watch.hear()?,
-            (None, Some(pidfd)) if wait(std::os::fd::AsFd::as_fd(pidfd), &left)? => Heard::End,
-            (None, None) => Heard::End,
-            _ => Heard::Nothing,
+        let end = Heard {
+            end: true,
+            ..Heard::default()
         };
-        match heard {
-            Heard::OutOfMemory => show(container, "oom", None)?,
-            Heard::End => return Ok(()),
-            Heard::Nothing => {}
+        let heard = match (&mut watch, &pidfd) {
+            (Some(watch), _) if wait(watch.fd(), &left)? => watch.hear()?,
+            (None, Some(pidfd)) if wait(std::os::fd::AsFd::as_fd(pidfd), &left)? => end,
+            (None, None) => end,
+            _ => Heard::default(),
+        };
+        if heard.out_of_memory {
+            show(container, "oom", None)?;
+        }
+        if heard.end {
+            return Ok(());
         }
         if Instant::now() < next {
             continue;

@@ -16,6 +16,7 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 
 use super::{Kind, Namespaces};
 use crate::failure::{CallFailed, During};
+use crate::program;
 use crate::sys::process::{clone_process, setns};
 
 /// Why mappings could not be written.
@@ -184,7 +185,9 @@ fn file_of(pid: Pid, name: &str) -> PathBuf {
 fn by_helper(helper: &'static str, grants: &'static str, pid: Pid, map: &str) -> Result<(), Error> {
     let number = pid.as_raw_nonzero().get();
     log::debug!("{helper} {number} {}", map.trim_end().replace('\n', " "));
-    let status = find(helper)
+    let status = program::find(helper)
+        .ok_or(Errno::NOENT)
+        .during("exec", helper)
         .and_then(|path| {
             Command::new(path)
                 .arg0(helper)
@@ -203,16 +206,6 @@ fn by_helper(helper: &'static str, grants: &'static str, pid: Pid, map: &str) ->
         pid: number,
         grants,
     })
-}
-
-/// Where a program is according to the search path.
-fn find(program: &str) -> Result<PathBuf, CallFailed> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .map(|directory| directory.join(program))
-        .find(|candidate| candidate.is_file())
-        .ok_or(Errno::NOENT)
-        .during("exec", program)
 }
 
 #[cfg(test)]

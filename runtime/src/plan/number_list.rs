@@ -70,6 +70,21 @@ impl Mask {
     pub(crate) fn words(&self) -> &[usize] {
         &self.0
     }
+
+    /// The same in bytes, up to the one with the highest number.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut bytes: Vec<u8> = self.0.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let length = bytes.iter().rposition(|byte| *byte != 0);
+        bytes.truncate(length.map_or(0, |last| last + 1));
+        bytes
+    }
+
+    /// The numbers, lowest first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> {
+        let bits = usize::BITS as usize;
+        (0..self.0.len() * bits)
+            .filter(move |number| self.0[number / bits] >> (number % bits) & 1 == 1)
+    }
 }
 
 /// One number of a list.
@@ -101,6 +116,8 @@ mod tests {
         let mask = Mask::parse("0,64-65").unwrap().unwrap();
         assert_eq!(mask.words(), [1, 3]);
         assert_eq!(mask.count(), 3);
+        assert_eq!(mask.bytes(), [1, 0, 0, 0, 0, 0, 0, 0, 3]);
+        assert_eq!(mask.iter().collect::<Vec<_>>(), [0, 64, 65]);
         assert_eq!(Mask::parse(""), Ok(None));
     }
 

@@ -81,7 +81,7 @@ pub(super) fn mount_cgroup(
         }
     }
     if read_only {
-        set_read_only(&tmpfs, flags).at(Step::Mount, "mount_setattr", &subject)?;
+        set_read_only(&tmpfs).at(Step::Mount, "mount_setattr", &subject)?;
     }
     Ok(())
 }

@@ -59,9 +59,7 @@ fn cover_with_read_only_self(root: &Root, path: &str, place: &OwnedFd) -> Result
         libc::MS_BIND | libc::MS_REC,
         None,
     )?;
-    let mounted = root.resolve(path)?;
-    let kept = rustix::fs::fstatvfs(&mounted)?.f_flag.bits() & 0x40f;
-    set_read_only(&mounted, kept)
+    set_read_only(&root.resolve(path)?)
 }
 
 /// Hides paths.
@@ -186,10 +184,5 @@ fn new_empty_directory(label: Option<&str>) -> Result<OwnedFd, Errno> {
 pub(crate) fn make_root_read_only() -> Result<(), Fault> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, c"/", flags, Mode::empty()).at(Step::ReadonlyRoot, "open", "/")?;
-    let kept = rustix::fs::fstatvfs(&root)
-        .at(Step::ReadonlyRoot, "fstatvfs", "/")?
-        .f_flag
-        .bits()
-        & 0x40f;
-    set_read_only(&root, kept).at(Step::ReadonlyRoot, "mount_setattr", "/")
+    set_read_only(&root).at(Step::ReadonlyRoot, "mount_setattr", "/")
 }

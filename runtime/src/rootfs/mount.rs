@@ -7,8 +7,10 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, fstatvfs};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, move_mount};
 
@@ -42,10 +44,10 @@ pub(crate) struct Outside<'a> {
     pub(crate) source: &'a dyn Fn(usize, Form) -> Result<Source, Fault>,
 }
 
-/// Mounts that become read-only in the end, with their `MS_*` flags.
+/// Mounts that become read-only in the end.
 #[must_use]
 #[derive(Debug, Default)]
-pub(crate) struct Later(Vec<(OwnedFd, u64)>);
+pub(crate) struct Later(Vec<OwnedFd>);
 
 /// Carries out all mounts in order, except that a cgroup mount nothing lies on comes last: by then the parent, which works
 /// at the same time, has made the cgroups.
@@ -61,9 +63,7 @@ pub(crate) fn mount_all(
             Kind::Bind { .. } => bind::bind(root, step, index, outside)?,
             Kind::FileSystem(kind) => {
                 let mounted = file_system::mount_new(root, step, kind, outside)?;
-                read_only
-                    .0
-                    .extend(mounted.map(|mounted| (mounted, step.flags)));
+                read_only.0.extend(mounted);
             }
             Kind::Cgroup
                 if late.is_none()
@@ -81,7 +81,7 @@ pub(crate) fn mount_all(
 }
 
 /// Whether a mount lies on or below another.
-fn lies_on(upper: &MountStep, lower: &MountStep) -> bool {
+pub(super) fn lies_on(upper: &MountStep, lower: &MountStep) -> bool {
     let lower = lower.destination.trim_end_matches('/');
     upper
         .destination
@@ -91,21 +91,22 @@ fn lies_on(upper: &MountStep, lower: &MountStep) -> bool {
 
 /// Makes the mounts read-only that are to be so in the end, now that everything in them has been made.
 pub(crate) fn finish(later: Later) -> Result<(), Fault> {
-    for (mounted, flags) in later.0 {
-        set_read_only(&mounted, flags).at(Step::Mount, "mount_setattr", "read-only file system")?;
+    for mounted in later.0 {
+        set_read_only(&mounted).at(Step::Mount, "mount_setattr", "read-only file system")?;
     }
     Ok(())
 }
 
-/// Makes the mount a descriptor is on read-only. `flags` are its other `MS_*` flags, for kernels before 5.12.
-pub(crate) fn set_read_only(mounted: &OwnedFd, flags: u64) -> Result<(), Errno> {
+/// Makes the mount a descriptor is on read-only. What else is set of it stays.
+pub(crate) fn set_read_only(mounted: &OwnedFd) -> Result<(), Errno> {
     let attr = MountAttr {
         attr_set: crate::sys::mount::ATTR_RDONLY,
         ..MountAttr::default()
     };
     match mount_setattr(mounted, false, &attr) {
         Err(errno) if is_refused(errno) => {
-            let flags = attribute::per_mount(flags);
+            // The old call, before Linux 5.12, sets all there is to set of a mount.
+            let flags = attribute::from_statfs(fstatvfs(mounted)?.f_flag.bits());
             let flags = flags | libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY;
             mount(None, &fd_path(mounted), None, flags, None)
         }
@@ -175,6 +176,21 @@ pub(super) fn reopen(root: &Root, step: &MountStep, target: &OwnedFd) -> Result<
     Ok(mounted)
 }
 
+/// Binds one place on another by `mount(2)`, with all below it if the kind of the mount says so.
+pub(super) fn bind_by_mount(from: &OwnedFd, target: &OwnedFd, kind: &Kind) -> Result<(), Errno> {
+    let below = match kind {
+        Kind::Bind { recursive: true } => libc::MS_REC,
+        _ => 0,
+    };
+    let (from, to) = (fd_path(from), fd_path(target));
+    mount(Some(&from), &to, None, libc::MS_BIND | below, None)
+}
+
+/// A path as `mount(2)` takes it.
+pub(crate) fn c_path(path: &Path) -> Result<CString, Errno> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)
+}
+
 /// A path by which `mount(2)` finds what a descriptor refers to.
 pub(crate) fn fd_path(fd: impl AsFd) -> CString {
     // A number and fixed text hold no NUL.
@@ -189,8 +205,6 @@ pub(crate) fn subject(step: &MountStep) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     #[test]

@@ -3,8 +3,8 @@
 //! Everything goes through one descriptor of the root and `openat2(RESOLVE_IN_ROOT)`, so a rootfs that is malicious, or
 //! is being changed by another container while we work, cannot point us at the host (CVE-2021-30465, CVE-2024-45310).
 
-use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, fstat,
@@ -64,9 +64,19 @@ pub(crate) enum Missing {
     File,
 }
 
+impl Missing {
+    /// What takes a mount of something that is open.
+    pub(crate) fn like(fd: &OwnedFd) -> Result<Self, Errno> {
+        Ok(match FileType::from_raw_mode(fstat(fd)?.st_mode) {
+            FileType::Directory => Self::Directory,
+            _ => Self::File,
+        })
+    }
+}
+
 impl Root {
     /// Opens a directory as the root.
-    pub(crate) fn open(path: &CStr) -> Result<Self, Errno> {
+    pub(crate) fn open(path: &Path) -> Result<Self, Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Self::new(openat(CWD, path, flags, Mode::empty())?)
     }
@@ -280,8 +290,7 @@ mod tests {
         }
 
         fn root(&self) -> Root {
-            let path = std::ffi::CString::new(self.0.join("root").to_str().unwrap()).unwrap();
-            Root::open(&path).unwrap()
+            Root::open(&self.0.join("root")).unwrap()
         }
     }
 

@@ -1,8 +1,7 @@
 //! Changing the root.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -10,7 +9,9 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
+use super::mount::c_path;
 use super::path::Root;
+use crate::mountinfo::{self, Mount};
 use crate::plan::RootPlan;
 use crate::setup::fault::{At, Fault, Step};
 use crate::sys::mount::mount;
@@ -87,47 +88,18 @@ fn enter() -> Result<(), Fault> {
 
 /// Where a procfs or a sysfs is mounted from its top, outside of the container's root.
 fn whole_proc_and_sys(root: &Path) -> Result<Vec<CString>, Fault> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo");
-    let table = table
-        .map_err(|error| Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO)))
-        .at(Step::Pivot, "read", "mountinfo")?;
-    let places = table.lines().filter_map(|line| whole(line, root));
-    Ok(places
-        .filter_map(|place| CString::new(place).ok())
+    let mounts = mountinfo::read().at(Step::Pivot, "read", "mountinfo")?;
+    let whole = mounts.iter().filter(|mount| is_whole(mount, root));
+    Ok(whole
+        .filter_map(|mount| c_path(&mount.point).ok())
         .collect())
 }
 
-/// The mount point of a line of mountinfo, if it is what [`whole_proc_and_sys`] looks for.
-fn whole(line: &str, root: &Path) -> Option<Vec<u8>> {
-    let (mounted, file_system) = line.split_once(" - ")?;
-    let kind = file_system.split(' ').next()?;
-    let mut fields = mounted.split(' ').skip(3);
-    let (top, place) = (fields.next()?, unescape(fields.next()?));
-    let outside = !Path::new(OsStr::from_bytes(&place)).starts_with(root);
-    (matches!(kind, "proc" | "sysfs") && top == "/" && outside).then_some(place)
-}
-
-/// Undoes the octal numbers that stand for blanks and the like.
-fn unescape(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let number = after
-            .get(..3)
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match number {
-            Some(number) if byte == b'\\' => {
-                bytes.push(number);
-                rest = &after[3..];
-            }
-            _ => {
-                bytes.push(byte);
-                rest = after;
-            }
-        }
-    }
-    bytes
+/// Whether a mount is what [`whole_proc_and_sys`] looks for.
+fn is_whole(mount: &Mount, root: &Path) -> bool {
+    matches!(mount.kind.as_str(), "proc" | "sysfs")
+        && mount.root == Path::new("/")
+        && !mount.point.starts_with(root)
 }
 
 #[cfg(test)]
@@ -138,18 +110,14 @@ mod tests {
     fn what_has_to_be_out_of_the_way() {
         let root = Path::new("/bundle/rootfs");
         for (line, expected) in [
-            ("22 28 0:21 / /proc rw,nosuid - proc proc rw", Some("/proc")),
-            (
-                "23 28 0:22 / /sys rw shared:7 - sysfs sysfs rw",
-                Some("/sys"),
-            ),
-            ("24 28 0:22 / /a\\040b rw - proc none rw", Some("/a b")),
-            ("25 28 0:22 /sys /ro rw - proc none rw", None),
-            ("26 28 0:22 / /bundle/rootfs/proc rw - proc none rw", None),
-            ("27 28 8:1 / / rw - ext4 /dev/sda1 rw", None),
+            ("22 28 0:21 / /proc rw,nosuid - proc proc rw", true),
+            ("23 28 0:22 / /sys rw shared:7 - sysfs sysfs rw", true),
+            ("25 28 0:22 /sys /ro rw - proc none rw", false),
+            ("26 28 0:22 / /bundle/rootfs/proc rw - proc none rw", false),
+            ("27 28 8:1 / / rw - ext4 /dev/sda1 rw", false),
         ] {
-            let place = whole(line, root).map(|place| String::from_utf8(place).unwrap());
-            assert_eq!(place.as_deref(), expected, "{line}");
+            let [mount] = mountinfo::parse(line.as_bytes()).try_into().unwrap();
+            assert_eq!(is_whole(&mount, root), expected, "{line}");
         }
     }
 }

@@ -28,7 +28,7 @@ use std::process::{Command, Stdio};
 use libc::sock_filter;
 
 use super::arch::{Arch, X32_BIT};
-use super::interpret::{Call, run};
+use super::interpret::{Call, run, run_watched};
 use super::syscall::{Part, Syscall, is_private, number};
 use super::table::ROWS;
 use super::{Error, compile_for};
@@ -152,24 +152,45 @@ fn value(action: Action, errno: Option<u32>) -> u32 {
     }
 }
 
+/// The reference program, with the directory it was compiled into, which goes with it.
+struct Reference {
+    program: PathBuf,
+    directory: Option<PathBuf>,
+}
+
+impl Drop for Reference {
+    fn drop(&mut self) {
+        if let Some(directory) = &self.directory {
+            // Nothing depends on it, and a test that fails has more to tell.
+            let _ = std::fs::remove_dir_all(directory);
+        }
+    }
+}
+
 /// Compiles the reference program; `None`, said past the test harness, where that cannot be done.
-fn reference() -> Option<PathBuf> {
+fn reference() -> Option<Reference> {
     if let Some(program) = std::env::var_os("QRUN_SECCOMP_REFERENCE") {
-        return Some(program.into());
+        return Some(Reference {
+            program: program.into(),
+            directory: None,
+        });
     }
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/seccomp/reference.c");
-    let program = std::env::temp_dir().join(format!(
-        "qrun-seccomp-reference-{:?}",
-        std::thread::current().id()
-    ));
+    let directory =
+        std::env::temp_dir().join(format!("qrun-seccomp-reference-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    let reference = Reference {
+        program: directory.join("reference"),
+        directory: Some(directory),
+    };
     let mut command = Command::new("cc");
     command
         .args(["-O1", "-o"])
-        .arg(&program)
+        .arg(&reference.program)
         .arg(source)
         .arg("-lseccomp");
     match command.output() {
-        Ok(output) if output.status.success() => Some(program),
+        Ok(output) if output.status.success() => Some(reference),
         other => {
             let why = format!("no C compiler, or no libseccomp-dev, to compare with: {other:?}");
             assert!(std::env::var_os("QSTACK_NO_SKIPS").is_none(), "{why}");
@@ -179,7 +200,7 @@ fn reference() -> Option<PathBuf> {
     }
 }
 
-/// Asks the reference program, which is removed afterwards if this was the last question.
+/// Asks the reference program questions, a line each, and gives all it answers.
 fn ask(program: &Path, question: String) -> String {
     let mut child = Command::new(program)
         .stdin(Stdio::piped())
@@ -590,33 +611,11 @@ fn condition_holds(arg: &Arg, arch: Arch, call: &Call) -> bool {
 /// the instruction that loads the call's number when the last rule added was for another architecture.
 fn is_misled(filter: &[sock_filter], call: &Call) -> bool {
     const ARCHITECTURE: u32 = 4;
-    let (mut at, mut holds, mut accumulator) = (0, u32::MAX, 0);
-    loop {
-        let sock_filter { code, jt, jf, k } = filter[at];
-        at += 1;
-        let taken = match code {
-            0x20 => {
-                (holds, accumulator) = (k, call.word(k));
-                continue;
-            }
-            0x54 => {
-                accumulator &= k;
-                continue;
-            }
-            0x05 => {
-                at += usize::try_from(k).unwrap();
-                continue;
-            }
-            0x06 => return false,
-            0x15 => accumulator == k,
-            0x35 => accumulator >= k,
-            _ => accumulator > k,
-        };
-        if holds == ARCHITECTURE && !ARCHES.iter().any(|arch| arch.token() == k) {
-            return true;
-        }
-        at += usize::from(if taken { jt } else { jf });
-    }
+    let mut misled = false;
+    run_watched(filter, call, |loaded, with| {
+        misled |= loaded == Some(ARCHITECTURE) && !ARCHES.iter().any(|arch| arch.token() == with);
+    });
+    misled
 }
 
 /// A number of the environment, or the usual one.
@@ -629,8 +628,8 @@ fn setting(name: &str, usual: u64) -> u64 {
 
 #[test]
 fn decides_as_libseccomp_does() {
-    let Some(program) = reference() else { return };
-    let names = names_in_common(&program);
+    let Some(asked) = reference() else { return };
+    let names = names_in_common(&asked.program);
     assert!(names.len() > 300, "{} names in common", names.len());
     let mut random = Random(setting("QRUN_SECCOMP_SEED", 0x5eed_0001) | 1);
     let profiles: Vec<_> = (0..setting("QRUN_SECCOMP_PROFILES", 600))
@@ -643,10 +642,7 @@ fn decides_as_libseccomp_does() {
         .iter()
         .map(|(native, _, profile)| describe(profile, *native))
         .collect();
-    let answer = ask(&program, question);
-    if std::env::var_os("QRUN_SECCOMP_REFERENCE").is_none() {
-        std::fs::remove_file(&program).unwrap();
-    }
+    let answer = ask(&asked.program, question);
     let mut lines = answer.lines();
     let mut unexplained = Vec::new();
     let (mut decisions, mut open, mut contradictions) = (0_u64, 0_u64, 0_u64);

@@ -38,14 +38,24 @@ impl Call {
 
 /// The filter's return value and the number of instructions it took.
 pub(super) fn run(program: &[sock_filter], call: &Call) -> (u32, usize) {
-    let (mut accumulator, mut at, mut steps) = (0, 0, 0);
+    run_watched(program, call, |_, _| {})
+}
+
+/// The same. `compared` is told of each comparison: what was loaded last, by its place in the system call, and with what it
+/// is compared.
+pub(super) fn run_watched(
+    program: &[sock_filter],
+    call: &Call,
+    mut compared: impl FnMut(Option<u32>, u32),
+) -> (u32, usize) {
+    let (mut accumulator, mut loaded, mut at, mut steps) = (0, None, 0, 0);
     loop {
         let sock_filter { code, jt, jf, k } = program[at];
         at += 1;
         steps += 1;
         let taken = match code {
             0x20 => {
-                accumulator = call.word(k);
+                (accumulator, loaded) = (call.word(k), Some(k));
                 continue;
             }
             0x54 => {
@@ -62,6 +72,7 @@ pub(super) fn run(program: &[sock_filter], call: &Call) -> (u32, usize) {
             0x25 => accumulator > k,
             _ => panic!("operation {code:#x}"),
         };
+        compared(loaded, k);
         at += usize::from(if taken { jt } else { jf });
     }
 }

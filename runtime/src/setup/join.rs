@@ -77,10 +77,12 @@ pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
         return Err(Error::Died);
     }
     let cgroup = request.cgroup.unwrap_or(&container.cgroup);
-    // Its initial CPUs are those it has before it enters the cgroup, and before Linux 6.2 the entry makes it forget them.
-    let entry = match &request.process.scheduling.initial_cpus {
-        Some(_) => None,
-        None => cgroup.entry(),
+    // Initial CPUs are those it has before it enters the cgroup, final ones those it has afterwards; before Linux 6.2 the
+    // entry makes it forget what it had. So we have to know when that is.
+    let scheduling = &request.process.scheduling;
+    let entry = match (&scheduling.initial_cpus, &scheduling.final_cpus) {
+        (None, None) => cgroup.entry(),
+        _ => None,
     };
     let mut context = Context {
         request,
@@ -147,7 +149,7 @@ fn set_final_cpus(context: &Context<'_>, child: &Child) -> Result<(), CallFailed
     Ok(())
 }
 
-/// Starts the child.
+/// Starts the child in its cgroup; where it cannot be born there, outside.
 ///
 /// Without privileges one enters the pid namespace only as root of the user namespace it belongs to. That is not for this
 /// process, which has pid files and sockets of the caller to write to: an intermediate one does it.
@@ -161,20 +163,13 @@ fn start(context: &mut Context<'_>) -> Result<(Child, ParentEnd), Error> {
             other => other.during("setns", "pid")?,
         }
     }
-    match start_by_entry(context) {
-        // The container's cgroup has children and takes no processes of its own any more; or the caller may not move any there.
-        Err(error)
-            if matches!(
-                spawn::refused_birth(&error),
-                Some(Errno::BUSY | Errno::ACCESS)
-            ) && context.entry.is_some() =>
-        {
-            context.entry = None;
-            context.waits = true;
-            start_by_entry(context)
-        }
-        other => other,
+    let started = start_by_entry(context);
+    if !spawn::is_refused_birth(&started, context.entry.as_ref()) {
+        return started;
     }
+    context.entry = None;
+    context.waits = true;
+    start_by_entry(context)
 }
 
 /// Starts the child by the way into the cgroup that there is.

@@ -6,7 +6,6 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, openat};
-use rustix::io::Errno;
 
 use super::handshake::{ParentEnd, ToInit};
 use super::init::Context;
@@ -222,19 +221,13 @@ fn carry_out(
         locked_directory: made.directory.fd().as_raw_fd(),
     };
     made.root = Uncovered::look(&plan.root)?;
-    let started = match spawn::spawn(&context) {
-        // Beside v1 hierarchies it may do without the v2 tree, which joining finds out.
-        Err(error)
-            if spawn::refused_birth(&error) == Some(Errno::ACCESS)
-                && !made.cgroup.as_ref().is_some_and(Cgroup::is_pure_v2) =>
-        {
-            context.entry = None;
-            context.waits_for_cgroup = needs_cgroup || needs_limits;
-            spawn::spawn(&context)
-        }
-        other => other,
-    };
-    let (child, channel) = started.map_err(|error| explain_birth(error, made.cgroup.as_ref()))?;
+    let mut started = spawn::spawn(&context);
+    if spawn::is_refused_birth(&started, context.entry.as_ref()) {
+        context.entry = None;
+        context.waits_for_cgroup = needs_cgroup || needs_limits;
+        started = spawn::spawn(&context);
+    }
+    let (child, channel) = started?;
     let (mut inside, waits_for_cgroup) = (context.entry.is_some(), context.waits_for_cgroup);
     // The ways in are not needed any more.
     drop(context.entry.take());
@@ -319,19 +312,6 @@ fn map_ids(plan: &Plan, made: &Made) -> Result<(), Error> {
         channel.send(&ToInit::Mapped).during("sendmsg", "init")?;
     }
     Ok(())
-}
-
-/// What it means that a process could not be born into its cgroup.
-fn explain_birth(error: Error, cgroup: Option<&Cgroup>) -> Error {
-    let directory = cgroup.and_then(|cgroup| cgroup.path(""));
-    match directory.filter(|_| spawn::refused_birth(&error) == Some(Errno::ACCESS)) {
-        Some(directory) => Error::Cgroup(cgroup::Error::Write {
-            path: directory.join("cgroup.procs"),
-            value: "0".into(),
-            source: Errno::ACCESS,
-        }),
-        None => error,
-    }
 }
 
 /// Tells of a container whose processes nothing keeps together; runc's words.

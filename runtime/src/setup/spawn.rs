@@ -42,6 +42,13 @@ pub(super) fn spawn(context: &Context<'_>) -> Result<(Child, ParentEnd), Error> 
     spawn_after(join, ("init", flags), cgroup, body)
 }
 
+/// Whether a process could not be started that was to be born in its cgroup. Without that it may do: where the cgroup has
+/// children of its own and takes no process, where the caller may not move any there; and if not, joining says why.
+pub(super) fn is_refused_birth<T>(started: &Result<T, Error>, entry: Option<&Entry<'_>>) -> bool {
+    let failed = matches!(started, Err(Error::Call(failed)) if failed.call == "clone3");
+    failed && entry.and_then(Entry::birth).is_some()
+}
+
 /// Whether a namespace has to be joined by an intermediate process: with a user namespace nearly all, because in that the
 /// rights on others may be gone. A mount namespace takes the host's paths away, so it always comes last.
 pub(super) fn joins_early(context: &Context<'_>, kind: Kind) -> bool {
@@ -73,14 +80,6 @@ fn join_early(context: &Context<'_>) -> Result<(), Fault> {
         setns(fd, kind.flag()).at(Step::Namespace, "setns", kind.name())?;
     }
     Ok(())
-}
-
-/// The kernel's answer if what failed is the birth of a process: EACCES and EBUSY are about its cgroup.
-pub(super) fn refused_birth(error: &Error) -> Option<Errno> {
-    match error {
-        Error::Call(failed) if failed.call == "clone3" => Some(failed.errno),
-        _ => None,
-    }
 }
 
 /// Starts a process by way of an intermediate one, which runs `join` and makes the real one, a child of ours too, with these

@@ -83,7 +83,8 @@ pub(crate) fn clone_process<P, C>(
     let pid =
         unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<CloneArgs>()) };
     let pid = match check(pid) {
-        // Before Linux 5.3, and where a seccomp filter around us refuses it.
+        // Before Linux 5.3, and where a seccomp filter around us refuses it. Kernels that know less of the structure take it
+        // as long as what they do not know is 0.
         Err(Errno::NOSYS) if cgroup.is_none() => clone_without_clone3(flags)?,
         other => other?,
     };
@@ -107,11 +108,19 @@ pub(crate) fn clone_process<P, C>(
     Ok((Child { pid, pidfd }, for_parent))
 }
 
-/// Whether there is `clone3(2)`, without which no process is born into a cgroup.
-pub(crate) fn has_clone3() -> bool {
-    // SAFETY: a size of 0 is refused before anything is read, so there is nothing to point to.
-    let answer = unsafe { libc::syscall(libc::SYS_clone3, null::<CloneArgs>(), 0) };
-    check(answer) != Err(Errno::NOSYS)
+/// Whether a process can be born into a cgroup: since Linux 5.7, unless a filter around us refuses `clone3(2)`.
+pub(crate) fn has_clone_into_cgroup() -> bool {
+    // No descriptor has this number: who knows the field says so, and who does not refuses a structure of this length.
+    let mut arguments = CloneArgs {
+        flags: CLONE_INTO_CGROUP,
+        cgroup: u64::MAX,
+        ..CloneArgs::default()
+    };
+    // SAFETY: the kernel reads the structure, which outlives the call, and makes no process of it, for its last field cannot
+    // be valid.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<CloneArgs>()) };
+    matches!(check(answer), Err(Errno::INVAL | Errno::BADF))
 }
 
 /// An address as the kernel's structures hold it.

@@ -1,5 +1,6 @@
 //! `qrun --systemd-cgroup`: what systemd is told, and what it does then. On cgroup v2 and v1; see hack/vm-systemd.sh.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -28,6 +29,7 @@ pub(crate) fn tests() -> Vec<Test> {
             a_failed_unit_of_that_name_is_reset,
             a_living_unit_of_that_name_is_refused,
             a_start_that_fails_leaves_no_unit,
+            criu_restores_in_a_scope,
             a_limit_that_the_kernel_refuses_leaves_no_unit,
             delete_stops_what_is_left_in_the_scope,
             devices_survive_a_reload_of_systemd,
@@ -385,6 +387,38 @@ fn a_start_that_fails_leaves_no_unit() {
     );
     runtime.run(&line).code(1).err("executable file not found");
     assert_no_unit(&format!("qrun-{id}.scope"));
+}
+
+/// With a criu that only says where it is: the processes it makes are born there.
+fn criu_restores_in_a_scope() {
+    let runtime = Runtime::new();
+    let id = runtime.id("bird");
+    let bundle = bundle(&["true"], &format!("machine.slice:qt:{id}"));
+    let (place, image) = (bundle.path(), bundle.path().join("image"));
+    std::fs::create_dir(&image).unwrap();
+    std::fs::write(image.join("descriptors.json"), "[]").unwrap();
+    let (program, told) = (place.join("criu"), place.join("cgroup"));
+    let script = format!("#!/bin/sh\ncat /proc/self/cgroup > {}\n", told.display());
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    let line = format!(
+        "--systemd-cgroup restore -d --image-path {} --bundle {} {id}",
+        image.display(),
+        place.display()
+    );
+    let path = format!("{}:{}", place.display(), std::env::var("PATH").unwrap());
+    run(runtime.command(&line).env("PATH", path)).code(1);
+    let told = std::fs::read_to_string(told).unwrap();
+    let scope = format!("/machine.slice/qt-{id}.scope");
+    let inside = |name: &str| {
+        let mut lines = told
+            .lines()
+            .filter_map(|line| line.split_once(':')?.1.split_once(':'));
+        lines.any(|(names, path)| names.split(',').any(|it| it == name) && path == scope)
+    };
+    assert!(inside(if is_v2() { "" } else { "memory" }), "{told}");
+    assert_no_unit(&format!("qt-{id}.scope"));
+    runtime.assert_nothing_left();
 }
 
 fn a_limit_that_the_kernel_refuses_leaves_no_unit() {

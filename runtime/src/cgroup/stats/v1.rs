@@ -8,6 +8,7 @@ use super::{
     BlockIo, BlockIoEntry, Cpu, CpuSet, HugePages, Memory, MemoryEntry, Pids, Stats, content,
     huge_page_sizes, malformed, number, pairs,
 };
+use crate::plan::number_list::Mask;
 
 /// Ticks of `cpuacct.stat` to nanoseconds: 100 a second on every architecture (`USER_HZ`).
 const TICK: u64 = 10_000_000;
@@ -92,7 +93,9 @@ fn cpuset(directory: &Path) -> Result<CpuSet> {
         |name: &str| number(directory, &format!("{prefix}{name}")).map(Option::unwrap_or_default);
     let list = |name: &str| -> Result<Vec<u16>> {
         let text = content(&directory.join(format!("{prefix}{name}")))?;
-        Ok(parse_list(text.unwrap_or_default().trim()))
+        let mask = Mask::parse(text.unwrap_or_default().trim());
+        let numbers = mask.ok().flatten().unwrap_or_default();
+        Ok(numbers.iter().filter_map(|it| it.try_into().ok()).collect())
     };
     let level = content(&directory.join(format!("{prefix}sched_relax_domain_level")))?;
     Ok(CpuSet {
@@ -108,15 +111,6 @@ fn cpuset(directory: &Path) -> Result<CpuSet> {
         sched_load_balance: flag("sched_load_balance")?,
         sched_relax_domain_level: level.and_then(|text| text.trim().parse().ok()).unwrap_or(0),
     })
-}
-
-/// `0-2,5`
-fn parse_list(text: &str) -> Vec<u16> {
-    let range = |range: &str| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        Some(first.parse().ok()?..=last.parse().ok()?)
-    };
-    text.split(',').filter_map(range).flatten().collect()
 }
 
 fn memory(directory: &Path) -> Result<Memory> {
@@ -252,9 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists() {
-        assert_eq!(parse_list("0-2,5"), [0, 1, 2, 5]);
-        assert!(parse_list("").is_empty());
+    fn usage_by_processor() {
         let (user, kernel) = parse_usage_all("cpu user system\n0 5 6\n1 7 8\n");
         assert_eq!((user, kernel), (vec![5, 7], vec![6, 8]));
     }

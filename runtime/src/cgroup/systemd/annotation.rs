@@ -14,6 +14,8 @@ use super::{Error, Result};
 const PREFIX: &str = "org.systemd.property.";
 /// How deep arrays and tuples may be in each other.
 const DEEPEST: usize = 8;
+/// How long the description of a type may be on the bus.
+const LONGEST_SIGNATURE: usize = 255;
 
 /// What may be set, with times in their `USec` spelling: systemd.kill(5), systemd.scope(5), of systemd.unit(5) what orders and
 /// describes, and systemd.resource-control(5) without devices and network filters.
@@ -140,8 +142,16 @@ fn parse(text: &str) -> Result<Value, &'static str> {
     let value = parser.value(None, 0)?;
     parser.skip_space();
     match parser.rest {
-        "" => Ok(value),
+        "" => tellable(value),
         _ => Err("something follows the value"),
+    }
+}
+
+/// Refuses a value whose type is too long to be told.
+fn tellable(value: Value) -> Result<Value, &'static str> {
+    match value.signature().len() {
+        0..=LONGEST_SIGNATURE => Ok(value),
+        _ => Err("a type too long to be told"),
     }
 }
 
@@ -184,7 +194,7 @@ impl<'a> Parser<'a> {
             let end = self.rest.find(' ').ok_or("a type without a value")?;
             let (kind, rest) = self.rest.split_at(end);
             self.rest = rest;
-            return self.value(Some(kind), depth);
+            return self.value(Some(kind), depth + 1);
         }
         match self.rest.chars().next() {
             None => Err("empty"),
@@ -210,7 +220,7 @@ impl<'a> Parser<'a> {
             Some('(') => self.tuple(depth),
             Some('<') => {
                 self.eat('<');
-                let value = self.value(None, depth + 1)?;
+                let value = tellable(self.value(None, depth + 1)?)?;
                 match self.eat('>') {
                     true => Ok(Value::Variant(Box::new(value))),
                     false => Err("no closing >"),
@@ -406,6 +416,9 @@ mod tests {
     #[test]
     fn no_values() {
         let deep = "[".repeat(100);
+        let types = "@t ".repeat(100_000) + "1";
+        let long = format!("({})", "1,".repeat(255));
+        let deep_and_long = format!("[<({})>]", "1,".repeat(255));
         for given in [
             "",
             "nonsense",
@@ -425,6 +438,9 @@ mod tests {
             r"'\q'",
             "@a(sv []",
             &deep,
+            &types,
+            &long,
+            &deep_and_long,
         ] {
             assert!(parse(given).is_err(), "{given}: {:?}", parse(given));
         }

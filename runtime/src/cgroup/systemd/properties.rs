@@ -8,6 +8,7 @@ use super::wire::Value;
 use super::{Error, Result};
 use crate::cgroup::device::{DeviceEntry, Rules};
 use crate::cgroup::v2;
+use crate::plan::number_list::Mask;
 use crate::spec::resources::{Cpu, Memory, Resources};
 
 /// A property's name and value.
@@ -157,7 +158,8 @@ pub(in crate::cgroup) fn round_quota(resources: &mut Resources) {
 }
 
 fn cpuset(name: &str, list: &str, version: u32, out: &mut Vec<Property>) -> Result<()> {
-    let bits = bits(list).ok_or_else(|| Error::List {
+    let mask = Mask::parse(list).ok().flatten();
+    let mask = mask.ok_or_else(|| Error::List {
         property: name.to_owned(),
         list: list.to_owned(),
     })?;
@@ -165,34 +167,9 @@ fn cpuset(name: &str, list: &str, version: u32, out: &mut Vec<Property>) -> Resu
         log::debug!("systemd {version} has no {name}; it is written to the control file alone");
         return Ok(());
     }
-    let bytes = bits.into_iter().map(Value::Byte).collect();
+    let bytes = mask.bytes().into_iter().map(Value::Byte).collect();
     out.push(property(name, Value::Array("y".to_owned(), bytes)));
     Ok(())
-}
-
-/// `0-2,5` as a bit mask, its lowest byte first; `None` for what is no such list, or an empty one.
-fn bits(list: &str) -> Option<Vec<u8>> {
-    /// Far more CPUs than the kernel can be built for (`CONFIG_NR_CPUS`, at most 8192).
-    const MOST: usize = 1 << 16;
-    let mut bits = Vec::new();
-    for range in list
-        .split(',')
-        .map(str::trim)
-        .filter(|range| !range.is_empty())
-    {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
-        if first > last || last >= MOST {
-            return None;
-        }
-        for bit in first..=last {
-            if bits.len() <= bit / 8 {
-                bits.resize(bit / 8 + 1, 0);
-            }
-            bits[bit / 8] |= 1 << (bit % 8);
-        }
-    }
-    Some(bits).filter(|bits: &Vec<u8>| !bits.is_empty())
 }
 
 /// One control file of cgroup v2 by name.

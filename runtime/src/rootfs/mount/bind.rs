@@ -5,13 +5,13 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{FileType, PROC_SUPER_MAGIC, fstat, fstatfs, fstatvfs};
+use rustix::fs::{PROC_SUPER_MAGIC, fstatfs, fstatvfs};
 use rustix::io::Errno;
 
 use super::source::Form;
 use super::target::{self, Target};
-use super::{Outside, attribute, fd_path, is_refused, put, reopen, subject};
-use crate::plan::mount::{Kind, MountStep};
+use super::{Outside, attribute, bind_by_mount, fd_path, is_refused, put, reopen, subject};
+use crate::plan::mount::MountStep;
 use crate::rootfs::path::{Missing, Root};
 use crate::setup::fault::{At, Fault, Step};
 use crate::sys::mount::{mount, mount_setattr};
@@ -40,11 +40,7 @@ pub(super) fn bind(
 ) -> Result<(), Fault> {
     let subject = subject(step);
     let source = (outside.source)(index, Form::Detached)?;
-    let missing = if is_directory(&source.fd) {
-        Missing::Directory
-    } else {
-        Missing::File
-    };
+    let missing = Missing::like(&source.fd).at(Step::Mount, "fstat", &subject)?;
     let target = target::open(root, outside.host_proc, step, missing)?;
     if step.destination == "/proc" {
         let kind = fstatfs(&source.fd)
@@ -77,7 +73,7 @@ fn put_in_place(tree: &OwnedFd, step: &MountStep, target: &Target) -> Result<boo
     match put(tree, &target.fd) {
         Err(errno) if is_refused(errno) => return Ok(false),
         // The old call tells this apart from other reasons.
-        Err(Errno::INVAL) if is_directory(tree) != is_directory(&target.fd) => {
+        Err(Errno::INVAL) if Missing::like(tree) != Missing::like(&target.fd) => {
             return Err(Errno::NOTDIR).at(Step::Mount, "move_mount", &subject(step));
         }
         other => other.at(Step::Mount, "move_mount", &subject(step))?,
@@ -86,11 +82,6 @@ fn put_in_place(tree: &OwnedFd, step: &MountStep, target: &Target) -> Result<boo
         remount(tree, step).map_err(|refusal| refusal.fault(step))?;
     }
     Ok(true)
-}
-
-/// Whether something that is open is a directory.
-fn is_directory(fd: &OwnedFd) -> bool {
-    fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
 }
 
 /// Sets what a step says of attributes and propagation.
@@ -123,17 +114,7 @@ fn by_mount(root: &Root, step: &MountStep, from: &OwnedFd, target: &Target) -> R
     if step.idmap.is_some() {
         return Err(Errno::NOSYS).at(Step::Mount, "move_mount of an id-mapped mount", &subject);
     }
-    let below = if step.kind == (Kind::Bind { recursive: true }) {
-        libc::MS_REC
-    } else {
-        0
-    };
-    let (from, to) = (fd_path(from), fd_path(&target.fd));
-    mount(Some(&from), &to, None, libc::MS_BIND | below, None).at(
-        Step::Mount,
-        "mount",
-        &subject,
-    )?;
+    bind_by_mount(from, &target.fd, &step.kind).at(Step::Mount, "mount", &subject)?;
     let mounted = reopen(root, step, &target.fd)?;
     match set_attributes(&mounted, step) {
         Err(Refusal(_, Errno::NOSYS)) => {

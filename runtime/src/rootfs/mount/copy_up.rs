@@ -10,6 +10,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::failure::errno_of;
+
 /// Opens a directory for reading that is open as a path.
 pub(super) fn open_directory(directory: &OwnedFd) -> Result<OwnedFd, Errno> {
     openat(
@@ -70,9 +72,7 @@ fn copy_entry(from: impl AsFd, to: impl AsFd, name: &CStr, stat: &Stat) -> Resul
             )?;
             let mut target = File::from(target);
             let copied = std::io::copy(&mut File::from(source), &mut target);
-            copied.map_err(|error| {
-                Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO))
-            })?;
+            copied.map_err(|error| errno_of(&error))?;
             own(&target.into())
         }
         kind => {
