@@ -18,7 +18,6 @@ use serde_json::Value;
 use super::{Case, Sight, host_view, sight};
 use crate::command::wait;
 use crate::host;
-use crate::programs::workspace;
 use crate::wait::{patience, within};
 
 /// Where the probe is in the container.
@@ -71,23 +70,6 @@ impl Drop for Holder {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// Compiles the probe into `directory`, static, and gives its path.
-///
-/// # Panics
-/// When there is no C compiler.
-#[must_use]
-pub fn probe(directory: &Path) -> PathBuf {
-    let program = directory.join("probe");
-    let compiler = crate::programs::on_path("musl-gcc").unwrap_or_else(|| "cc".into());
-    let mut command = Command::new(compiler);
-    command
-        .args(["-static", "-O1", "-Wall", "-Wextra", "-Werror", "-o"])
-        .arg(&program)
-        .arg(workspace().join("tests/probe/probe.c"));
-    crate::command::run(&mut command).ok();
-    program
 }
 
 impl Contestant {
