@@ -201,7 +201,7 @@ pub(crate) fn hostile(args: &[&str]) -> Bundle {
 /// Puts the hostile program into a root file system.
 pub(crate) fn install_attacker(rootfs: &Path) {
     std::fs::copy(
-        compiled("tests/security/attacker.c"),
+        compiled("cc", "tests/security/attacker.c"),
         rootfs.join("bin/attacker"),
     )
     .unwrap();

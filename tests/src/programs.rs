@@ -28,14 +28,14 @@ pub fn directory() -> PathBuf {
     }
 }
 
-/// Compiles a C program of the tests, static, unless that has been done since its source, a path in the work tree, was
-/// changed; gives its path.
+/// Compiles a C program of the tests with `compiler`, static, unless that has been done since its source, a path in the
+/// work tree, was changed; gives its path.
 ///
 /// # Panics
 /// When it cannot be compiled.
 #[must_use]
 #[track_caller]
-pub fn compiled(source: &str) -> PathBuf {
+pub fn compiled(compiler: &str, source: &str) -> PathBuf {
     static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _alone = ONE.lock();
     let source = workspace().join(source);
@@ -48,14 +48,14 @@ pub fn compiled(source: &str) -> PathBuf {
     // Appears under its name when it is whole: other processes may want it as well.
     let fresh = program.with_extension(std::process::id().to_string());
     let made = std::fs::create_dir_all(&directory);
-    let mut compiler = Command::new("cc");
-    compiler
+    let mut command = Command::new(compiler);
+    command
         .args(["-O2", "-static", "-Wall", "-Wextra", "-Werror"])
         // Some measure, or try, and leave it at that.
         .args(["-Wno-unused-result", "-o"])
         .arg(&fresh)
         .arg(&source);
-    crate::command::run(&mut compiler).ok();
+    crate::command::run(&mut command).ok();
     if let Err(error) = made.and_then(|()| std::fs::rename(&fresh, &program)) {
         panic!("make {}: {error}", program.display());
     }

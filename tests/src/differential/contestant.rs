@@ -301,7 +301,10 @@ fn tree(directory: &Path, name: &str, seen: &mut Sight) {
 
 /// The lines that hooks wrote: which, and the state that each was given.
 fn hooks(log: &str, seen: &mut Sight) {
-    for (n, line) in log.lines().enumerate() {
+    let mut lines: Vec<_> = log.lines().collect();
+    // libcontainer runs those of poststart while the process may still be at its own.
+    lines.sort_by_key(|line| ["poststop ", "poststart "].map(|name| line.starts_with(name)));
+    for (n, line) in lines.into_iter().enumerate() {
         let (name, state) = line.split_once('{').unwrap_or((line, ""));
         seen.insert(format!("hook {n}"), name.trim().to_owned());
         let state: Value = serde_json::from_str(&format!("{{{state}")).unwrap_or_default();

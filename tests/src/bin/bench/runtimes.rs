@@ -24,7 +24,7 @@ struct Runtime {
 
 /// All disciplines.
 pub(crate) fn compare_all(runs: usize) -> anyhow::Result<()> {
-    let floor = compiled("tests/floor/floor.c");
+    let floor = compiled("cc", "tests/floor/floor.c");
     hide_unified()?;
     let runtimes = found();
     let plain = Bundle::new(&["/bin/true"]);
