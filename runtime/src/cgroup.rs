@@ -36,7 +36,7 @@ use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use entry::Entry;
-pub(crate) use hierarchy::{Hierarchies, Hierarchy};
+pub(crate) use hierarchy::{Hierarchies, Hierarchy, of_process};
 pub(crate) use oom::{Heard, Watch};
 pub(crate) use plan::Plan;
 pub(crate) use stats::Stats;
@@ -269,7 +269,20 @@ impl Cgroup {
             .try_for_each(|node| member::join(&node.directory, pid))
     }
 
-    /// The same for a new container: on a hybrid host without the rights for the v2 tree it does without that.
+    /// Puts a process where another one is, for when the cgroup itself takes none: on v2 a container that manages its cgroup
+    /// may have moved its processes down.
+    pub(crate) fn join_beside(&self, other: Pid, pid: Pid) -> Result<()> {
+        let path = hierarchy::unified_of(other)?.filter(|_| self.is_pure_v2());
+        let hierarchies = Hierarchies::detect()?;
+        let tree = hierarchies.list().iter().find(|it| it.is_v2());
+        let (Some(tree), Some(path)) = (tree, path) else {
+            return Err(Error::NotConfigured);
+        };
+        let directory = tree.mount_point.join(path.trim_start_matches('/'));
+        member::join(&directory, pid)
+    }
+
+    /// Puts the first process of a container into the cgroup: on a hybrid host without the rights for the v2 tree it does without that.
     pub(crate) fn join_first(&mut self, pid: Pid, rootless: rootless::Choice) -> Result<()> {
         if self.unit_of_user().is_some() {
             return self.join(pid);

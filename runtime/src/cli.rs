@@ -13,8 +13,7 @@ use crate::rootless;
 
 mod table;
 
-use table::switch;
-pub(crate) use table::{COMMANDS, CommandSpec, GLOBAL_OPTIONS, OptionSpec};
+pub(crate) use table::{COMMANDS, CommandSpec, GLOBAL_OPTIONS, HELP, OptionSpec};
 
 /// What is wrong with a command line.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -187,12 +186,22 @@ pub(crate) fn parse(
     Ok((parsed, position))
 }
 
-/// What a switch may be set to with `=`.
+/// A boolean in one of the spellings of Go's `strconv.ParseBool`, which is what a switch may be set to with `=`.
 fn truth(value: &str) -> Option<bool> {
     match value {
         "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
         "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
         _ => None,
+    }
+}
+
+/// The value of `--rootless`: a boolean or "auto".
+fn choice(text: &str) -> Result<rootless::Choice, Error> {
+    match truth(text) {
+        None if !text.is_empty() && !text.eq_ignore_ascii_case("auto") => Err(Error::BadRootless(
+            format!("strconv.ParseBool: parsing {text:?}: invalid syntax"),
+        )),
+        choice => Ok(choice),
     }
 }
 
@@ -210,7 +219,6 @@ fn checked_switch(spec: &'static OptionSpec, value: String) -> Result<String, Er
 
 /// Looks an option up by its long or short name, or as `help`, which every command has.
 fn find(options: &'static [OptionSpec], name: &str) -> Option<&'static OptionSpec> {
-    const HELP: &OptionSpec = &switch("help", Some('h'), "show help");
     let mut letters = name.chars();
     let letter = letters.next().filter(|_| letters.next().is_none());
     let matches =
@@ -218,7 +226,7 @@ fn find(options: &'static [OptionSpec], name: &str) -> Option<&'static OptionSpe
     options
         .iter()
         .find(matches)
-        .or_else(|| Some(HELP).filter(matches))
+        .or_else(|| Some(&HELP).filter(matches))
 }
 
 /// Looks a command up.
@@ -375,8 +383,7 @@ impl Global {
             root,
             root_is_given: parsed.value("root").is_some(),
             root_is_own,
-            rootless: rootless::parse(parsed.value("rootless").unwrap_or(""))
-                .map_err(Error::BadRootless)?,
+            rootless: choice(parsed.value("rootless").unwrap_or(""))?,
             log: parsed.path("log"),
             log_format,
             debug: parsed.is_on("debug"),
@@ -503,6 +510,25 @@ mod tests {
         }
         assert!(parse_line(&words("--bogus list")).is_err());
         assert!(parse_line(&words("--log-format xml list")).is_err());
+    }
+
+    #[test]
+    fn choices() {
+        for (text, expected) in [
+            ("", None),
+            ("auto", None),
+            ("AUTO", None),
+            ("true", Some(true)),
+            ("T", Some(true)),
+            ("0", Some(false)),
+            ("False", Some(false)),
+        ] {
+            assert_eq!(choice(text), Ok(expected), "{text:?}");
+        }
+        assert_eq!(
+            choice("yes").unwrap_err().to_string(),
+            "strconv.ParseBool: parsing \"yes\": invalid syntax"
+        );
     }
 
     #[test]

@@ -27,6 +27,7 @@ use anyhow::Result;
 
 use crate::cli::{self, Action, CommandSpec, Global, Line, Parsed};
 use crate::help;
+use crate::rootless;
 use crate::state::Store;
 
 /// A command that failed.
@@ -133,7 +134,7 @@ fn dispatch(command: &CommandSpec, request: &Request<'_>) -> Result<u8, Failed> 
 
 /// Says that criu without privileges is on its own; runc's words.
 fn warn_of_rootless(command: &str) {
-    if !rustix::process::geteuid().is_root() {
+    if rootless::is_other_user() {
         log::warn!("qrun {command} is untested with rootless containers");
     }
 }

@@ -1,13 +1,13 @@
 //! Help texts and the version, laid out as runc does, from the table in [`crate::cli`].
 
-use crate::cli::{COMMANDS, CommandSpec, GLOBAL_OPTIONS, OptionSpec};
+use crate::cli::{COMMANDS, CommandSpec, GLOBAL_OPTIONS, HELP, OptionSpec};
 
 /// What the program does, after its name.
 const ABOUT: &str = "Open Container Initiative runtime";
 
-/// The release of runc whose command line this is. A file name `runc` makes the program answer with it, because those who
+/// The release of runc that this program behaves like. A file name `runc` makes the program answer with it, because those who
 /// find a `runc` in their path ask it for its version.
-const RUNC_VERSION: &str = "1.5.0";
+pub(crate) const RUNC_VERSION: &str = "1.5.0";
 
 /// The name the program was called by: `qrun`, or `runc` where it is installed as that.
 pub(crate) fn name() -> &'static str {
@@ -50,20 +50,14 @@ pub(crate) fn program() -> String {
 
 /// The help text of a command.
 pub(crate) fn command(spec: &'static CommandSpec) -> String {
-    const HELP: &[OptionSpec] = &[OptionSpec {
-        long: "help",
-        short: Some('h'),
-        value: None,
-        help: "show help",
-    }];
     let name = name();
     let mut text = format!(
         "NAME:\n   {name} {} - {}\n\nUSAGE:\n   {name} {} [options] {}\n",
         spec.name, spec.about, spec.name, spec.arguments
     );
-    push_options(&mut text, "OPTIONS", spec.options.iter().chain(HELP));
+    push_options(&mut text, "OPTIONS", spec.options.iter().chain([&HELP]));
     let inherited = |option: &&OptionSpec| {
-        option.long != "help"
+        option.long != HELP.long
             && option.long != "version"
             && !spec.options.iter().any(|own| own.long == option.long)
     };

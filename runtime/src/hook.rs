@@ -2,8 +2,10 @@
 //!
 //! Governing text: runtime-spec config.md, "POSIX-platform Hooks".
 
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -100,7 +102,30 @@ struct HookState<'a> {
 }
 
 /// Runs hooks in order; the first failure ends it. `pid` is the init process as the hooks' pid namespace sees it.
+///
+/// Without an environment of its own a hook gets ours, as with runc.
 pub(crate) fn run(
+    point: Point,
+    hooks: &[Hook],
+    record: &Record,
+    pid: Option<i32>,
+) -> Result<(), Error> {
+    run_with(None, point, hooks, record, pid)
+}
+
+/// The same where the programs are the container's: without an environment of its own a hook gets this one.
+pub(crate) fn run_within(
+    environment: &[CString],
+    point: Point,
+    hooks: &[Hook],
+    record: &Record,
+    pid: Option<i32>,
+) -> Result<(), Error> {
+    run_with(Some(environment), point, hooks, record, pid)
+}
+
+fn run_with(
+    environment: Option<&[CString]>,
     point: Point,
     hooks: &[Hook],
     record: &Record,
@@ -121,7 +146,7 @@ pub(crate) fn run(
     let state = serde_json::to_vec(&state).unwrap_or_default();
     for (index, hook) in hooks.iter().enumerate() {
         log::debug!("running {} hook #{index}: {}", point.name(), hook.path);
-        run_one(point, hook, &state).map_err(|source| Error {
+        run_one(hook, environment, &state).map_err(|source| Error {
             point,
             index,
             source,
@@ -148,7 +173,7 @@ fn memory_file() -> Result<File, CallFailed> {
 }
 
 /// Runs one hook to its end.
-fn run_one(point: Point, hook: &Hook, state: &[u8]) -> Result<(), Cause> {
+fn run_one(hook: &Hook, environment: Option<&[CString]>, state: &[u8]) -> Result<(), Cause> {
     let mut input = memory_file()?;
     input.write_all(state).during("write", "hook")?;
     input.rewind().during("lseek", "hook")?;
@@ -157,11 +182,12 @@ fn run_one(point: Point, hook: &Hook, state: &[u8]) -> Result<(), Cause> {
     if let Some((name, rest)) = hook.args.split_first() {
         command.arg0(name).args(rest);
     }
-    // Without an environment of its own a hook gets ours, as with runc; but not where the program is the container's.
-    if !hook.env.is_empty() || point == Point::StartContainer {
-        command
-            .env_clear()
-            .envs(hook.env.iter().filter_map(|pair| pair.split_once('=')));
+    let own = hook.env.iter().map(String::as_bytes);
+    let given = environment.into_iter().flatten().map(|it| it.to_bytes());
+    if !hook.env.is_empty() {
+        command.env_clear().envs(own.filter_map(variable));
+    } else if environment.is_some() {
+        command.env_clear().envs(given.filter_map(variable));
     }
     command.stdin(input);
     command.stdout(Stdio::from(output.try_clone().during("dup", "hook")?));
@@ -189,6 +215,13 @@ fn run_one(point: Point, hook: &Hook, state: &[u8]) -> Result<(), Cause> {
         stdout: content(&mut output),
         stderr: content(&mut errors),
     })
+}
+
+/// Name and value of `NAME=value`.
+fn variable(pair: &[u8]) -> Option<(&OsStr, &OsStr)> {
+    let end = pair.iter().position(|byte| *byte == b'=')?;
+    let (name, value) = (&pair[..end], &pair[end + 1..]);
+    Some((OsStr::from_bytes(name), OsStr::from_bytes(value)))
 }
 
 /// What a hook wrote.
@@ -271,7 +304,12 @@ mod tests {
         let mut hook = shell(r#"[ -z "$CARGO_PKG_NAME" ]"#, None);
         hook.env.clear();
         assert!(std::env::var_os("CARGO_PKG_NAME").is_some());
-        run(Point::StartContainer, &[hook.clone()], &record(), None).unwrap();
+        let run_inside = |hook: &Hook, environment: &[CString]| {
+            let hooks = std::slice::from_ref(hook);
+            run_within(environment, Point::StartContainer, hooks, &record(), None)
+        };
+        run_inside(&hook, &[]).unwrap();
+        assert!(run_inside(&hook, &[c"CARGO_PKG_NAME=x".into()]).is_err());
         assert!(run(Point::Prestart, &[hook], &record(), None).is_err());
     }
 

@@ -33,6 +33,7 @@ mod spec;
 mod state;
 mod supervise;
 mod sys;
+mod told;
 
 use std::process::ExitCode;
 

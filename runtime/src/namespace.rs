@@ -5,17 +5,11 @@
 pub(crate) mod mapping;
 
 use std::fmt::Write as _;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{WaitOptions, waitpid};
-
-use crate::failure::{CallFailed, During};
 use crate::plan::Error;
 use crate::spec::linux::{IdMapping, Linux};
-use crate::sys::process::{CLONE_NEWTIME, clone_process};
+use crate::sys::process::CLONE_NEWTIME;
 
 /// A kind of namespace, in the order in which they are joined: the user namespace first, because it decides what one may
 /// do in the others; the mount namespace last, because it takes the paths away.
@@ -64,6 +58,21 @@ impl Kind {
             Self::Cgroup => "cgroup",
             Self::Mount => "mount",
         }
+    }
+
+    /// Name in `/proc/PID/ns`, which is criu's too.
+    pub(crate) fn file_name(self) -> &'static str {
+        match self {
+            Self::Network => "net",
+            Self::Mount => "mnt",
+            other => other.name(),
+        }
+    }
+
+    /// The kinds whose flags are among these.
+    pub(crate) fn among(flags: u64) -> impl Iterator<Item = Self> {
+        let is_there = move |kind: &Self| flags & kind.flag() != 0;
+        Self::ALL.into_iter().filter(is_there)
     }
 
     /// `CLONE_NEW*` flag.
@@ -247,34 +256,6 @@ fn time_offsets(linux: &Linux) -> Result<String, Error> {
         let _ = writeln!(lines, "{clock} {} {}", offset.secs, offset.nanosecs);
     }
     Ok(lines)
-}
-
-/// Makes a user namespace with these mappings, which no process is in.
-pub(crate) fn make_user_namespace(uids: &str, gids: &str) -> Result<OwnedFd, CallFailed> {
-    let (held, release) = pipe_with(PipeFlags::CLOEXEC).during("pipe2", "user namespace")?;
-    // The process is there only until the namespace is open: the end of the pipe ends it.
-    let flags = Kind::User.flag();
-    let (child, release) = clone_process(flags, None, (release, held), |held| {
-        let _ = rustix::io::retry_on_intr(|| rustix::io::read(&held, &mut [0]));
-        0
-    })
-    .during("clone3", "user namespace")?;
-    let directory = PathBuf::from(format!("/proc/{}", child.pid.as_raw_nonzero()));
-    let write = |name: &str, text: &str| {
-        let path = directory.join(name);
-        std::fs::write(&path, text).during("write", &path)
-    };
-    let path = directory.join("ns/user");
-    let made = write("uid_map", uids)
-        .and_then(|()| write("gid_map", gids))
-        .and_then(|()| {
-            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-            openat(CWD, &path, flags, Mode::empty()).during("open", &path)
-        });
-    drop(release);
-    // ECHILD would mean that it has been waited for already.
-    let _ = rustix::io::retry_on_intr(|| waitpid(Some(child.pid), WaitOptions::empty()));
-    made
 }
 
 #[cfg(test)]

@@ -104,7 +104,9 @@ impl Socket {
         self.request(message, NLM_F_ACK).map(drop)
     }
 
-    /// Moves a device to another namespace and renames it, in one step: it meets nothing of the same name on either side.
+    /// Moves a device to another namespace and renames it. Where its old name is taken there it arrives by the new one. Else
+    /// it arrives by the old one and is renamed then; when the new one is taken, that fails, and the device is there all the
+    /// same.
     pub(crate) fn move_link(
         &self,
         link: Link,

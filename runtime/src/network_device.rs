@@ -19,9 +19,6 @@ use crate::sys::process::setns;
 /// Why a device could not be moved.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// Not root.
-    #[error("network devices are not supported for rootless containers")]
-    Rootless,
     /// No such device.
     #[error("link not found for interface {name} on runtime namespace")]
     NotFound { name: String, source: CallFailed },
@@ -33,7 +30,7 @@ pub(crate) enum Error {
     Call(#[from] CallFailed),
 }
 
-/// Both namespaces, and the devices that have been moved from one to the other.
+/// Both namespaces, and the devices that are on their way from one to the other, or there.
 #[derive(Debug)]
 pub(crate) struct Moved {
     outside: Side,
@@ -53,14 +50,13 @@ struct Side {
 struct Before {
     link: Link,
     addresses: Vec<Address>,
+    /// Whether it has left: until then what has its name inside is another one.
+    moved: bool,
 }
 
 impl Moved {
     /// Takes up both namespaces. For a moment this process, which has one thread, is in the container's.
     pub(crate) fn begin(inside: OwnedFd) -> Result<Self, Error> {
-        if !rustix::process::geteuid().is_root() {
-            return Err(Error::Rootless);
-        }
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let outside = openat(CWD, c"/proc/self/ns/net", flags, Mode::empty())
             .during("open", "/proc/self/ns/net")?;
@@ -104,23 +100,27 @@ impl Moved {
     }
 
     fn move_found(&mut self, device: &NetworkDevice, link: Link) -> Result<(), Errno> {
+        // Before anything is touched, because the kernel moves a device first and then finds that its new name is taken.
+        match self.inside.socket.link(&device.inside) {
+            Ok(_) => return Err(Errno::EXIST),
+            Err(Errno::NODEV) => {}
+            Err(errno) => return Err(errno),
+        }
         // Before it goes down, because IPv6 addresses do not outlive that.
         let addresses = self.outside.socket.addresses(link)?;
         let addresses: Vec<_> = addresses.into_iter().filter(Address::travels).collect();
-        self.devices
-            .push((device.clone(), Before { link, addresses }));
-        let Some((_, before)) = self.devices.last() else {
+        let before = Before {
+            link,
+            addresses,
+            moved: false,
+        };
+        self.devices.push((device.clone(), before));
+        let Some((_, before)) = self.devices.last_mut() else {
             return Ok(());
         };
-        carry(
-            &self.outside,
-            &self.inside,
-            link,
-            &device.inside,
-            &before.addresses,
-        )?;
-        let link = self.inside.socket.link(&device.inside)?;
-        self.inside.socket.set_up(link, true)
+        carry(&self.outside, &self.inside, link, &device.inside)?;
+        before.moved = true;
+        self.inside.settle(&device.inside, &before.addresses, true)
     }
 
     /// Takes the devices back, the last one first. Failures are logged: the one that led here is what the user is told.
@@ -134,38 +134,37 @@ impl Moved {
     }
 
     fn move_back(&self, device: &NetworkDevice, before: &Before) -> Result<(), Errno> {
-        if let Ok(link) = self.inside.socket.link(&device.inside) {
-            carry(
-                &self.inside,
-                &self.outside,
-                link,
-                &device.outside,
-                &before.addresses,
-            )?;
+        if before.moved {
+            let link = self.inside.socket.link(&device.inside)?;
+            carry(&self.inside, &self.outside, link, &device.outside)?;
         }
-        let link = self.outside.socket.link(&device.outside)?;
-        self.outside.socket.set_up(link, before.link.up)
+        // Also one that never left: it may have been taken down.
+        self.outside
+            .settle(&device.outside, &before.addresses, before.link.up)
     }
 }
 
-/// Moves a device from one namespace to another, and gives it its addresses there.
-fn carry(
-    from: &Side,
-    to: &Side,
-    link: Link,
-    name: &str,
-    addresses: &[Address],
-) -> Result<(), Errno> {
+impl Side {
+    /// Gives a device its addresses, and takes it up or down.
+    fn settle(&self, name: &str, addresses: &[Address], up: bool) -> Result<(), Errno> {
+        let link = self.socket.link(name)?;
+        let mut given = Ok(());
+        for address in addresses {
+            given = given.and(match self.socket.add_address(link, address) {
+                // It has kept it, or somebody there has what the device brings along.
+                Err(Errno::EXIST) => Ok(()),
+                other => other,
+            });
+        }
+        // Whatever became of the addresses.
+        let set_up = self.socket.set_up(link, up);
+        given.and(set_up)
+    }
+}
+
+/// Moves a device from one namespace to another.
+fn carry(from: &Side, to: &Side, link: Link, name: &str) -> Result<(), Errno> {
     // A device that is up cannot be renamed; and nobody is to use it half way.
     from.socket.set_up(link, false)?;
-    from.socket.move_link(link, name, to.namespace.as_fd())?;
-    let link = to.socket.link(name)?;
-    for address in addresses {
-        match to.socket.add_address(link, address) {
-            // A namespace that already has what the device brings along.
-            Err(Errno::EXIST) => {}
-            other => other?,
-        }
-    }
-    Ok(())
+    from.socket.move_link(link, name, to.namespace.as_fd())
 }

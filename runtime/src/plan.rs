@@ -1,7 +1,7 @@
 //! The plan: everything a create, run or exec will do, worked out and checked before anything is done.
 //!
-//! Made from a [`Spec`] and what the command line adds. Pure data: no descriptor, no process, nothing looked up outside
-//! of the bundle. [`crate::setup`] carries it out.
+//! Made from a [`Spec`] and what the command line adds. Pure data: no descriptor, no process; of the host nothing is looked
+//! up but whether it has SELinux. [`crate::setup`] carries it out.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -64,7 +64,7 @@ pub(crate) struct Extra {
     pub(crate) no_new_keyring: bool,
     /// Descriptors after stdio that the process inherits.
     pub(crate) preserve_fds: u32,
-    /// How many of those are sockets of systemd's socket activation.
+    /// Sockets of systemd's socket activation, which it inherits besides; they come first.
     pub(crate) listen_fds: u32,
     /// Whether the caller is not root, and so may do with ids and mounts what the kernel lets everybody do.
     pub(crate) rootless: bool,

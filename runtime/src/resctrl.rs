@@ -63,6 +63,9 @@ pub(crate) struct Plan {
 pub(crate) struct Record {
     /// The group.
     group: PathBuf,
+    /// Its monitoring group in that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    monitoring: Option<PathBuf>,
     /// What goes when the container goes: the group, or its monitoring group in one of somebody else's.
     remove: Option<PathBuf>,
 }
@@ -94,11 +97,10 @@ impl Plan {
         if name == "." || name == ".." || name.len() > 1 && name.contains('/') {
             return Err(Error::ClosId(name.to_owned()));
         }
-        let has = |resource: &str| root.join("info").join(resource).exists();
-        if !asked.l3_cache_schema.is_empty() && !has("L3") {
+        if !asked.l3_cache_schema.is_empty() && !shares_cache(root) {
             return Err(Error::NoCache);
         }
-        if !asked.mem_bw_schema.is_empty() && !has("MB") {
+        if !asked.mem_bw_schema.is_empty() && !shares_bandwidth(root) {
             return Err(Error::NoBandwidth);
         }
         if let Some(line) = asked.schemata.iter().find(|line| line.contains('\n')) {
@@ -110,11 +112,7 @@ impl Plan {
             name => root.join(name),
         };
         let lines = [&asked.l3_cache_schema, &asked.mem_bw_schema];
-        let lines = lines.into_iter().chain(&asked.schemata);
-        let schemata: String = lines
-            .filter(|line| !line.is_empty())
-            .map(|line| format!("{line}\n"))
-            .collect();
+        let schemata = schemata(lines.into_iter().chain(&asked.schemata));
         Ok(Self {
             root: root.to_owned(),
             existing: !name.is_empty() && schemata.is_empty(),
@@ -141,6 +139,7 @@ impl Plan {
         let own_group = self.own && made.contains(&self.group);
         Ok(Record {
             group: self.group.clone(),
+            monitoring: self.monitoring.clone(),
             remove: match own_group {
                 true => Some(self.group.clone()),
                 false => self.monitoring.clone(),
@@ -166,38 +165,83 @@ impl Plan {
             }
             add_task(directory, pid).map_err(|it| self.failed(it))?;
         }
-        if !self.schemata.is_empty() {
-            let file = self.group.join("schemata");
-            let written = std::fs::write(&file, &self.schemata).during("write", &file);
-            written.map_err(|it| self.failed(it))?;
-        }
-        Ok(())
+        write_schemata(&self.group, &self.schemata).map_err(|it| self.failed(it))
     }
 
     /// A failed call, with the kernel's own words about it.
     fn failed(&self, source: CallFailed) -> Error {
-        let status = std::fs::read_to_string(self.root.join("info/last_cmd_status"));
-        let status = status.map_or_else(
-            |_| String::new(),
-            |text| format!(", last_cmd_status: {}", text.trim_end()),
-        );
-        Error::Call { status, source }
+        failed(&self.root, source)
     }
 }
 
 impl Record {
     /// Puts another process of the container there; nothing when somebody has removed the group.
     pub(crate) fn add(&self, pid: i32) -> Result<(), CallFailed> {
-        match add_task(&self.group, pid) {
-            Err(failed) if failed.errno == Errno::NOENT => Ok(()),
-            other => other,
+        for directory in [Some(&self.group), self.monitoring.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            match add_task(directory, pid) {
+                Err(failed) if failed.errno == Errno::NOENT => {}
+                other => other?,
+            }
         }
+        Ok(())
+    }
+
+    /// Changes the shares of cache and of memory bandwidth; an empty one stays as it is. `root` is that of the file system.
+    pub(crate) fn update(&self, root: &Path, cache: &str, bandwidth: &str) -> Result<(), Error> {
+        write_schemata(&self.group, &schemata([cache, bandwidth])).map_err(|it| failed(root, it))
     }
 
     /// Removes what goes with the container.
     pub(crate) fn remove(&self) -> Result<(), CallFailed> {
         self.remove.as_deref().map_or(Ok(()), remove_directory)
     }
+}
+
+/// Whether there are shares of the level 3 cache, for all of it or for code and data apart.
+pub(crate) fn shares_cache(root: &Path) -> bool {
+    ["info/L3", "info/L3CODE"]
+        .iter()
+        .any(|it| root.join(it).exists())
+}
+
+/// Whether there are shares of memory bandwidth.
+pub(crate) fn shares_bandwidth(root: &Path) -> bool {
+    root.join("info/MB").exists()
+}
+
+/// What the `schemata` file takes; empty without any shares.
+fn schemata(lines: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+    let mut text = String::new();
+    for line in lines {
+        let line = line.as_ref();
+        if !line.is_empty() {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// Sets the shares of a group, if any are given.
+fn write_schemata(group: &Path, schemata: &str) -> Result<(), CallFailed> {
+    if schemata.is_empty() {
+        return Ok(());
+    }
+    let file = group.join("schemata");
+    std::fs::write(&file, schemata).during("write", &file)
+}
+
+/// A failed call, with the kernel's own words about it.
+fn failed(root: &Path, source: CallFailed) -> Error {
+    let status = std::fs::read_to_string(root.join("info/last_cmd_status"));
+    let status = status.map_or_else(
+        |_| String::new(),
+        |text| format!(", last_cmd_status: {}", text.trim_end()),
+    );
+    Error::Call { status, source }
 }
 
 /// Writes a process into the `tasks` file of a group.
@@ -292,6 +336,17 @@ mod tests {
         record.add(8).unwrap();
         assert_eq!(tree.read("c1/tasks"), "8");
         assert_eq!(record.remove, Some(tree.0.join("c1")));
+        record.update(&tree.0, "", "MB:0=20").unwrap();
+        assert_eq!(tree.read("c1/schemata"), "MB:0=20\n");
+        record.update(&tree.0, "L3:0=3", "MB:0=30").unwrap();
+        assert_eq!(tree.read("c1/schemata"), "L3:0=3\nMB:0=30\n");
+        std::fs::remove_dir_all(tree.0.join("c1")).unwrap();
+        std::fs::write(tree.0.join("info/last_cmd_status"), "ok\n").unwrap();
+        let error = record.update(&tree.0, "L3:0=3", "").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "unable to apply Intel RDT configuration, last_cmd_status: ok"
+        );
         let text = serde_json::to_string(&record).unwrap();
         assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
     }
@@ -305,6 +360,9 @@ mod tests {
         let record = plan.apply(7).unwrap();
         assert_eq!(tree.read("there/tasks"), "7");
         assert_eq!(tree.read("there/mon_groups/c1/tasks"), "7");
+        record.add(8).unwrap();
+        assert_eq!(tree.read("there/tasks"), "8");
+        assert_eq!(tree.read("there/mon_groups/c1/tasks"), "8");
         std::fs::remove_file(tree.0.join("there/mon_groups/c1/tasks")).unwrap();
         record.remove().unwrap();
         assert!(tree.0.join("there").exists() && !tree.0.join("there/mon_groups/c1").exists());

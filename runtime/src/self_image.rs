@@ -26,6 +26,7 @@ use crate::failure::{CallFailed, During};
 use crate::procfs::HostProc;
 use crate::sys::mount::{ATTR_NOSUID, ATTR_RDONLY, MountAttr, mount_setattr};
 use crate::sys::process::fexecve;
+use crate::told;
 
 const OWN_FILE: &str = "/proc/self/exe";
 
@@ -38,8 +39,7 @@ const SEALS: SealFlags = SealFlags::SEAL
 /// Makes sure that this process runs from a file that cannot be written to; returns only when it does.
 pub(crate) fn protect() -> Result<(), CallFailed> {
     if is_protected().during("open", OWN_FILE)? {
-        // In the words of runc's debug log, whose clone may be a copy or an overlay.
-        log::debug!("runc exeseal: using /proc/self/exe clone");
+        told::own_file_is_safe();
         return Ok(());
     }
     let copy = match overlay().or_else(|_| read_only_mount(&own_file()?)) {
@@ -130,8 +130,7 @@ fn overlay() -> Result<OwnedFd, Errno> {
         return Err(Errno::STALE);
     }
     let copy = read_only_mount(&file)?;
-    // In runc's words: tests and people look for them.
-    log::debug!("runc exeseal: using overlayfs for sealed /proc/self/exe");
+    told::own_file_in_overlay();
     Ok(copy)
 }
 

@@ -18,16 +18,7 @@ pub(crate) mod report;
 pub(crate) mod source;
 pub(crate) mod spawn;
 
-use rustix::process::Pid;
-
 use crate::failure::CallFailed;
-
-/// Tells in the log that a process was born, in the words of runc's debug log, by which people and tests find their way.
-fn tell_born(pid: Pid) {
-    let pid = pid.as_raw_nonzero();
-    log::debug!("nsexec container setup: made process {pid}");
-    log::debug!("child process in init(): {pid}");
-}
 
 /// Why a process could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -55,19 +46,6 @@ pub(crate) enum Error {
     /// The id mappings.
     #[error("unable to map ids")]
     Map(#[from] crate::namespace::mapping::Error),
-    /// An id-mapped mount for a caller without privileges.
-    #[error("id-mapped mounts are not supported for rootless containers")]
-    RootlessIdmap,
-    /// An id-mapped mount that the kernel refuses.
-    #[error("failed to set MOUNT_ATTR_IDMAP on {path}: {errno}{hint}", path = path.display())]
-    Idmap {
-        /// Its source.
-        path: std::path::PathBuf,
-        /// What may be the reason.
-        hint: &'static str,
-        /// The kernel's answer.
-        errno: String,
-    },
     /// A system call outside.
     #[error(transparent)]
     Call(#[from] CallFailed),

@@ -10,6 +10,7 @@
 
 pub(crate) mod alloc;
 pub(crate) mod bpf;
+pub(crate) mod memory;
 pub(crate) mod mount;
 pub(crate) mod net;
 pub(crate) mod process;

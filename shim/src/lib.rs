@@ -20,6 +20,12 @@ mod frontend;
 mod inherited;
 mod init;
 mod log;
+#[expect(
+    unsafe_code,
+    reason = "the one thing the shim does that has no safe wrapper, and the runtime does as well"
+)]
+#[path = "../../runtime/src/sys/memory.rs"]
+mod memory;
 mod monitor;
 mod notify;
 mod oom;

@@ -1,5 +1,6 @@
 //! epoll, with names for what is watched.
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -7,6 +8,8 @@ use std::time::Duration;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::{Errno, Result};
+
+use crate::memory::release_code;
 
 /// What an event is about: the names of one loop.
 pub(crate) trait Name: Copy {
@@ -63,33 +66,62 @@ impl Batch {
     }
 }
 
+/// How long nothing has to happen until a process counts as idle.
+const SETTLED: Duration = Duration::from_secs(1);
+
 /// An epoll instance.
 #[derive(Debug)]
-pub(crate) struct Poller<N>(OwnedFd, PhantomData<N>);
+pub(crate) struct Poller<N> {
+    epoll: OwnedFd,
+    /// Whether there was an event since the code was taken out of memory.
+    busy: Cell<bool>,
+    name: PhantomData<N>,
+}
 
 impl<N: Name> Poller<N> {
     /// Makes the epoll instance.
     pub(crate) fn new() -> Result<Self> {
-        epoll::create(CreateFlags::CLOEXEC).map(|fd| Self(fd, PhantomData))
+        Ok(Self {
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            busy: Cell::new(true),
+            name: PhantomData,
+        })
     }
 
     /// Watches `fd` for `flags`, level-triggered.
     pub(crate) fn add(&self, fd: impl AsFd, name: N, flags: EventFlags) -> Result<()> {
-        epoll::add(&self.0, fd, EventData::new_u64(name.number()), flags)
+        epoll::add(&self.epoll, fd, EventData::new_u64(name.number()), flags)
     }
 
     /// Changes what `fd` is watched for.
     pub(crate) fn modify(&self, fd: impl AsFd, name: N, flags: EventFlags) -> Result<()> {
-        epoll::modify(&self.0, fd, EventData::new_u64(name.number()), flags)
+        epoll::modify(&self.epoll, fd, EventData::new_u64(name.number()), flags)
     }
 
     /// Stops watching `fd`.
     pub(crate) fn remove(&self, fd: impl AsFd) -> Result<()> {
-        epoll::delete(&self.0, fd)
+        epoll::delete(&self.epoll, fd)
     }
 
-    /// Waits for events, at most for `timeout`.
+    /// Waits for events, at most for `timeout`. A process for which there are none for a second takes no more memory than
+    /// waiting does: it may wait for months.
     pub(crate) fn wait(&self, batch: &mut Batch, timeout: Option<Duration>) -> Result<()> {
+        let mut left = timeout;
+        if self.busy.get() && timeout.is_none_or(|timeout| timeout > SETTLED) {
+            self.wait_for(batch, Some(SETTLED))?;
+            if batch.count > 0 {
+                return Ok(());
+            }
+            release_code();
+            self.busy.set(false);
+            left = timeout.map(|timeout| timeout.saturating_sub(SETTLED));
+        }
+        self.wait_for(batch, left)?;
+        self.busy.set(true);
+        Ok(())
+    }
+
+    fn wait_for(&self, batch: &mut Batch, timeout: Option<Duration>) -> Result<()> {
         let timeout = timeout.map(|left| Timespec {
             tv_sec: i64::try_from(left.as_secs().min(1_000_000)).unwrap_or(1_000_000),
             // Rounded up to a millisecond, because older kernels count in
@@ -97,7 +129,7 @@ impl<N: Name> Poller<N> {
             tv_nsec: (i64::from(left.subsec_nanos()) + 999_999).min(999_999_999),
         });
         batch.count = 0;
-        match epoll::wait(&self.0, &mut batch.events[..], timeout.as_ref()) {
+        match epoll::wait(&self.epoll, &mut batch.events[..], timeout.as_ref()) {
             Ok(count) => {
                 batch.count = count;
                 Ok(())

@@ -41,7 +41,7 @@ impl Cgroup {
                 entry.birth?;
             } else {
                 let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-                let tasks = openat(CWD, &node.directory.join("tasks"), flags, Mode::empty());
+                let tasks = openat(CWD, node.directory.join("tasks"), flags, Mode::empty());
                 entry.doors.push(Door {
                     tasks: tasks.ok()?,
                     directory: &node.directory,

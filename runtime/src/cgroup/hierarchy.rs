@@ -10,6 +10,7 @@ use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
+use rustix::process::Pid;
 
 use super::{Error, Result, file};
 
@@ -78,15 +79,13 @@ impl Hierarchies {
             });
         }
         let own = read_own()?;
-        let mut list: Vec<_> = own
-            .lines()
-            .filter_map(|line| at_usual_place(root, line))
+        let mut list: Vec<_> = entries(&own)
+            .filter_map(|entry| at_usual_place(root, entry))
             .collect();
         if list.is_empty() {
             let mounts = read_mountinfo()?;
-            list = own
-                .lines()
-                .filter_map(|line| in_mountinfo(&mounts, line))
+            list = entries(&own)
+                .filter_map(|entry| in_mountinfo(&mounts, entry))
                 .collect();
         } else {
             correct_own_paths(&mut list)?;
@@ -133,10 +132,7 @@ impl Hierarchies {
             let _ = self.own.set(read_own()?);
         }
         let own = self.own.get().map_or("", String::as_str);
-        Ok(own
-            .lines()
-            .find_map(|line| line.strip_prefix("0::"))
-            .unwrap_or("/"))
+        Ok(unified(own).unwrap_or("/"))
     }
 
     #[cfg(test)]
@@ -159,15 +155,45 @@ fn read_own() -> Result<String> {
     file::read(Path::new("/proc/self/cgroup"))
 }
 
-/// Splits a line of `/proc/self/cgroup`: the controller list and the path.
-fn split(line: &str) -> Option<(&str, &str)> {
-    let (_, rest) = line.split_once(':')?;
-    rest.split_once(':')
+/// The cgroups of a process, as this process's cgroup namespace shows them: controller (empty for v2) and path.
+pub(crate) fn of_process(pid: Pid) -> Result<Vec<(String, String)>> {
+    Ok(by_controller(&read_of(pid)?))
 }
 
-/// Finds the hierarchy of one line of `/proc/self/cgroup` where distributions mount it.
-fn at_usual_place(root: &Path, line: &str) -> Option<Hierarchy> {
-    let (controllers, own_path) = split(line)?;
+/// The path of a process in the v2 tree, absolute below the mount point; `None` where there is no such tree.
+pub(super) fn unified_of(pid: Pid) -> Result<Option<String>> {
+    Ok(unified(&read_of(pid)?).map(str::to_owned))
+}
+
+fn read_of(pid: Pid) -> Result<String> {
+    let path = format!("/proc/{}/cgroup", pid.as_raw_nonzero());
+    file::read(Path::new(&path))
+}
+
+/// The entries of `/proc/PID/cgroup`: controllers, separated by commas, and path.
+fn entries(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.lines().filter_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        rest.split_once(':')
+    })
+}
+
+/// The path in the v2 tree.
+fn unified(text: &str) -> Option<&str> {
+    entries(text).find_map(|(controllers, path)| controllers.is_empty().then_some(path))
+}
+
+/// One pair a controller.
+fn by_controller(text: &str) -> Vec<(String, String)> {
+    let pairs = entries(text).flat_map(|(controllers, path)| {
+        let names = controllers.split(',');
+        names.map(move |name| (name.to_owned(), path.to_owned()))
+    });
+    pairs.collect()
+}
+
+/// Finds the hierarchy of one entry of `/proc/self/cgroup` where distributions mount it.
+fn at_usual_place(root: &Path, (controllers, own_path): (&str, &str)) -> Option<Hierarchy> {
     if controllers.is_empty() {
         let mount_point = root.join("unified");
         return (magic(&mount_point) == Some(V2_MAGIC))
@@ -286,8 +312,7 @@ fn parse_mount(line: &str) -> Option<Mount> {
     })
 }
 
-fn in_mountinfo(mounts: &[Mount], line: &str) -> Option<Hierarchy> {
-    let (controllers, own_path) = split(line)?;
+fn in_mountinfo(mounts: &[Mount], (controllers, own_path): (&str, &str)) -> Option<Hierarchy> {
     let mount = mounts.iter().find(|mount| match controllers {
         "" => mount.v2,
         _ => {
@@ -315,10 +340,25 @@ mod tests {
             "36 31 0:33 /docker/abc /sys/fs/cgroup/devices rw,relatime - cgroup cgroup rw,devices";
         let mount = parse_mount(line).unwrap();
         assert_eq!((mount.root.as_str(), mount.v2), ("/docker/abc", false));
-        let found = in_mountinfo(&[mount], "6:devices:/docker/abc/inner").unwrap();
+        let found = in_mountinfo(&[mount], ("devices", "/docker/abc/inner")).unwrap();
         assert_eq!(found.own_path, "/inner");
         assert_eq!(found.mount_data.as_deref(), Some("devices"));
         assert_eq!(parse_mount("1 2 0:3 / /proc rw - proc proc rw"), None);
+    }
+
+    #[test]
+    fn entries_of_a_process() {
+        let text = "6:cpu,cpuacct:/a\n1:name=systemd:/b:c\n0::/d\n";
+        let expected = [
+            ("cpu", "/a"),
+            ("cpuacct", "/a"),
+            ("name=systemd", "/b:c"),
+            ("", "/d"),
+        ];
+        let expected = expected.map(|(name, path)| (name.to_owned(), path.to_owned()));
+        assert_eq!(by_controller(text), expected);
+        assert_eq!(unified(text), Some("/d"));
+        assert_eq!(unified("1:name=systemd:/b\n"), None);
     }
 
     #[test]

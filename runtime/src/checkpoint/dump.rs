@@ -227,7 +227,7 @@ fn describe(
             continue;
         };
         let inode = rustix::fs::stat(path).during("stat", path)?.st_ino;
-        let name = external::short_name(kind);
+        let name = kind.file_name();
         options.text(Text::External, &format!("{name}[{inode}]:{key}"));
     }
     if let Some((address, port)) = &wanted.page_server {

@@ -85,20 +85,6 @@ pub(super) fn masked_files(root: &Root, plan: &Plan) -> Vec<String> {
     plan.root.masked.iter().filter(is_file).cloned().collect()
 }
 
-/// The name of a kind of namespace in `/proc/PID/ns`, which is criu's too.
-pub(super) fn short_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::User => "user",
-        Kind::Pid => "pid",
-        Kind::Network => "net",
-        Kind::Ipc => "ipc",
-        Kind::Uts => "uts",
-        Kind::Time => "time",
-        Kind::Cgroup => "cgroup",
-        Kind::Mount => "mnt",
-    }
-}
-
 /// The name under which a namespace that existed before the container is known in a checkpoint, for the two kinds that
 /// criu treats as external; the others are joined before anything is restored. runc's names.
 pub(super) fn namespace_key(kind: Kind) -> Option<&'static str> {

@@ -15,7 +15,7 @@ use super::swrk::{Criu, Notice, Start};
 use super::{
     Error, LEAST_VERSION, Wanted, config_file, explain, raw, standard_streams, work_directory,
 };
-use crate::cgroup::Hierarchies;
+use crate::cgroup::{self, Hierarchies};
 use crate::cli::Parsed;
 use crate::console;
 use crate::failure::During;
@@ -152,6 +152,13 @@ impl Restoring<'_> {
             LEAST_VERSION,
         )?;
         let pid = criu.pid().ok_or(Error::Protocol)?;
+        if let Some(resctrl) = &prepared.resctrl {
+            // The processes that criu makes are born there, too.
+            let applied = resctrl.apply(pid.as_raw_nonzero().get());
+            self.record.resctrl = Some(applied.map_err(SetupError::from)?);
+            made.resctrl.clone_from(&self.record.resctrl);
+            made.directory.write(&self.record)?;
+        }
         let image = self.image.as_seen_by(pid)?;
         let work = self.work.map(|work| work.as_seen_by(pid)).transpose()?;
         let mut options = self.wanted.common.options(LOG, &image, work.as_ref());
@@ -160,7 +167,7 @@ impl Restoring<'_> {
         for (stream, name) in self.image.read_descriptors()? {
             options.inherit(&name, stream);
         }
-        for (controller, path) in cgroups_of(pid)? {
+        for (controller, path) in cgroup::of_process(pid).map_err(SetupError::from)? {
             options.cgroup_root(&controller, &path);
         }
         let (directory, child) = (&made.directory, &mut made.child);
@@ -301,8 +308,7 @@ fn namespaces(options: &mut Options, plan: &Plan, joins: &[OwnedFd]) -> Result<(
             }
             None if kind == Kind::Cgroup => return Err(Error::Namespace(kind.name())),
             None => {
-                let name = external::short_name(kind);
-                options.join_namespace(name, &path.to_string_lossy());
+                options.join_namespace(kind.file_name(), &path.to_string_lossy());
             }
         }
     }
@@ -313,7 +319,7 @@ fn namespaces(options: &mut Options, plan: &Plan, joins: &[OwnedFd]) -> Result<(
 /// ours. Gives the flags of those that come on top: criu brings clocks back in a time namespace.
 fn check_namespaces(pid: Pid, plan: &Plan) -> Result<u64, Error> {
     let inode = |process: &str, kind: Kind| {
-        let path = format!("/proc/{process}/ns/{}", external::short_name(kind));
+        let path = format!("/proc/{process}/ns/{}", kind.file_name());
         match rustix::fs::stat(&*path) {
             // A kernel without this kind.
             Err(rustix::io::Errno::NOENT) => Ok(0),
@@ -338,43 +344,4 @@ fn check_namespaces(pid: Pid, plan: &Plan) -> Result<u64, Error> {
         }
     }
     Ok(more)
-}
-
-/// The cgroups of a process: controller (empty for v2) and path.
-fn cgroups_of(pid: Pid) -> Result<Vec<(String, String)>, Error> {
-    let path = format!("/proc/{}/cgroup", pid.as_raw_nonzero());
-    let text = std::fs::read_to_string(&path).during("read", &path)?;
-    Ok(parse_cgroups(&text))
-}
-
-/// The lines of `/proc/PID/cgroup`, one pair a controller.
-fn parse_cgroups(text: &str) -> Vec<(String, String)> {
-    let mut found = Vec::new();
-    for line in text.lines() {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
-            continue;
-        };
-        let controllers = controllers.split(',');
-        found.extend(controllers.map(|name| (name.to_owned(), path.to_owned())));
-    }
-    found
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cgroups_by_controller() {
-        let text = "6:cpu,cpuacct:/a\n1:name=systemd:/b:c\n0::/\n";
-        let expected = [
-            ("cpu", "/a"),
-            ("cpuacct", "/a"),
-            ("name=systemd", "/b:c"),
-            ("", "/"),
-        ];
-        let expected = expected.map(|(name, path)| (name.to_owned(), path.to_owned()));
-        assert_eq!(parse_cgroups(text), expected);
-    }
 }

@@ -46,11 +46,7 @@ const fn value(
 }
 
 /// A switch.
-pub(super) const fn switch(
-    long: &'static str,
-    short: Option<char>,
-    help: &'static str,
-) -> OptionSpec {
+const fn switch(long: &'static str, short: Option<char>, help: &'static str) -> OptionSpec {
     OptionSpec {
         long,
         short,
@@ -58,6 +54,9 @@ pub(super) const fn switch(
         help,
     }
 }
+
+/// The switch that every command has, and the program.
+pub(crate) const HELP: OptionSpec = switch("help", Some('h'), "show help");
 
 /// Options before the command.
 pub(crate) const GLOBAL_OPTIONS: &[OptionSpec] = &[
@@ -82,7 +81,7 @@ pub(crate) const GLOBAL_OPTIONS: &[OptionSpec] = &[
         "BOOL",
         "ignore cgroup permission errors: true, false or auto",
     ),
-    switch("help", Some('h'), "show help"),
+    HELP,
     switch("version", Some('v'), "show the version"),
 ];
 

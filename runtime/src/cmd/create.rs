@@ -18,6 +18,7 @@ fn create_container(request: &Request<'_>) -> Result<u8> {
     let bundle = launch::load(request)?;
     let console_socket =
         launch::console_socket(socket.as_deref(), bundle.plan.process.terminal, true)?;
-    launch::create(request, &bundle, report, true, console_socket.as_ref())?;
+    let wanted = launch::wanted(request, &bundle, report, true, console_socket.as_ref());
+    launch::create(&wanted)?;
     Ok(0)
 }

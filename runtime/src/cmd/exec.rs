@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::{Request, launch};
 use crate::cgroup::{Cgroup, Record};
@@ -15,10 +16,8 @@ use crate::failure::During;
 use crate::plan;
 use crate::rootless;
 use crate::self_image;
-use crate::setup::join;
-use crate::spec::Spec;
+use crate::setup::{join, spawn};
 use crate::spec::process::{Capabilities, Process};
-use crate::supervise::{Foreground, Terminal};
 
 /// How long another command may be at work on the container.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -45,41 +44,26 @@ pub(super) fn exec(request: &Request<'_>) -> Result<u8> {
     let cgroup = own_cgroup(parsed, &container)?;
     let detach = parsed.is_on("detach");
     let socket = parsed.path("console-socket");
-    let outside = launch::console_socket(socket.as_deref(), process.terminal, detach)?;
-    let own = match process.terminal && !detach {
-        true => Some(
-            socketpair(
-                AddressFamily::UNIX,
-                SocketType::STREAM,
-                SocketFlags::CLOEXEC,
-                None,
-            )
-            .during("socketpair", "terminal")?,
-        ),
-        false => None,
-    };
-    let foreground = if detach {
-        None
-    } else {
-        Some(Foreground::begin()?)
-    };
+    let front = launch::Front::new(socket.as_deref(), process.terminal, detach)?;
     let wanted = join::Request {
         container: &container,
         process: &process,
         cgroup: cgroup.as_ref(),
-        console_socket: outside.as_ref().or(own.as_ref().map(|(_, inside)| inside)),
+        console_socket: front.console_socket(),
         keep_fds,
         report: launch::report(parsed),
     };
     let child = join::join(&wanted).context("unable to start container process")?;
-    let Some(foreground) = foreground else {
+    let Some(attended) = front.attended else {
         return Ok(0);
     };
-    let terminal = own
-        .map(|(outside, _)| launch::receive_terminal(&outside))
-        .transpose()?;
-    let terminal = terminal.map(Terminal::new).transpose()?;
-    Ok(foreground.wait_for(&child, terminal.as_ref(), None)?)
+    let outcome = attended
+        .terminal()
+        .and_then(|terminal| attended.wait(&child, terminal.as_ref(), None));
+    if outcome.is_err() {
+        spawn::end(&child);
+    }
+    outcome
 }
 
 /// Loads the container, once nobody is at work on it: until it has been created its root is still the host's.
@@ -93,22 +77,26 @@ fn load(request: &Request<'_>) -> Result<Container> {
     Ok(Container::new(directory, record))
 }
 
-/// The spec of the container's bundle.
-fn bundle_spec(container: &Container) -> Result<Spec> {
-    let path = container.record.bundle.join("config.json");
-    let text = fs::read(&path).during("open", &path)?;
+/// What is read of a bundle's `config.json`; the rest is skipped.
+#[derive(Deserialize)]
+struct OnlyProcess {
+    process: Option<Process>,
+}
+
+/// Reads a file of JSON.
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = fs::read(path).during("open", path)?;
     serde_json::from_slice(&text).with_context(|| format!("cannot parse {}", path.display()))
 }
 
 /// The process: from a file, or the container's own with other arguments and what the options change.
 fn process(parsed: &Parsed, container: &Container) -> Result<Process> {
     match parsed.path("process") {
-        Some(path) => {
-            let text = fs::read(&path).during("open", &path)?;
-            serde_json::from_slice(&text)
-                .with_context(|| format!("cannot parse {}", path.display()))
+        Some(path) => read_json(&path),
+        None => {
+            let bundle: OnlyProcess = read_json(&container.record.bundle.join("config.json"))?;
+            changed_process(parsed, bundle.process.unwrap_or_default())
         }
-        None => changed_process(parsed, bundle_spec(container)?.process.unwrap_or_default()),
     }
 }
 
@@ -243,12 +231,12 @@ mod tests {
     fn built(line: &str) -> Result<Process> {
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
         let parsed = cli::parse_command(cli::command("exec").unwrap(), &words).unwrap();
-        let spec: Spec = serde_json::from_str(
+        let bundle: OnlyProcess = serde_json::from_str(
             r#"{"process":{"args":["init"],"cwd":"/","env":["A=1"],"terminal":true,"noNewPrivileges":true,
                 "capabilities":{"bounding":["CAP_KILL"]}},"linux":{}}"#,
         )
         .unwrap();
-        changed_process(&parsed, spec.process.unwrap())
+        changed_process(&parsed, bundle.process.unwrap())
     }
 
     #[test]

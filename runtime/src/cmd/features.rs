@@ -6,15 +6,13 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::capability;
+use crate::help;
 use crate::namespace::Kind;
-use crate::plan::mount::KNOWN_OPTIONS;
+use crate::plan::mount::known_options;
 use crate::plan::scheduling::{MEMORY_FLAGS, MEMORY_MODES};
 use crate::seccomp;
 use crate::spec;
 use crate::spec::seccomp::{ACTIONS, OPERATORS};
-
-/// The release of runc that this program behaves like, for programs that ask for runc's version by its annotation.
-const RUNC: &str = "1.5.0";
 
 /// Runs the command.
 pub(super) fn features() -> Result<u8> {
@@ -35,10 +33,10 @@ fn document() -> Value {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": spec::VERSION,
         "hooks": hooks,
-        "mountOptions": KNOWN_OPTIONS,
+        "mountOptions": known_options().collect::<Vec<_>>(),
         "linux": linux(),
         "annotations": {
-            "org.opencontainers.runc.version": RUNC,
+            "org.opencontainers.runc.version": help::RUNC_VERSION,
             "org.opencontainers.runc.checkpoint.enabled": "true",
         },
         // The second is a prefix: any property of the container's systemd unit, as far as a container may set it.

@@ -34,7 +34,7 @@ pub(super) fn kill(request: &Request<'_>) -> Result<u8> {
         match send_to_all(&container, number) {
             Err(error) if rootless::forgives(container.record.rootless) => {
                 log::warn!(
-                    "failed to kill all processes, possibly due to lack of cgroup (Hint: enable cgroup v2 delegation): {error}"
+                    "failed to kill all processes, possibly due to lack of cgroup (Hint: enable cgroup v2 delegation): {error:#}"
                 );
             }
             other => return other.map(|()| 0),

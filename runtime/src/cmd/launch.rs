@@ -1,23 +1,29 @@
-//! What `create` and `run` share: from what was typed to a container.
+//! What the commands that start processes share: from what was typed to a container, and on to its end in the foreground.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use super::Request;
+use super::{Request, delete};
+use crate::cgroup::Cgroup;
 use crate::cli::Parsed;
 use crate::console;
-use crate::failure::During;
+use crate::container::Container;
+use crate::failure::{CallFailed, During};
 use crate::plan::{self, Extra, Plan};
-use crate::readiness;
+use crate::readiness::{self, Relay};
 use crate::rootless;
 use crate::self_image;
 use crate::setup::parent::{self, Created};
 use crate::setup::report::Report;
+use crate::setup::spawn;
 use crate::spec::Spec;
-use crate::state;
-use crate::sys::process::is_inherited;
+use crate::state::{self, Directory, Record};
+use crate::supervise::{Foreground, Terminal};
+use crate::sys::memory::release_code;
+use crate::sys::process::{Child, is_inherited};
 
 /// A bundle, read and checked.
 pub(super) struct Bundle {
@@ -32,12 +38,15 @@ pub(super) fn load(request: &Request<'_>) -> Result<Bundle> {
     let id = request.parsed.id();
     state::check_id(id)?;
     self_image::protect()?;
+    // Each phase is other code: what came before, reading and planning, setting up.
+    release_code();
     let extra = extra(request.parsed, &request.store.path(id))?;
     enter_bundle(request.parsed.path("bundle").as_deref())?;
     let bundle = std::env::current_dir().during("getwd", ".")?;
     let spec = plan::load_spec()?;
     let plan = Plan::new(&spec, &bundle, id, extra)?;
     crate::rootfs::check_root(&plan.root)?;
+    release_code();
     Ok(Bundle { spec, plan })
 }
 
@@ -111,15 +120,15 @@ pub(super) fn console_socket(
     Ok(path.map(console::connect_socket).transpose()?)
 }
 
-/// Creates the container.
-pub(super) fn create(
-    request: &Request<'_>,
-    bundle: &Bundle,
+/// What is to be created, or restored.
+pub(super) fn wanted<'a>(
+    request: &'a Request<'_>,
+    bundle: &'a Bundle,
     report: Report,
     wait_for_start: bool,
-    console_socket: Option<&OwnedFd>,
-) -> Result<Created> {
-    let wanted = parent::Request {
+    console_socket: Option<&'a OwnedFd>,
+) -> parent::Request<'a> {
+    parent::Request {
         store: &request.store,
         plan: &bundle.plan,
         spec: &bundle.spec,
@@ -128,14 +137,115 @@ pub(super) fn create(
         wait_for_start,
         console_socket,
         report,
-    };
-    match parent::create(&wanted) {
+    }
+}
+
+/// Creates the container.
+pub(super) fn create(wanted: &parent::Request<'_>) -> Result<Created> {
+    match parent::create(wanted) {
         Err(crate::setup::Error::State(error)) => Err(error.into()),
         other => other.context("unable to start container process"),
     }
 }
 
-/// Receives the master end of a terminal that was made for the foreground.
-pub(super) fn receive_terminal(socket: &OwnedFd) -> Result<OwnedFd> {
-    Ok(console::receive_descriptor(socket.as_fd()).during("recvmsg", "terminal")?)
+/// Where a process's terminal goes, and who stays with the process.
+pub(super) struct Front {
+    /// The caller's socket for the terminal.
+    outside: Option<OwnedFd>,
+    /// We ourselves, unless detached.
+    pub(super) attended: Option<Attended>,
+}
+
+/// A process that is waited for.
+pub(super) struct Attended {
+    foreground: Foreground,
+    /// Both ends of what its terminal comes through: ours and the process's.
+    own: Option<(OwnedFd, OwnedFd)>,
+}
+
+impl Front {
+    /// Takes up the caller's socket or, unless detached, makes one, and holds signals back for the process.
+    pub(super) fn new(socket: Option<&Path>, terminal: bool, detach: bool) -> Result<Self> {
+        let outside = console_socket(socket, terminal, detach)?;
+        let attended = match detach {
+            true => None,
+            false => Some(Attended {
+                own: terminal.then(socket_pair).transpose()?,
+                foreground: Foreground::begin()?,
+            }),
+        };
+        Ok(Self { outside, attended })
+    }
+
+    /// Where the terminal's master end goes.
+    pub(super) fn console_socket(&self) -> Option<&OwnedFd> {
+        let own = self.attended.as_ref().and_then(|it| it.own.as_ref());
+        self.outside.as_ref().or(own.map(|(_, inside)| inside))
+    }
+}
+
+impl Attended {
+    /// Receives the terminal that was made for the foreground.
+    pub(super) fn terminal(&self) -> Result<Option<Terminal>> {
+        let Some((outside, _)) = &self.own else {
+            return Ok(None);
+        };
+        let master = console::receive_descriptor(outside.as_fd()).during("recvmsg", "terminal")?;
+        Ok(Some(Terminal::new(master)?))
+    }
+
+    /// Stays with the process until its end; gives its exit code.
+    pub(super) fn wait(
+        &self,
+        child: &Child,
+        terminal: Option<&Terminal>,
+        relay: Option<&Relay>,
+    ) -> Result<u8> {
+        Ok(self.foreground.wait_for(child, terminal, relay)?)
+    }
+}
+
+fn socket_pair() -> Result<(OwnedFd, OwnedFd), CallFailed> {
+    let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+    socketpair(family, kind, SocketFlags::CLOEXEC, None).during("socketpair", "terminal")
+}
+
+/// Takes up the container's orphans, unless told not to.
+pub(super) fn adopt_orphans(parsed: &Parsed) -> Result<()> {
+    if !parsed.is_on("no-subreaper") {
+        crate::sys::process::set_child_subreaper().during("prctl", "subreaper")?;
+    }
+    Ok(())
+}
+
+/// Ends the process of a container that could not be attended, and removes all traces of the container.
+pub(super) fn end(
+    outcome: Result<u8>,
+    child: &Child,
+    directory: Directory,
+    record: Record,
+) -> Result<u8> {
+    if outcome.is_err() {
+        spawn::end(child);
+    }
+    let removed = remove(directory, record);
+    // What failed first is told.
+    let code = outcome?;
+    removed?;
+    Ok(code)
+}
+
+/// Removes all traces of a container whose process has ended.
+fn remove(directory: Directory, record: Record) -> Result<()> {
+    directory.lock()?;
+    if directory.is_removed() {
+        // Somebody deleted it while it ran.
+        return Ok(());
+    }
+    let cgroup = Cgroup::open(&record.cgroup);
+    delete::destroy(Container {
+        directory,
+        record,
+        cgroup,
+    })
 }

@@ -2,11 +2,8 @@
 
 use anyhow::{Context as _, Result};
 
-use super::{Request, launch, run, warn_of_rootless};
+use super::{Request, launch, warn_of_rootless};
 use crate::checkpoint::restore::{self as checkpoint, RestoreWanted};
-use crate::setup::parent;
-use crate::setup::spawn;
-use crate::supervise::Terminal;
 
 /// Runs the command.
 pub(super) fn restore(request: &Request<'_>) -> Result<u8> {
@@ -18,46 +15,24 @@ pub(super) fn restore(request: &Request<'_>) -> Result<u8> {
     let socket = parsed.path("console-socket");
     let detach = parsed.is_on("detach");
     let bundle = launch::load(request)?;
-    let terminal = bundle.plan.process.terminal;
-    let outside = launch::console_socket(socket.as_deref(), terminal, detach)?;
-    let (own, foreground) = match detach {
-        true => (None, None),
-        false => (
-            run::own_terminal(terminal)?,
-            Some(run::prepare_foreground(parsed.is_on("no-subreaper"))?),
-        ),
-    };
-    let restored = checkpoint::restore(
-        &parent::Request {
-            store: &request.store,
-            plan: &bundle.plan,
-            spec: &bundle.spec,
-            systemd_cgroup: request.global.systemd_cgroup,
-            rootless: request.global.rootless,
-            wait_for_start: false,
-            console_socket: outside.as_ref().or(own.as_ref().map(|(_, inside)| inside)),
-            report,
-        },
-        &wanted,
-    )
-    .context("restore failed")?;
+    let front = launch::Front::new(socket.as_deref(), bundle.plan.process.terminal, detach)?;
+    if !detach {
+        launch::adopt_orphans(parsed)?;
+    }
+    let request = launch::wanted(request, &bundle, report, false, front.console_socket());
+    let restored = checkpoint::restore(&request, &wanted).context("restore failed")?;
     // From here on others may deal with the container as well.
     restored.directory.unlock();
-    let Some(foreground) = foreground else {
+    let Some(attended) = front.attended else {
         return Ok(0);
     };
-    let outcome = own
-        .as_ref()
-        .map(|(outside, _)| launch::receive_terminal(outside))
-        .transpose()
-        .and_then(|master| Ok(master.map(Terminal::new).transpose()?))
-        .and_then(|terminal| Ok(foreground.wait_for(&restored.child, terminal.as_ref(), None)?));
-    if outcome.is_err() {
-        spawn::end(&restored.child);
-    }
-    let removed = run::remove(restored.directory, restored.record);
-    // What failed first is told.
-    let code = outcome?;
-    removed?;
-    Ok(code)
+    let outcome = attended
+        .terminal()
+        .and_then(|terminal| attended.wait(&restored.child, terminal.as_ref(), None));
+    launch::end(
+        outcome,
+        &restored.child,
+        restored.directory,
+        restored.record,
+    )
 }

@@ -1,13 +1,9 @@
 //! `run`: create and start in one, and, unless detached, waiting for the end and deleting.
 
-use std::os::fd::OwnedFd;
-
 use anyhow::{Context as _, Result};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use super::{Request, delete, launch};
-use crate::cgroup::Cgroup;
-use crate::container::Container;
+use super::Request;
+use super::launch::{self, Attended};
 use crate::failure::During;
 use crate::help;
 use crate::hook::{self, Point};
@@ -15,10 +11,7 @@ use crate::setup;
 use crate::setup::fault::{Fault, Step};
 use crate::setup::handshake::FromInit;
 use crate::setup::parent::Created;
-use crate::setup::spawn;
 use crate::spec::Hook;
-use crate::state::{Directory, Record};
-use crate::supervise::{Foreground, Terminal};
 
 /// Runs the command.
 pub(super) fn run(request: &Request<'_>) -> Result<u8> {
@@ -33,16 +26,12 @@ fn run_container(request: &Request<'_>) -> Result<u8> {
     let report = launch::report(parsed);
     let socket = parsed.path("console-socket");
     let bundle = launch::load(request)?;
-    let outside = launch::console_socket(socket.as_deref(), bundle.plan.process.terminal, detach)?;
-    let (own, foreground) = match detach {
-        true => (None, None),
-        false => (
-            own_terminal(bundle.plan.process.terminal)?,
-            Some(prepare_foreground(parsed.is_on("no-subreaper"))?),
-        ),
-    };
-    let console_socket = outside.as_ref().or(own.as_ref().map(|(_, inside)| inside));
-    let created = launch::create(request, &bundle, report, false, console_socket)?;
+    let front = launch::Front::new(socket.as_deref(), bundle.plan.process.terminal, detach)?;
+    if !detach {
+        launch::adopt_orphans(parsed)?;
+    }
+    let wanted = launch::wanted(request, &bundle, report, false, front.console_socket());
+    let created = launch::create(&wanted)?;
     // From here on others may deal with the container as well.
     created.directory.unlock();
     let poststart = bundle
@@ -50,66 +39,23 @@ fn run_container(request: &Request<'_>) -> Result<u8> {
         .hooks
         .as_ref()
         .map_or(&[][..], |hooks| &hooks.poststart);
-    let outcome = match &foreground {
+    let outcome = match &front.attended {
         None => detached(&created, poststart),
-        Some(foreground) => attend(
-            &created,
-            foreground,
-            own.as_ref().map(|(outside, _)| outside),
-            poststart,
-        ),
+        Some(attended) => attend(&created, attended, poststart),
     };
     if outcome.is_ok() && (detach || parsed.is_on("keep")) {
         return outcome;
     }
-    if outcome.is_err() {
-        spawn::end(&created.child);
-    }
-    let removed = remove(created.directory, created.record);
-    // What failed first is told.
-    let code = outcome?;
-    removed?;
-    Ok(code)
-}
-
-/// Both ends of what a terminal for the foreground comes through.
-pub(super) fn own_terminal(wanted: bool) -> Result<Option<(OwnedFd, OwnedFd)>> {
-    if !wanted {
-        return Ok(None);
-    }
-    let ends = socketpair(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    );
-    Ok(Some(ends.during("socketpair", "terminal")?))
-}
-
-/// Takes up signals, and the container's orphans.
-pub(super) fn prepare_foreground(no_subreaper: bool) -> Result<Foreground> {
-    if !no_subreaper {
-        crate::sys::process::set_child_subreaper().during("prctl", "subreaper")?;
-    }
-    Ok(Foreground::begin()?)
+    launch::end(outcome, &created.child, created.directory, created.record)
 }
 
 /// Stays with the process until its end.
-fn attend(
-    created: &Created,
-    foreground: &Foreground,
-    console: Option<&OwnedFd>,
-    poststart: &[Hook],
-) -> Result<u8> {
-    let terminal = console
-        .map(launch::receive_terminal)
-        .transpose()?
-        .map(Terminal::new)
-        .transpose()?;
+fn attend(created: &Created, attended: &Attended, poststart: &[Hook]) -> Result<u8> {
+    let terminal = attended.terminal()?;
     if !poststart.is_empty() {
         executed(created, poststart)?;
     }
-    let code = foreground.wait_for(&created.child, terminal.as_ref(), created.relay.as_ref())?;
+    let code = attended.wait(&created.child, terminal.as_ref(), created.relay.as_ref())?;
     match created.channel.receive_now().during("recvmsg", "init")? {
         Some(FromInit::Failed(fault)) if fault.step == Step::Exec => Ok(not_executed(&fault)),
         Some(FromInit::Failed(fault)) => {
@@ -153,19 +99,4 @@ fn executed(created: &Created, poststart: &[Hook]) -> Result<()> {
         &created.record,
         pid,
     )?)
-}
-
-/// Removes all traces of a container whose process has ended.
-pub(super) fn remove(directory: Directory, record: Record) -> Result<()> {
-    directory.lock()?;
-    if directory.is_removed() {
-        // Somebody deleted it while it ran.
-        return Ok(());
-    }
-    let cgroup = Cgroup::open(&record.cgroup);
-    delete::destroy(Container {
-        directory,
-        record,
-        cgroup,
-    })
 }

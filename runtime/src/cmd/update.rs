@@ -1,7 +1,7 @@
 //! `update`: changes limits.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -9,6 +9,7 @@ use super::Request;
 use crate::cli::Parsed;
 use crate::container::{Container, Status};
 use crate::failure::During;
+use crate::resctrl;
 use crate::spec::resources::{BlockIo, Cpu, Memory, Pids, Resources};
 
 /// Runs `update`.
@@ -19,8 +20,12 @@ pub(super) fn update(request: &Request<'_>) -> Result<u8> {
     }
     let resources = resources(request.parsed)?;
     warn_of_kernel_memory(&resources);
-    refuse_cache_schemas(request.parsed)?;
+    let shares = Shares::parse(request.parsed, &container)?;
     container.cgroup.update(&resources)?;
+    if let Some(shares) = shares {
+        let Shares { root, group, .. } = &shares;
+        group.update(root, &shares.cache, &shares.bandwidth)?;
+    }
     Ok(0)
 }
 
@@ -32,26 +37,41 @@ fn warn_of_kernel_memory(resources: &Resources) {
     }
 }
 
-/// Cache and memory bandwidth: only containers that were made with a class of their own could change it, and those are not
-/// made here.
-fn refuse_cache_schemas(parsed: &Parsed) -> Result<()> {
-    let asked = |option| {
-        parsed
-            .value(option)
-            .is_some_and(|schema| !schema.is_empty())
-    };
-    let missing = |resource: &str| !Path::new("/sys/fs/resctrl/info").join(resource).exists();
-    let (cache, bandwidth) = (asked("l3-cache-schema"), asked("mem-bw-schema"));
-    if cache && missing("L3") && missing("L3CODE") {
-        bail!("Intel RDT/CAT: l3 cache schema is not enabled");
+/// Shares of cache and memory bandwidth that are asked for.
+struct Shares<'a> {
+    /// Root of the file system in which they are set.
+    root: PathBuf,
+    /// The container's group there.
+    group: &'a resctrl::Record,
+    cache: String,
+    bandwidth: String,
+}
+
+impl<'a> Shares<'a> {
+    /// Checks what was typed; `None` when nothing was. Only a container that was made with shares has a group.
+    fn parse(parsed: &Parsed, container: &'a Container) -> Result<Option<Self>> {
+        let asked = |option| parsed.value(option).unwrap_or_default().to_owned();
+        let (cache, bandwidth) = (asked("l3-cache-schema"), asked("mem-bw-schema"));
+        if cache.is_empty() && bandwidth.is_empty() {
+            return Ok(None);
+        }
+        let root = resctrl::root();
+        if !cache.is_empty() && !root.as_deref().is_some_and(resctrl::shares_cache) {
+            bail!("Intel RDT/CAT: l3 cache schema is not enabled");
+        }
+        if !bandwidth.is_empty() && !root.as_deref().is_some_and(resctrl::shares_bandwidth) {
+            bail!("Intel RDT/MBA: memory bandwidth schema is not enabled");
+        }
+        let (Some(root), Some(group)) = (root, &container.record.resctrl) else {
+            bail!("updating a non-existent Intel RDT configuration is not supported");
+        };
+        Ok(Some(Self {
+            root,
+            group,
+            cache,
+            bandwidth,
+        }))
     }
-    if bandwidth && missing("MB") {
-        bail!("Intel RDT/MBA: memory bandwidth schema is not enabled");
-    }
-    if cache || bandwidth {
-        bail!("updating a non-existent Intel RDT configuration is not supported");
-    }
-    Ok(())
 }
 
 /// The limits: from a file, or from options.

@@ -1,4 +1,5 @@
-//! Giving a new user namespace its id mappings, from outside, and looking at those of one that is joined.
+//! Giving a new user namespace its id mappings, from outside, and looking at those of one that is joined; making one that
+//! has mappings and no process.
 //!
 //! Who has the right to (root, or the user mapping nobody but itself) writes them; for others `newuidmap` and `newgidmap` of
 //! the shadow suite do, within what `/etc/subuid` and `/etc/subgid` grant. See user_namespaces(7).
@@ -8,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, WaitOptions, waitpid};
@@ -78,7 +80,7 @@ pub(crate) fn check_joined(joined: &OwnedFd, namespaces: &Namespaces) -> Result<
     if namespaces.uid_map.is_empty() && namespaces.gid_map.is_empty() {
         return Ok(());
     }
-    let (uids, gids) = read(joined).during("read", "mappings of user namespace")?;
+    let (uids, gids) = read(joined)?;
     if !is_same(&uids, &namespaces.uid_map) || !is_same(&gids, &namespaces.gid_map) {
         return Err(Error::OtherThanJoined);
     }
@@ -93,32 +95,58 @@ fn is_same(kernels: &str, given: &str) -> bool {
     kernels.split_whitespace().eq(given.split_whitespace())
 }
 
+/// Makes a user namespace with these mappings, which no process is in.
+pub(crate) fn make(uids: &str, gids: &str) -> Result<OwnedFd, CallFailed> {
+    let nothing = || Ok(());
+    hold(Kind::User.flag(), nothing, |pid| {
+        write_file(pid, "uid_map", uids)?;
+        write_file(pid, "gid_map", gids)?;
+        let path = file_of(pid, "ns/user");
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        openat(CWD, &path, flags, Mode::empty()).during("open", &path)
+    })
+}
+
 /// The mappings of a user namespace as they are seen from here. The kernel tells those of a process only, so one goes in.
-fn read(namespace: &OwnedFd) -> std::io::Result<(String, String)> {
-    let flags = SocketFlags::CLOEXEC;
-    let ends = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-    let (child, visitor) = clone_process(0, None, ends, |end| {
-        let joined = setns(namespace, Kind::User.flag());
-        let code = joined.map_or_else(Errno::raw_os_error, |()| 0);
+fn read(namespace: &OwnedFd) -> Result<(String, String), CallFailed> {
+    let join = || setns(namespace, Kind::User.flag());
+    let read_file = |pid, name| {
+        let path = file_of(pid, name);
+        std::fs::read_to_string(&path).during("read", &path)
+    };
+    hold(0, join, |pid| {
+        Ok((read_file(pid, "uid_map")?, read_file(pid, "gid_map")?))
+    })
+}
+
+/// Makes a process with these flags that joins a user namespace, and is there until `look` has seen it.
+fn hold<T>(
+    flags: u64,
+    join: impl FnOnce() -> Result<(), Errno>,
+    look: impl FnOnce(Pid) -> Result<T, CallFailed>,
+) -> Result<T, CallFailed> {
+    const WHAT: &str = "user namespace";
+    let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+    let ends = socketpair(family, kind, SocketFlags::CLOEXEC, None).during("socketpair", WHAT)?;
+    let (child, visitor) = clone_process(flags, None, ends, |end| {
+        let code = join().map_or_else(Errno::raw_os_error, |()| 0);
         // Until the other end is closed, this process is looked at.
         let _ = rustix::io::write(&end, &code.to_ne_bytes())
             .and_then(|_| retry_on_intr(|| rustix::io::read(&end, &mut [0])));
         0
-    })?;
+    })
+    .during("clone3", WHAT)?;
     let mut code = [0; size_of::<i32>()];
     let told = retry_on_intr(|| rustix::io::read(&visitor, &mut code));
-    let of = |name: &str| {
-        std::fs::read_to_string(format!("/proc/{}/{name}", child.pid.as_raw_nonzero()))
-    };
-    let found = match (told, i32::from_ne_bytes(code)) {
-        (Err(errno), _) => Err(errno.into()),
-        (Ok(_), 0) => of("uid_map").and_then(|uids| Ok((uids, of("gid_map")?))),
-        (Ok(_), errno) => Err(std::io::Error::from_raw_os_error(errno)),
-    };
+    let joined = told.and_then(|_| match i32::from_ne_bytes(code) {
+        0 => Ok(()),
+        errno => Err(Errno::from_raw_os_error(errno)),
+    });
+    let seen = joined.during("setns", WHAT).and_then(|()| look(child.pid));
     drop(visitor);
     // ECHILD would mean that it has been waited for already.
     let _ = retry_on_intr(|| waitpid(Some(child.pid), WaitOptions::empty()));
-    found
+    seen
 }
 
 /// Whether a mapping is of the caller's group to root and of nothing else.
@@ -143,8 +171,13 @@ fn write_map(
 
 /// Writes a file of a process, in one call as these files want it.
 fn write_file(pid: Pid, name: &str, text: &str) -> Result<(), CallFailed> {
-    let path = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero())).join(name);
+    let path = file_of(pid, name);
     std::fs::write(&path, text).during("write", &path)
+}
+
+/// A file of a process.
+fn file_of(pid: Pid, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/{name}", pid.as_raw_nonzero()))
 }
 
 /// Runs `newuidmap` or `newgidmap`, without an environment: it has other rights than we.

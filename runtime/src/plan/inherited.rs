@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::process::ProcessPlan;
-use super::{Error, scheduling, validate};
+use super::{Error, validate};
 use crate::capability;
 use crate::spec::Spec;
 use crate::spec::linux::{Linux, MemoryPolicy, Personality};
@@ -76,7 +76,7 @@ impl Inherited {
             exec_cpu_affinity: process.exec_cpu_affinity.clone(),
             personality: linux.personality.clone(),
             memory_policy: linux.memory_policy.clone(),
-            confined: scheduling::is_confined(linux),
+            confined: plan.process.scheduling.confined,
             no_new_keyring: plan.extra.no_new_keyring,
         }
     }

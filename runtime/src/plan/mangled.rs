@@ -112,17 +112,34 @@ fn mangle(value: &mut Value, random: &mut Random) {
     }
 }
 
-/// Reads and checks `text`; says whether there is a plan.
+/// Reads and checks `text`, as from root and as from others; says whether there is a plan for root.
 fn survives(text: &[u8], what: &str) -> bool {
-    let error = match serde_json::from_slice::<Spec>(text) {
-        Err(error) => error.to_string(),
-        Ok(spec) => match Plan::new(&spec, Path::new("/bundle"), "id", Extra::default()) {
-            Ok(_) => return true,
-            Err(error) => crate::failure::chain(&error),
-        },
+    let spec = match serde_json::from_slice::<Spec>(text) {
+        Ok(spec) => spec,
+        Err(error) => {
+            assert_is_one_line(&error.to_string(), what);
+            return false;
+        }
     };
-    assert!(!error.is_empty(), "{what}");
-    false
+    let [root, _] = [false, true].map(|rootless| {
+        let extra = Extra {
+            rootless,
+            ..Extra::default()
+        };
+        let plan = Plan::new(&spec, Path::new("/bundle"), "id", extra);
+        if let Err(error) = &plan {
+            assert_is_one_line(&crate::failure::chain(error), what);
+        }
+        plan.is_ok()
+    });
+    root
+}
+
+fn assert_is_one_line(error: &str, what: &str) {
+    assert!(
+        !error.is_empty() && !error.contains('\n'),
+        "{what}: {error:?}"
+    );
 }
 
 #[test]
@@ -146,6 +163,38 @@ fn strangers_are_told_or_borne() {
     }
     // Both happen, or the test tries nothing.
     assert!(plans > 0 && plans < ROUNDS, "{plans} plans");
+}
+
+/// The paths of all texts below `value`, as [`Value::pointer`] takes them.
+fn texts(value: &Value, path: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                texts(member, &format!("{path}/{name}"), found);
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                texts(item, &format!("{path}/{index}"), found);
+            }
+        }
+        Value::String(_) => found.push(path.to_owned()),
+        _ => {}
+    }
+}
+
+#[test]
+fn no_text_breaks_the_line_of_an_error() {
+    let whole = whole();
+    let mut paths = Vec::new();
+    texts(&whole, "", &mut paths);
+    let mut refused = 0;
+    for path in &paths {
+        let mut value = whole.clone();
+        *value.pointer_mut(path).unwrap() = "a\nb".into();
+        refused += usize::from(!survives(value.to_string().as_bytes(), path));
+    }
+    assert!(refused > 0 && refused < paths.len(), "{refused} refused");
 }
 
 #[test]

@@ -150,141 +150,89 @@ enum Meaning {
     Idmap(bool),
 }
 
-/// Looks an option up.
-fn meaning(option: &str) -> Option<Meaning> {
+/// Every option that is a word of ours rather than data of a file system, in the order of their names.
+const OPTIONS: [(&str, Meaning); 62] = {
     use Meaning::{
         AccessTimeTree, Bind, Clear, ClearTree, CopyUp, Idmap, Nothing, Propagation, Set, SetTree,
     };
-    Some(match option {
-        "defaults" => Nothing,
-        "ro" => Set(libc::MS_RDONLY),
-        "rw" => Clear(libc::MS_RDONLY),
-        "nosuid" => Set(MS_NOSUID),
-        "suid" => Clear(MS_NOSUID),
-        "nodev" => Set(MS_NODEV),
-        "dev" => Clear(MS_NODEV),
-        "noexec" => Set(MS_NOEXEC),
-        "exec" => Clear(MS_NOEXEC),
-        "nosymfollow" => Set(MS_NOSYMFOLLOW),
-        "symfollow" => Clear(MS_NOSYMFOLLOW),
-        "nodiratime" => Set(libc::MS_NODIRATIME),
-        "diratime" => Clear(libc::MS_NODIRATIME),
-        "noatime" => Set(libc::MS_NOATIME),
-        "atime" => Clear(libc::MS_NOATIME),
-        "relatime" => Set(libc::MS_RELATIME),
-        "norelatime" => Clear(libc::MS_RELATIME),
-        "strictatime" => Set(libc::MS_STRICTATIME),
-        "nostrictatime" => Clear(libc::MS_STRICTATIME),
-        "sync" => Set(libc::MS_SYNCHRONOUS),
-        "async" => Clear(libc::MS_SYNCHRONOUS),
-        "dirsync" => Set(libc::MS_DIRSYNC),
-        "mand" => Set(libc::MS_MANDLOCK),
-        "nomand" => Clear(libc::MS_MANDLOCK),
-        "silent" => Set(libc::MS_SILENT),
-        "loud" => Clear(libc::MS_SILENT),
-        "iversion" => Set(libc::MS_I_VERSION),
-        "noiversion" => Clear(libc::MS_I_VERSION),
-        "lazytime" => Set(libc::MS_LAZYTIME),
-        "nolazytime" => Clear(libc::MS_LAZYTIME),
-        "remount" => Set(libc::MS_REMOUNT),
-        "rro" => SetTree(ATTR_RDONLY),
-        "rrw" => ClearTree(ATTR_RDONLY),
-        "rnosuid" => SetTree(ATTR_NOSUID),
-        "rsuid" => ClearTree(ATTR_NOSUID),
-        "rnodev" => SetTree(ATTR_NODEV),
-        "rdev" => ClearTree(ATTR_NODEV),
-        "rnoexec" => SetTree(ATTR_NOEXEC),
-        "rexec" => ClearTree(ATTR_NOEXEC),
-        "rnodiratime" => SetTree(ATTR_NODIRATIME),
-        "rdiratime" => ClearTree(ATTR_NODIRATIME),
-        "rnosymfollow" => SetTree(ATTR_NOSYMFOLLOW),
-        "rsymfollow" => ClearTree(ATTR_NOSYMFOLLOW),
-        "rnoatime" => AccessTimeTree(ATTR_NOATIME),
-        "rstrictatime" => AccessTimeTree(ATTR_STRICTATIME),
-        // What is left when the others are taken away is relatime.
-        "rrelatime" | "ratime" | "rnorelatime" | "rnostrictatime" => AccessTimeTree(0),
-        "private" => Propagation(libc::MS_PRIVATE, false),
-        "rprivate" => Propagation(libc::MS_PRIVATE, true),
-        "shared" => Propagation(libc::MS_SHARED, false),
-        "rshared" => Propagation(libc::MS_SHARED, true),
-        "slave" => Propagation(libc::MS_SLAVE, false),
-        "rslave" => Propagation(libc::MS_SLAVE, true),
-        "unbindable" => Propagation(libc::MS_UNBINDABLE, false),
-        "runbindable" => Propagation(libc::MS_UNBINDABLE, true),
-        "bind" => Bind(false),
-        "rbind" => Bind(true),
-        "tmpcopyup" => CopyUp,
-        "idmap" => Idmap(false),
-        "ridmap" => Idmap(true),
-        _ => return None,
-    })
+    /// What is left when the other behaviours are taken away.
+    const RELATIME: u64 = 0;
+    [
+        ("async", Clear(libc::MS_SYNCHRONOUS)),
+        ("atime", Clear(libc::MS_NOATIME)),
+        ("bind", Bind(false)),
+        ("defaults", Nothing),
+        ("dev", Clear(MS_NODEV)),
+        ("diratime", Clear(libc::MS_NODIRATIME)),
+        ("dirsync", Set(libc::MS_DIRSYNC)),
+        ("exec", Clear(MS_NOEXEC)),
+        ("idmap", Idmap(false)),
+        ("iversion", Set(libc::MS_I_VERSION)),
+        ("lazytime", Set(libc::MS_LAZYTIME)),
+        ("loud", Clear(libc::MS_SILENT)),
+        ("mand", Set(libc::MS_MANDLOCK)),
+        ("noatime", Set(libc::MS_NOATIME)),
+        ("nodev", Set(MS_NODEV)),
+        ("nodiratime", Set(libc::MS_NODIRATIME)),
+        ("noexec", Set(MS_NOEXEC)),
+        ("noiversion", Clear(libc::MS_I_VERSION)),
+        ("nolazytime", Clear(libc::MS_LAZYTIME)),
+        ("nomand", Clear(libc::MS_MANDLOCK)),
+        ("norelatime", Clear(libc::MS_RELATIME)),
+        ("nostrictatime", Clear(libc::MS_STRICTATIME)),
+        ("nosuid", Set(MS_NOSUID)),
+        ("nosymfollow", Set(MS_NOSYMFOLLOW)),
+        ("private", Propagation(libc::MS_PRIVATE, false)),
+        ("ratime", AccessTimeTree(RELATIME)),
+        ("rbind", Bind(true)),
+        ("rdev", ClearTree(ATTR_NODEV)),
+        ("rdiratime", ClearTree(ATTR_NODIRATIME)),
+        ("relatime", Set(libc::MS_RELATIME)),
+        ("remount", Set(libc::MS_REMOUNT)),
+        ("rexec", ClearTree(ATTR_NOEXEC)),
+        ("ridmap", Idmap(true)),
+        ("rnoatime", AccessTimeTree(ATTR_NOATIME)),
+        ("rnodev", SetTree(ATTR_NODEV)),
+        ("rnodiratime", SetTree(ATTR_NODIRATIME)),
+        ("rnoexec", SetTree(ATTR_NOEXEC)),
+        ("rnorelatime", AccessTimeTree(RELATIME)),
+        ("rnostrictatime", AccessTimeTree(RELATIME)),
+        ("rnosuid", SetTree(ATTR_NOSUID)),
+        ("rnosymfollow", SetTree(ATTR_NOSYMFOLLOW)),
+        ("ro", Set(libc::MS_RDONLY)),
+        ("rprivate", Propagation(libc::MS_PRIVATE, true)),
+        ("rrelatime", AccessTimeTree(RELATIME)),
+        ("rro", SetTree(ATTR_RDONLY)),
+        ("rrw", ClearTree(ATTR_RDONLY)),
+        ("rshared", Propagation(libc::MS_SHARED, true)),
+        ("rslave", Propagation(libc::MS_SLAVE, true)),
+        ("rstrictatime", AccessTimeTree(ATTR_STRICTATIME)),
+        ("rsuid", ClearTree(ATTR_NOSUID)),
+        ("rsymfollow", ClearTree(ATTR_NOSYMFOLLOW)),
+        ("runbindable", Propagation(libc::MS_UNBINDABLE, true)),
+        ("rw", Clear(libc::MS_RDONLY)),
+        ("shared", Propagation(libc::MS_SHARED, false)),
+        ("silent", Set(libc::MS_SILENT)),
+        ("slave", Propagation(libc::MS_SLAVE, false)),
+        ("strictatime", Set(libc::MS_STRICTATIME)),
+        ("suid", Clear(MS_NOSUID)),
+        ("symfollow", Clear(MS_NOSYMFOLLOW)),
+        ("sync", Set(libc::MS_SYNCHRONOUS)),
+        ("tmpcopyup", CopyUp),
+        ("unbindable", Propagation(libc::MS_UNBINDABLE, false)),
+    ]
+};
+
+/// Looks an option up.
+fn meaning(option: &str) -> Option<Meaning> {
+    let found = OPTIONS.binary_search_by_key(&option, |(name, _)| name);
+    found.ok().map(|index| OPTIONS[index].1)
 }
 
-/// Every option that is a word of ours rather than data of a file system; for `features`.
-pub(crate) const KNOWN_OPTIONS: &[&str] = &[
-    "async",
-    "atime",
-    "bind",
-    "defaults",
-    "dev",
-    "diratime",
-    "dirsync",
-    "exec",
-    "idmap",
-    "iversion",
-    "lazytime",
-    "loud",
-    "mand",
-    "noatime",
-    "nodev",
-    "nodiratime",
-    "noexec",
-    "noiversion",
-    "nolazytime",
-    "nomand",
-    "norelatime",
-    "nostrictatime",
-    "nosuid",
-    "nosymfollow",
-    "private",
-    "ratime",
-    "rbind",
-    "rdev",
-    "rdiratime",
-    "relatime",
-    "remount",
-    "rexec",
-    "ridmap",
-    "rnoatime",
-    "rnodev",
-    "rnodiratime",
-    "rnoexec",
-    "rnorelatime",
-    "rnostrictatime",
-    "rnosuid",
-    "rnosymfollow",
-    "ro",
-    "rprivate",
-    "rrelatime",
-    "rro",
-    "rrw",
-    "rshared",
-    "rslave",
-    "rstrictatime",
-    "rsuid",
-    "rsymfollow",
-    "runbindable",
-    "rw",
-    "shared",
-    "silent",
-    "slave",
-    "strictatime",
-    "suid",
-    "symfollow",
-    "sync",
-    "tmpcopyup",
-    "unbindable",
-];
+/// The words, for `features`.
+pub(crate) fn known_options() -> impl Iterator<Item = &'static str> {
+    OPTIONS.iter().map(|(name, _)| *name)
+}
 
 /// Turns the mounts of a spec into steps. Relative bind sources are relative to the bundle.
 pub(crate) fn steps(mounts: &[Mount], around: &Surroundings<'_>) -> Result<Vec<MountStep>, Error> {
@@ -339,7 +287,8 @@ fn step(mount: &Mount, around: &Surroundings<'_>) -> Result<MountStep, Error> {
         (None, "cgroup" | "cgroup2") => Kind::Cgroup,
         (None, "") => {
             return Err(Error::invalid(format!(
-                "mount {destination} has neither a type nor a bind option"
+                "mount {} has neither a type nor a bind option",
+                destination.escape_debug()
             )));
         }
         (None, kind) => Kind::FileSystem(kind.to_owned()),
@@ -348,8 +297,9 @@ fn step(mount: &Mount, around: &Surroundings<'_>) -> Result<MountStep, Error> {
         step.source = around.bundle.join(source);
         if !step.data.is_empty() {
             return Err(Error::Invalid(format!(
-                "invalid mount {destination}: bind mounts cannot have any filesystem-specific options applied ({})",
-                step.data
+                "invalid mount {}: bind mounts cannot have any filesystem-specific options applied ({})",
+                destination.escape_debug(),
+                step.data.escape_debug()
             )));
         }
     } else if !around.label.is_empty() {
@@ -385,7 +335,7 @@ fn id_mapping(
     let invalid = |what: &str| {
         Err(Error::Invalid(format!(
             "invalid mount {}: id-mapped mounts {what}",
-            step.destination
+            step.destination.escape_debug()
         )))
     };
     if !step.is_bind() {
@@ -492,7 +442,8 @@ pub(crate) fn root_propagation(name: &str) -> Result<Option<u64>, Error> {
             Ok(Some(kind | if recursive { libc::MS_REC } else { 0 }))
         }
         _ => Err(Error::Invalid(format!(
-            "rootfsPropagation={name} is not supported"
+            "rootfsPropagation={} is not supported",
+            name.escape_debug()
         ))),
     }
 }

@@ -17,7 +17,7 @@ pub(crate) enum Error {
     NotANumber(String),
     #[error("values larger than {HIGHEST} are not supported")]
     TooLarge,
-    #[error("invalid range: {0}")]
+    #[error("invalid range: {}", .0.escape_debug())]
     Range(String),
     #[error("no members found in set {0:?}")]
     Empty(String),

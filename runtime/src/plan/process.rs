@@ -139,7 +139,7 @@ fn rlimits(limits: &[crate::spec::process::Rlimit]) -> Result<Vec<Rlimit>, Error
         if limits[..index].iter().any(|other| other.kind == limit.kind) {
             return Err(Error::Invalid(format!(
                 "rlimit type {} is given more than once",
-                limit.kind
+                limit.kind.escape_debug()
             )));
         }
     }
@@ -169,7 +169,7 @@ fn rlimit(limit: &crate::spec::process::Rlimit) -> Result<Rlimit, Error> {
         _ => {
             return Err(Error::Invalid(format!(
                 "invalid rlimit type: {}",
-                limit.kind
+                limit.kind.escape_debug()
             )));
         }
     };

@@ -57,8 +57,9 @@ fn check_mount_owners(spec: &Spec, linux: &Linux) -> Result<(), Error> {
                 .and_then(|id| id.parse::<u32>().ok());
             if let Some(id) = id.filter(|id| !is_mapped(mappings, *id)) {
                 return Err(Error::Invalid(format!(
-                    "cannot specify {option} mount option for rootless container: user namespaces enabled, but no mapping \
-                     found for {kind} {id}"
+                    "cannot specify {} mount option for rootless container: user namespaces enabled, but no mapping found \
+                     for {kind} {id}",
+                    option.escape_debug()
                 )));
             }
         }

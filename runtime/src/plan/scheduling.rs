@@ -83,7 +83,7 @@ impl Scheduling {
 }
 
 /// Whether a container's cgroup allows some CPUs only.
-pub(crate) fn is_confined(linux: &Linux) -> bool {
+pub(super) fn is_confined(linux: &Linux) -> bool {
     let cpu = linux.resources.as_ref().and_then(|it| it.cpu.as_ref());
     let cpus = cpu.and_then(|it| it.cpus.as_ref());
     cpus.is_some_and(|cpus| !cpus.is_empty())
@@ -126,7 +126,12 @@ fn scheduler(scheduler: &Scheduler) -> Result<SchedAttr, Error> {
         "SCHED_ISO" => 4,
         "SCHED_IDLE" => libc::SCHED_IDLE,
         "SCHED_DEADLINE" => libc::SCHED_DEADLINE,
-        other => return Err(Error::Invalid(format!("invalid scheduler policy: {other}"))),
+        other => {
+            return Err(Error::Invalid(format!(
+                "invalid scheduler policy: {}",
+                other.escape_debug()
+            )));
+        }
     };
     let mut flags = 0;
     for flag in &scheduler.flags {
@@ -138,7 +143,12 @@ fn scheduler(scheduler: &Scheduler) -> Result<SchedAttr, Error> {
             "SCHED_FLAG_KEEP_PARAMS" => 0x10,
             "SCHED_FLAG_UTIL_CLAMP_MIN" => 0x20,
             "SCHED_FLAG_UTIL_CLAMP_MAX" => 0x40,
-            other => return Err(Error::Invalid(format!("invalid scheduler flag: {other}"))),
+            other => {
+                return Err(Error::Invalid(format!(
+                    "invalid scheduler flag: {}",
+                    other.escape_debug()
+                )));
+            }
         };
     }
     let size = u32::try_from(size_of::<SchedAttr>()).unwrap_or(0);
@@ -194,7 +204,8 @@ fn personality(personality: &Personality) -> Result<libc::c_ulong, Error> {
         "LINUX" => Ok(0),
         "LINUX32" => Ok(8),
         other => Err(Error::Invalid(format!(
-            "invalid personality domain {other}"
+            "invalid personality domain {}",
+            other.escape_debug()
         ))),
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn mount_cgroup(
     let subject = subject(step);
     let target = target::open(root, outside.host_proc, step, Missing::Directory)?.fd;
     if outside.hierarchies.is_pure_v2() {
-        return mount_v2(step, &joined, &target, &subject);
+        return mount_v2(step, joined, &target, &subject);
     }
     let flags = step.flags & !libc::MS_RDONLY;
     let tmpfs = New {
@@ -68,7 +68,7 @@ pub(super) fn mount_cgroup(
         if outside.own_cgroup_namespace {
             mount_hierarchy(hierarchy, &place, step)
                 .map_err(|refusal| refusal.fault(&hierarchy.name))?;
-        } else if let Some(own) = own_directory(hierarchy, &joined) {
+        } else if let Some(own) = own_directory(hierarchy, joined) {
             bind_hierarchy(own, &place, read_only).at(Step::Mount, "open_tree", own)?;
         } else {
             show_callers(hierarchy, &place)?;

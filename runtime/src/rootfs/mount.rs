@@ -37,7 +37,7 @@ pub(crate) struct Outside<'a> {
     /// Whether the container has a cgroup namespace.
     pub(crate) own_cgroup_namespace: bool,
     /// Waits until the process is in its cgroup, then tells the directories by controller.
-    pub(crate) join: &'a dyn Fn() -> Result<Vec<(String, String)>, Fault>,
+    pub(crate) join: &'a dyn Fn() -> Result<&'a [(String, String)], Fault>,
     /// Opens the source of a bind mount, which may take rights that this process lacks.
     pub(crate) source: &'a dyn Fn(usize, Form) -> Result<Source, Fault>,
 }

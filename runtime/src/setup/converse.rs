@@ -14,6 +14,7 @@ use crate::plan::Plan;
 use crate::rootfs::mount::source::{Form, Source};
 use crate::state::Record;
 use crate::sys::process::Child;
+use crate::told;
 
 /// Runs hooks and passes descriptors on until the process is ready.
 pub(super) fn converse(
@@ -26,7 +27,7 @@ pub(super) fn converse(
     loop {
         match channel.receive().during("recvmsg", "init")? {
             Some(FromInit::Ready) => {
-                log::debug!("init: closing the pipe to signal completion");
+                told::init_is_ready();
                 return Ok(());
             }
             Some(FromInit::OpenSource(index, form)) => {

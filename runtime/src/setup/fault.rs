@@ -106,6 +106,9 @@ impl Step {
     ];
 }
 
+/// The call that gives a mount its id mapping, which is told in runc's words; the subject is the mount's source.
+pub(super) const MAP_IDS: &str = "mount_setattr idmap";
+
 /// What failed in the child: the step, the call, what it was about and the kernel's answer. No prose crosses the socket;
 /// the words are put around it here, on the parent's side.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,7 +148,13 @@ impl std::fmt::Display for Fault {
             ),
             Step::Handshake => write!(formatter, "error talking with qrun: {why}"),
             Step::PrepareRoot => write!(formatter, "error preparing rootfs {subject:?}: {why}"),
-            Step::Mount if *errno == 0 => write!(formatter, "error mounting {subject}: {call}"),
+            Step::Mount if call == MAP_IDS => {
+                let hint = idmap_hint(*errno);
+                write!(
+                    formatter,
+                    "failed to set MOUNT_ATTR_IDMAP on {subject}: {errno_text}{hint}"
+                )
+            }
             Step::Mount => {
                 let hint = mount_hint(subject, *errno);
                 write!(formatter, "error mounting {subject}: {why}{hint}")
@@ -214,6 +223,15 @@ impl std::fmt::Display for Fault {
             Step::Start => write!(formatter, "error waiting for start: {why}"),
             Step::Exec => write!(formatter, "exec {subject}: {errno_text}"),
         }
+    }
+}
+
+/// What may be the reason that a mount cannot have an id mapping.
+fn idmap_hint(errno: i32) -> &'static str {
+    match Errno::from_raw_os_error(errno) {
+        Errno::INVAL => " (maybe the filesystem used doesn't support idmap mounts on this kernel?)",
+        Errno::NOSYS => " (id-mapped mounts take Linux 5.12)",
+        _ => "",
     }
 }
 
@@ -310,6 +328,18 @@ mod tests {
         assert_eq!(
             missing.to_string(),
             "exec: \"/foo\": stat /foo: no such file or directory"
+        );
+    }
+
+    #[test]
+    fn an_id_mapping_is_told_with_what_may_be_wrong() {
+        let refused = Err::<(), _>(Errno::INVAL)
+            .at(Step::Mount, MAP_IDS, "/srv")
+            .unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "failed to set MOUNT_ATTR_IDMAP on /srv: invalid argument (maybe the filesystem used doesn't support idmap \
+             mounts on this kernel?)"
         );
     }
 

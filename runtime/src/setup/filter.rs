@@ -1,7 +1,7 @@
 //! The compiled system call filter as it is kept for `exec`.
 //!
 //! A container's filter is that of its creation, whatever becomes of the bundle later; and `exec`, which health checks run
-//! every few seconds, is spared reading and compiling the profile.
+//! every few seconds, is spared compiling the profile, which it passes over in the bundle's `config.json`.
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -3,16 +3,17 @@
 //! ```text
 //!  parent (qrun create, run)                       child (container init)
 //!  ─────────────────────────                       ──────────────────────
-//!  state directory, fifo; on cgroup v2 the cgroup
-//!  clone3 ────────────────────────────────────────▶ born in its namespaces (and v2 cgroup)
+//!  state directory, fifo, state.json, cgroup
+//!  clone3 ────────────────────────────────────────▶ born in its namespaces (and v2 cgroup), enters its v1 cgroups
 //!  writes state.json                                opens what only the caller may: the root
 //!  writes id maps ── Mapped ──────────────────────▶ (user namespace only) becomes root in it
-//!  v1: makes cgroups, joins the child               mounts
+//!  puts it into its cgroup if it could not enter,   mounts
+//!  or systemd makes the cgroup around it
 //!  (for others than root: before the id maps)
 //!  ◀─────────────────────── OpenSource(index) ──    (for each bind mount that takes the caller's rights)
 //!  opens it in the child's mount namespace
 //!      ── Source(+fd) ────────────────────────────▶
-//!      ── Joined(paths) ──────────────────────────▶ (only if it has a cgroup mount or namespace)
+//!      ── Joined(paths) ──────────────────────────▶ (only if it waits for that, or for its limits)
 //!  ◀──────────────────────────────── RunHooks ──    (only if there are such hooks)
 //!  prestart, createRuntime hooks
 //!      ── HooksDone ──────────────────────────────▶ createContainer hooks, pivot, masks, identity …
@@ -23,10 +24,10 @@
 //!      ── Go ─────────────────────────────────────▶ waits on the fifo (create), startContainer hooks, exec
 //! ```
 //!
-//! Where an existing pid or user namespace has to be joined first, a short-lived process stands between the two and
-//! reports `Forked(pid)` of the real child, which is the parent's child too (`CLONE_PARENT`). At any point the child may
-//! say `Failed`; then it ends. Either side that finds the other gone ends as well: nothing waits for ever. `exec` uses
-//! the same messages, with Joined, Ready and Go only.
+//! Where an existing pid or user namespace, or with a user namespace any other, has to be joined first, a short-lived
+//! process stands between the two and reports `Forked(pid)` of the real child, which is the parent's child too
+//! (`CLONE_PARENT`). At any point the child may say `Failed`; then it ends. Either side that finds the other gone ends as
+//! well: nothing waits for ever. `exec` uses the same messages but Mapped, OpenSource, Source, RunHooks and HooksDone.
 //!
 //! Messages are datagrams of a `SOCK_SEQPACKET` pair: a tag byte, then fields.
 

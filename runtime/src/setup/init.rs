@@ -3,7 +3,7 @@
 //! [`set_up`] is the list of steps. Order matters nearly everywhere; where it is not obvious the reason stands beside it.
 //! Governing text: runtime-spec runtime.md "Lifecycle" and config.md.
 
-use std::cell::RefCell;
+use std::cell::{Cell, OnceCell};
 use std::convert::Infallible;
 use std::os::fd::{OwnedFd, RawFd};
 
@@ -132,8 +132,8 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
     let gate = Gate {
         context,
         channel,
-        passed: RefCell::new(None),
-        early: RefCell::new(None),
+        paths: OnceCell::new(),
+        passed: Cell::new(false),
     };
     let (root, later) = build_root(&gate, &host_proc, place)?;
     finish_tree(context, channel, &host_proc, &root, later)?;
@@ -291,35 +291,31 @@ fn make_time_namespace(offsets: &str, host_proc: &HostProc) -> Result<(), Fault>
 struct Gate<'a> {
     context: &'a Context<'a>,
     channel: &'a InitEnd,
-    /// The cgroup's directories, once [`Gate::pass`] has been passed.
-    passed: RefCell<Option<Vec<(String, String)>>>,
-    /// The same, told while something else was waited for.
-    early: RefCell<Option<Vec<(String, String)>>>,
+    /// The cgroup's directories, where they have to be waited for.
+    paths: OnceCell<Vec<(String, String)>>,
+    /// Whether [`Gate::pass`] has been passed.
+    passed: Cell<bool>,
 }
 
 impl Gate<'_> {
     /// The point at which the process must be in its cgroup: passed once, by whoever needs it first. Waits for the parent's
     /// word if it has to be waited for, then makes the cgroup namespace.
-    fn pass(&self) -> Result<Vec<(String, String)>, Fault> {
-        if let Some(paths) = &*self.passed.borrow() {
-            return Ok(paths.clone());
-        }
-        let early = self.early.take();
-        let paths = match early {
-            Some(paths) => paths,
-            None if self.context.waits_for_cgroup => {
-                match self.channel.receive().at(Step::Handshake, "recvmsg", "")? {
-                    ToInit::Joined(paths) => paths,
-                    _ => return Err(Errno::PROTO).at(Step::Handshake, "recvmsg", ""),
-                }
+    fn pass(&self) -> Result<&[(String, String)], Fault> {
+        if self.context.waits_for_cgroup && self.paths.get().is_none() {
+            match self.channel.receive().at(Step::Handshake, "recvmsg", "")? {
+                ToInit::Joined(paths) => self.told(paths),
+                _ => return Err(Errno::PROTO).at(Step::Handshake, "recvmsg", ""),
             }
-            None => self.context.cgroup_paths.clone(),
-        };
-        if self.context.plan.namespaces.makes(Kind::Cgroup) {
+        }
+        if !self.passed.replace(true) && self.context.plan.namespaces.makes(Kind::Cgroup) {
             sys::process::unshare(Kind::Cgroup.flag()).at(Step::Unshare, "unshare", "cgroup")?;
         }
-        *self.passed.borrow_mut() = Some(paths.clone());
-        Ok(paths)
+        Ok(self.paths.get().unwrap_or(&self.context.cgroup_paths))
+    }
+
+    /// Notes the cgroup's directories, which the parent tells once.
+    fn told(&self, paths: Vec<(String, String)>) {
+        self.paths.get_or_init(|| paths);
     }
 
     /// Opens the source of a bind mount; with a user namespace, by the parent where this process lacks the rights.
@@ -330,18 +326,12 @@ impl Gate<'_> {
         if may_ask && step.idmap.is_some() {
             return self.ask_for_source(index, form);
         }
-        let subject = mount::subject(step);
         let source = match source::open_as(step, form) {
             Err(Errno::ACCESS) if may_ask => return self.ask_for_source(index, form),
-            other => other.at(Step::Mount, "open_tree", &subject)?,
+            other => other.at(Step::Mount, "open_tree", &mount::subject(step))?,
         };
         if let (Some(idmap), Some(users)) = (&step.idmap, self.context.users.of(index)) {
-            super::source::map_ids(&source, users, idmap, step).map_err(|error| Fault {
-                step: Step::Mount,
-                call: crate::failure::chain(&error),
-                subject,
-                errno: 0,
-            })?;
+            super::source::map_ids(&source, users, idmap, step)?;
         }
         Ok(source)
     }
@@ -354,7 +344,7 @@ impl Gate<'_> {
         loop {
             match self.channel.receive().at(Step::Handshake, "recvmsg", "")? {
                 ToInit::Source(source) => return Ok(source),
-                ToInit::Joined(paths) => *self.early.borrow_mut() = Some(paths),
+                ToInit::Joined(paths) => self.told(paths),
                 _ => return Err(Errno::PROTO).at(Step::Handshake, "recvmsg", ""),
             }
         }
@@ -436,7 +426,6 @@ fn write_to_own_proc(path: &str, value: &str) -> Result<(), Errno> {
 fn wait_and_start(context: &Context<'_>, prepared: Prepared, fifo: &OwnedFd) -> Fault {
     // While it waits, the process holds nothing of the host but the fifo; the lock of the state directory goes too.
     let number = i32::try_from(3 + keep_fds(context.plan)).unwrap_or(3);
-    log::set_max_level(log::LevelFilter::Off);
     let kept = match sys::process::keep_only(fifo, number).at(Step::Start, "dup3", "exec.fifo") {
         Ok(kept) => kept,
         Err(fault) => return fault,
@@ -493,17 +482,11 @@ fn start(context: &Context<'_>, mut prepared: Prepared) -> Fault {
     {
         return fault;
     }
-    let mut hooks = context.hooks.start_container.clone();
     // One without an environment gets the container's, as with runc.
-    for hook in hooks.iter_mut().filter(|hook| hook.env.is_empty()) {
-        let entries = prepared.env.iter();
-        hook.env = entries
-            .map(|entry| entry.to_string_lossy().into_owned())
-            .collect();
-    }
-    match hook::run(
+    match hook::run_within(
+        &prepared.env,
         Point::StartContainer,
-        &hooks,
+        &context.hooks.start_container,
         context.record,
         Some(own_pid()),
     ) {

@@ -4,13 +4,11 @@
 //! the rest through one pidfd of the init process, which cannot come to mean another process in between. The child is born
 //! into the container's cgroup, or enters it by itself; where it cannot, the parent puts it there.
 
-use std::fmt::Write as _;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
-use rustix::process::{chroot, fchdir};
+use rustix::process::{Pid, chroot, fchdir};
 
 use super::Error;
 use super::fault::{At, Fault, Step};
@@ -29,6 +27,7 @@ use crate::rootless;
 use crate::seccomp::Program;
 use crate::sys::process::{Child, clone_process, set_not_dumpable, setns};
 use crate::sys::sched::{sched_getaffinity, sched_setaffinity};
+use crate::told;
 
 /// What is to be executed, and where.
 #[derive(Debug)]
@@ -52,10 +51,8 @@ struct Context<'a> {
     request: &'a Request<'a>,
     /// Init of the container; nothing on kernels without pidfds (before 5.3).
     pidfd: Option<&'a OwnedFd>,
-    /// Its namespaces one by one, for kernels where a pidfd does not do (before 5.8).
-    files: Vec<(Kind, PathBuf)>,
-    /// The same, opened, for kernels without pidfds.
-    open_files: Vec<(Kind, OwnedFd)>,
+    /// The files of its namespaces, for kernels without pidfds.
+    files: Vec<(Kind, OwnedFd)>,
     seccomp: Option<Program>,
     /// The way into the cgroup, unless the parent has to put it there.
     entry: Option<Entry<'a>>,
@@ -71,10 +68,9 @@ struct Context<'a> {
 pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
     let container = request.container;
     let pidfd = container.pidfd();
-    let files = namespace_files(container);
-    let open_files = match pidfd {
+    let files = match pidfd {
         Some(_) => Vec::new(),
-        None => open_all(&files)?,
+        None => open_all(container)?,
     };
     // Looked at after they were opened: now the id cannot mean another process.
     if pidfd.is_none() && container.pid().is_none() {
@@ -90,7 +86,6 @@ pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
         request,
         pidfd: pidfd.as_ref(),
         files,
-        open_files,
         seccomp: container
             .record
             .has_filter
@@ -104,10 +99,10 @@ pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
         begins_on: None,
     };
     if let Some(program) = &context.seccomp {
-        log::debug!("seccomp filter flags: {}", program.flags);
+        told::filter_flags(program);
     }
     let (child, channel) = start_on_initial_cpus(&mut context)?;
-    super::tell_born(child.pid);
+    told::born(child.pid);
     match attend(&context, cgroup, &child, &channel) {
         Ok(()) => Ok(child),
         Err(error) => {
@@ -157,35 +152,46 @@ fn set_final_cpus(context: &Context<'_>, child: &Child) -> Result<(), CallFailed
 /// Without privileges one enters the pid namespace only as root of the user namespace it belongs to. That is not for this
 /// process, which has pid files and sockets of the caller to write to: an intermediate one does it.
 fn start(context: &mut Context<'_>) -> Result<(Child, ParentEnd), Error> {
-    let cgroup = context.entry.as_ref().and_then(Entry::birth);
     let namespaces = context.request.container.record.namespaces;
     if namespaces & Kind::Pid.flag() != 0 {
-        match enter_pid_namespace(context) {
+        match enter_one(context, Kind::Pid) {
             Err(Errno::PERM) if namespaces & Kind::User.flag() != 0 => {
                 context.in_user_namespace = true;
-                let context = &*context;
-                let join = || {
-                    // Before the namespaces, because processes in them could trace this one; the child inherits it.
-                    set_not_dumpable().at(Step::User, "prctl", "")?;
-                    enter_one(context, Kind::User).at(Step::Namespace, "setns", "user")?;
-                    enter_pid_namespace(context).at(Step::Namespace, "setns", "pid")
-                };
-                return spawn::spawn_after(join, 0, cgroup, |channel| run(context, &channel));
             }
             other => other.during("setns", "pid")?,
         }
     }
-    let ends = || handshake::pair().during("socketpair", "exec");
-    let started = match clone_process(0, cgroup, ends()?, |channel| run(context, &channel)) {
+    match start_by_entry(context) {
         // The container's cgroup has children and takes no processes of its own any more; or the caller may not move any there.
-        Err(Errno::BUSY | Errno::ACCESS) if cgroup.is_some() => {
+        Err(error)
+            if matches!(
+                spawn::refused_birth(&error),
+                Some(Errno::BUSY | Errno::ACCESS)
+            ) && context.entry.is_some() =>
+        {
             context.entry = None;
             context.waits = true;
-            clone_process(0, None, ends()?, |channel| run(context, &channel))
+            start_by_entry(context)
         }
         other => other,
-    };
-    Ok(started.during("clone3", "exec")?)
+    }
+}
+
+/// Starts the child by the way into the cgroup that there is.
+fn start_by_entry(context: &Context<'_>) -> Result<(Child, ParentEnd), Error> {
+    let cgroup = context.entry.as_ref().and_then(Entry::birth);
+    let body = |channel: InitEnd| run(context, &channel);
+    if context.in_user_namespace {
+        let join = || {
+            // Before the namespaces, because processes in them could trace this one; the child inherits it.
+            set_not_dumpable().at(Step::User, "prctl", "")?;
+            enter_one(context, Kind::User).at(Step::Namespace, "setns", "user")?;
+            enter_one(context, Kind::Pid).at(Step::Namespace, "setns", "pid")
+        };
+        return spawn::spawn_after(join, ("exec", 0), cgroup, body);
+    }
+    let ends = handshake::pair().during("socketpair", "exec")?;
+    Ok(clone_process(0, cgroup, ends, body).during("clone3", "exec")?)
 }
 
 /// The parent's side of the conversation.
@@ -207,11 +213,13 @@ fn attend(
             // Asked for by name: that one or none.
             return Err(error);
         }
-        match join_cgroup_of_init(record.pid, child) {
-            Err(()) if rootless::forgives(record.rootless) => {
+        let init = Pid::from_raw(record.pid);
+        match init.map(|init| cgroup.join_beside(init, child.pid)) {
+            Some(Ok(())) => {}
+            _ if rootless::forgives(record.rootless) => {
                 log::debug!("{}", crate::failure::chain(&error));
             }
-            other => other.map_err(|()| error)?,
+            _ => return Err(error),
         }
     }
     set_final_cpus(context, child)?;
@@ -230,7 +238,7 @@ fn attend(
     loop {
         match channel.receive().during("recvmsg", "exec")? {
             Some(FromInit::Ready) => {
-                log::debug!("setns_init: about to exec");
+                told::exec_is_ready();
                 break;
             }
             Some(FromInit::Listener(listener)) => {
@@ -255,74 +263,42 @@ fn attend(
     }
 }
 
-/// The files of the namespaces of a container's init.
-fn namespace_files(container: &Container) -> Vec<(Kind, PathBuf)> {
-    let name = |kind: Kind| match kind {
-        Kind::Network => "net",
-        Kind::Mount => "mnt",
-        other => other.name(),
-    };
+/// Opens the files of all namespaces of a container's init.
+fn open_all(container: &Container) -> Result<Vec<(Kind, OwnedFd)>, CallFailed> {
     let record = &container.record;
-    let own = Kind::ALL
-        .into_iter()
-        .filter(|kind| record.namespaces & kind.flag() != 0);
-    own.map(|kind| {
-        (
-            kind,
-            PathBuf::from(format!("/proc/{}/ns/{}", record.pid, name(kind))),
-        )
-    })
-    .collect()
+    let open = |kind| {
+        let file = open_namespace(record.pid, kind);
+        Ok((kind, file.during("open", path_of(record.pid, kind))?))
+    };
+    Kind::among(record.namespaces).map(open).collect()
 }
 
-/// Makes the children of this process be born in the container's pid namespace.
-fn enter_pid_namespace(context: &Context<'_>) -> Result<(), Errno> {
-    enter_one(context, Kind::Pid)
+/// Opens the file of a process's namespace.
+fn open_namespace(pid: i32, kind: Kind) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    openat(CWD, path_of(pid, kind), flags, Mode::empty())
 }
 
-/// Enters one namespace of the container.
-fn enter_one(context: &Context<'_>, wanted: Kind) -> Result<(), Errno> {
-    let is_wanted = |kind: &Kind| *kind == wanted;
-    match context.pidfd.map(|pidfd| setns(pidfd, wanted.flag())) {
+/// The file of a process's namespace.
+fn path_of(pid: i32, kind: Kind) -> String {
+    format!("/proc/{pid}/ns/{}", kind.file_name())
+}
+
+/// Enters one namespace of the container; the pid namespace: makes the children of this process be born there.
+fn enter_one(context: &Context<'_>, kind: Kind) -> Result<(), Errno> {
+    match context.pidfd.map(|pidfd| setns(pidfd, kind.flag())) {
+        // Before Linux 5.8.
         Some(Err(Errno::INVAL)) => {
-            let mut files = context.files.iter();
-            let found = files.find(|(kind, _)| is_wanted(kind));
-            let (_, path) = found.ok_or(Errno::INVAL)?;
-            let file = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-            setns(&file, wanted.flag())
+            let file = open_namespace(context.request.container.record.pid, kind)?;
+            setns(&file, kind.flag())
         }
         Some(other) => other,
         None => {
-            let mut files = context.open_files.iter();
-            let found = files.find(|(kind, _)| is_wanted(kind));
-            setns(&found.ok_or(Errno::INVAL)?.1, wanted.flag())
+            let mut files = context.files.iter();
+            let found = files.find(|(known, _)| *known == kind);
+            setns(&found.ok_or(Errno::INVAL)?.1, kind.flag())
         }
     }
-}
-
-/// Opens the files of namespaces.
-fn open_all(files: &[(Kind, PathBuf)]) -> Result<Vec<(Kind, OwnedFd)>, Error> {
-    let mut open = Vec::with_capacity(files.len());
-    for (kind, path) in files {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let file = openat(CWD, path, flags, Mode::empty()).during("open", path)?;
-        open.push((*kind, file));
-    }
-    Ok(open)
-}
-
-/// Puts the child where the init process is, when the container's cgroup takes no process: on cgroup v2 a container that
-/// manages cgroups itself has moved its processes down.
-fn join_cgroup_of_init(init: i32, child: &Child) -> Result<(), ()> {
-    let text = std::fs::read_to_string(format!("/proc/{init}/cgroup")).map_err(drop)?;
-    let path = text
-        .lines()
-        .find_map(|line| line.strip_prefix("0::"))
-        .ok_or(())?;
-    let procs = Path::new("/sys/fs/cgroup")
-        .join(path.trim_start_matches('/'))
-        .join("cgroup.procs");
-    std::fs::write(procs, child.pid.as_raw_nonzero().to_string()).map_err(drop)
 }
 
 /// The child; returns its exit code when it could not be set up.
@@ -335,7 +311,6 @@ fn run(context: &Context<'_>, channel: &InitEnd) -> i32 {
             if channel.expect(&ToInit::Go).is_err() {
                 return 255;
             }
-            log::debug!("setns_init: about to exec");
             finish::execute(prepared, context.request.process, context.seccomp.as_ref())
         }
         Err(fault) => fault,
@@ -345,20 +320,14 @@ fn run(context: &Context<'_>, channel: &InitEnd) -> i32 {
     255
 }
 
-/// Tells of the process's beginning, and on which CPUs it is, in the words of runc, where it is a program "nsexec" that does
-/// this: tests and people look for them.
+/// Tells on which CPUs the process is when it begins.
 fn log_beginning(context: &Context<'_>) {
     if !log::log_enabled!(log::Level::Debug) {
         return;
     }
-    log::debug!("nsexec container setup");
-    log::debug!("child process in init()");
     let mask = context.begins_on.clone().map_or_else(sched_getaffinity, Ok);
     if let Ok([first, ..]) = mask.as_deref() {
-        log::debug!(
-            "nsexec[{}]: affinity: {first:#x}",
-            rustix::process::getpid().as_raw_nonzero()
-        );
+        told::affinity(*first);
     }
 }
 
@@ -441,28 +410,18 @@ fn root_of(context: &Context<'_>) -> Result<OwnedFd, Errno> {
     container.pid().map(|_| root).ok_or(Errno::SRCH)
 }
 
-/// The same by the files of the namespaces.
+/// Joins namespaces by their files.
 fn enter_one_by_one(context: &Context<'_>, flags: u64) -> Result<(), Fault> {
-    for (kind, file) in context
-        .open_files
-        .iter()
-        .filter(|(kind, _)| flags & kind.flag() != 0)
-    {
-        setns(file, kind.flag()).at(Step::Namespace, "setns", kind.name())?;
+    let mut opened = Vec::new();
+    if context.pidfd.is_some() {
+        // All before the first is joined, because from in there they may not be found any more.
+        for kind in Kind::among(flags) {
+            let file = open_namespace(context.request.container.record.pid, kind);
+            opened.push((kind, file.at(Step::Namespace, "open", kind.name())?));
+        }
     }
-    if context.pidfd.is_none() {
-        return Ok(());
-    }
-    let mut open = Vec::new();
-    for (kind, path) in context
-        .files
-        .iter()
-        .filter(|(kind, _)| flags & kind.flag() != 0)
-    {
-        let file = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-        open.push((*kind, file.at(Step::Namespace, "open", kind.name())?));
-    }
-    for (kind, file) in &open {
+    let files = opened.iter().chain(&context.files);
+    for (kind, file) in files.filter(|(kind, _)| flags & kind.flag() != 0) {
         setns(file, kind.flag()).at(Step::Namespace, "setns", kind.name())?;
     }
     Ok(())
@@ -470,18 +429,6 @@ fn enter_one_by_one(context: &Context<'_>, flags: u64) -> Result<(), Fault> {
 
 /// The names of namespaces by their flags, for errors.
 fn names(flags: u64) -> String {
-    let mut names = String::new();
-    for kind in Kind::ALL
-        .into_iter()
-        .filter(|kind| flags & kind.flag() != 0)
-    {
-        // Writing to a string does not fail.
-        let _ = write!(
-            names,
-            "{}{}",
-            if names.is_empty() { "" } else { "," },
-            kind.name()
-        );
-    }
-    names
+    let names: Vec<_> = Kind::among(flags).map(Kind::name).collect();
+    names.join(",")
 }

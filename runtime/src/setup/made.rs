@@ -14,7 +14,7 @@ use crate::sys::process::Child;
 pub(crate) struct Made {
     pub(crate) directory: Directory,
     pub(crate) cgroup: Option<Cgroup>,
-    pub(super) resctrl: Option<resctrl::Record>,
+    pub(crate) resctrl: Option<resctrl::Record>,
     pub(crate) child: Option<Child>,
     pub(super) channel: Option<ParentEnd>,
     pub(super) devices: Option<Moved>,

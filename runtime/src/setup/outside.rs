@@ -14,6 +14,7 @@ use crate::network_device::Moved;
 use crate::plan::Plan;
 use crate::plan::number_list::Mask;
 use crate::plan::process::ProcessPlan;
+use crate::rootless;
 use crate::seccomp_agent;
 use crate::state::Record;
 use crate::sys::process::Child;
@@ -112,7 +113,7 @@ pub(super) fn set_oom_score_adj(
         // Lowering it takes a privilege that callers in user namespaces do not have; runc goes on without.
         Err(error)
             if error.kind() == std::io::ErrorKind::PermissionDenied
-                && (in_user_namespace || !rustix::process::geteuid().is_root()) =>
+                && (in_user_namespace || rootless::is_other_user()) =>
         {
             log::debug!("cannot set oom_score_adj to {score}: {error}");
             Ok(())

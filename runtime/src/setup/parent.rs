@@ -28,6 +28,7 @@ use crate::spec::linux::{IdMapping, Linux};
 use crate::spec::{Hooks, Spec};
 use crate::state::{self, Directory, Record, START_FIFO, Store};
 use crate::sys::process::Child;
+use crate::told;
 
 /// What is to be created, and for whom.
 #[derive(Debug)]
@@ -69,7 +70,7 @@ pub(crate) struct Created {
 pub(crate) struct Prepared {
     pub(crate) hierarchies: Hierarchies,
     pub(crate) cgroup: Option<cgroup::Plan>,
-    resctrl: Option<resctrl::Plan>,
+    pub(crate) resctrl: Option<resctrl::Plan>,
     pub(crate) seccomp: Option<Program>,
     pub(crate) hooks: Hooks,
     pub(crate) joins: Vec<(Kind, OwnedFd)>,
@@ -129,7 +130,7 @@ pub(crate) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     });
     let seccomp = linux.seccomp.as_ref().map(seccomp::compile).transpose()?;
     if let Some(program) = &seccomp {
-        log::debug!("seccomp filter flags: {}", program.flags);
+        told::filter_flags(program);
     }
     let mut joins = Vec::new();
     for (kind, path) in request.plan.namespaces.joined() {
@@ -184,10 +185,7 @@ fn carry_out(
     if let Some(directory) = &plan.extra.notify_directory {
         std::fs::create_dir(directory).during("mkdir", directory)?;
     }
-    let Some(cgroup_plan) = prepared.cgroup.take() else {
-        return Err(Error::Protocol);
-    };
-    let mut cgroup_plan = Some(cgroup_plan);
+    let mut cgroup_plan = prepared.cgroup.take();
     if let Some(cgroup_plan) = cgroup_plan.take_if(|plan| !plan.needs_process()) {
         // The child enters it first of all, so it comes before the child; and the record before it, for whoever has to
         // clear up after us.
@@ -216,7 +214,7 @@ fn carry_out(
         entry,
         joins: &prepared.joins,
         users: &prepared.users,
-        has_privileges: rustix::process::geteuid().is_root(),
+        has_privileges: !rootless::is_other_user(),
         cgroup_paths: match &made.cgroup {
             Some(cgroup) => record::paths_of(&cgroup.record()),
             None => Vec::new(),
@@ -227,7 +225,8 @@ fn carry_out(
     let started = match spawn::spawn(&context) {
         // Beside v1 hierarchies it may do without the v2 tree, which joining finds out.
         Err(error)
-            if refuses_birth(&error) && !made.cgroup.as_ref().is_some_and(Cgroup::is_pure_v2) =>
+            if spawn::refused_birth(&error) == Some(Errno::ACCESS)
+                && !made.cgroup.as_ref().is_some_and(Cgroup::is_pure_v2) =>
         {
             context.entry = None;
             context.waits_for_cgroup = needs_cgroup || needs_limits;
@@ -241,7 +240,7 @@ fn carry_out(
     drop(context.entry.take());
     made.channel = Some(channel);
     let pid = child.pid;
-    super::tell_born(pid);
+    told::born(pid);
     made.child = Some(child);
     record.pid = pid.as_raw_nonzero().get();
     record.start_time = state::start_time(pid).ok_or(Error::Died)?.0;
@@ -322,15 +321,10 @@ fn map_ids(plan: &Plan, made: &Made) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether a process could not be born into its cgroup.
-fn refuses_birth(error: &Error) -> bool {
-    matches!(error, Error::Call(failed) if failed.call == "clone3" && failed.errno == Errno::ACCESS)
-}
-
 /// What it means that a process could not be born into its cgroup.
 fn explain_birth(error: Error, cgroup: Option<&Cgroup>) -> Error {
     let directory = cgroup.and_then(|cgroup| cgroup.path(""));
-    match directory.filter(|_| refuses_birth(&error)) {
+    match directory.filter(|_| spawn::refused_birth(&error) == Some(Errno::ACCESS)) {
         Some(directory) => Error::Cgroup(cgroup::Error::Write {
             path: directory.join("cgroup.procs"),
             value: "0".into(),

@@ -13,8 +13,9 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::{Pid, chroot, fchdir};
 
 use super::Error;
+use super::fault::{At, Fault, MAP_IDS, Step};
 use crate::failure::{CallFailed, During};
-use crate::namespace::{self, Kind};
+use crate::namespace::{Kind, mapping};
 use crate::plan::RootPlan;
 use crate::plan::mount::{Idmap, Mapping, MountStep};
 use crate::rootfs::mount::source::{self, Form, Source};
@@ -30,9 +31,6 @@ impl Users {
         if plan.mounts.iter().all(|step| step.idmap.is_none()) {
             return Ok(Self(Vec::new()));
         }
-        if !rustix::process::geteuid().is_root() {
-            return Err(Error::RootlessIdmap);
-        }
         let mut made: BTreeMap<(&str, &str), Rc<OwnedFd>> = BTreeMap::new();
         let mut users = Vec::with_capacity(plan.mounts.len());
         for step in &plan.mounts {
@@ -43,7 +41,7 @@ impl Users {
                 }) => Some(match made.get(&(uids.as_str(), gids.as_str())) {
                     Some(known) => Rc::clone(known),
                     None => {
-                        let fd = Rc::new(namespace::make_user_namespace(uids, gids)?);
+                        let fd = Rc::new(mapping::make(uids, gids)?);
                         made.insert((uids, gids), Rc::clone(&fd));
                         fd
                     }
@@ -81,30 +79,23 @@ pub(super) fn open_inside(
     visit.end()?;
     let source = opened.during("open_tree", &step.source)?;
     if let Some(idmap) = &step.idmap {
-        map_ids(&source, users, idmap, step)?;
+        map_ids(&source, users, idmap, step).map_err(Error::Init)?;
     }
     Ok(source)
 }
 
-/// Gives a source its id mapping, or says why it cannot have one.
+/// Gives a source its id mapping.
 pub(crate) fn map_ids(
     source: &Source,
     users: impl AsFd,
     idmap: &Idmap,
     step: &MountStep,
-) -> Result<(), Error> {
-    use rustix::io::Errno;
-    source::map_ids(source, users, idmap.recursive).map_err(|errno| Error::Idmap {
-        path: step.source.clone(),
-        hint: match errno {
-            Errno::INVAL => {
-                " (maybe the filesystem used doesn't support idmap mounts on this kernel?)"
-            }
-            Errno::NOSYS => " (id-mapped mounts take Linux 5.12)",
-            _ => "",
-        },
-        errno: crate::failure::text(errno),
-    })
+) -> Result<(), Fault> {
+    source::map_ids(source, users, idmap.recursive).at(
+        Step::Mount,
+        MAP_IDS,
+        &step.source.to_string_lossy(),
+    )
 }
 
 /// A visit to another mount namespace, which has to be ended: root and working directory are its own meanwhile.

@@ -38,7 +38,8 @@ pub(super) fn spawn(context: &Context<'_>) -> Result<(Child, ParentEnd), Error> 
         set_not_dumpable().at(Step::User, "prctl", "")?;
         join_early(context)
     };
-    spawn_after(join, flags, cgroup, |channel| init::run(context, channel))
+    let body = |channel| init::run(context, channel);
+    spawn_after(join, ("init", flags), cgroup, body)
 }
 
 /// Whether a namespace has to be joined by an intermediate process: with a user namespace nearly all, because in that the
@@ -74,16 +75,25 @@ fn join_early(context: &Context<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Starts a process by way of an intermediate one, which runs `join` and makes the real one, a child of ours too.
+/// The kernel's answer if what failed is the birth of a process: EACCES and EBUSY are about its cgroup.
+pub(super) fn refused_birth(error: &Error) -> Option<Errno> {
+    match error {
+        Error::Call(failed) if failed.call == "clone3" => Some(failed.errno),
+        _ => None,
+    }
+}
+
+/// Starts a process by way of an intermediate one, which runs `join` and makes the real one, a child of ours too, with these
+/// flags. `what` it is is for errors.
 pub(super) fn spawn_after(
     join: impl FnOnce() -> Result<(), Fault>,
-    flags: u64,
+    (what, flags): (&'static str, u64),
     cgroup: Option<BorrowedFd<'_>>,
     body: impl FnOnce(InitEnd) -> i32,
 ) -> Result<(Child, ParentEnd), Error> {
-    let ends = handshake::pair().during("socketpair", "init")?;
+    let ends = handshake::pair().during("socketpair", what)?;
     let (between, channel) = clone_process(0, cgroup, ends, |channel| {
-        match join().and_then(|()| spawn_sibling(flags, &channel, body)) {
+        match join().and_then(|()| spawn_sibling((what, flags), &channel, body)) {
             Ok(()) => 0,
             Err(fault) => {
                 // The parent may be gone already; then nobody wants to know.
@@ -92,8 +102,8 @@ pub(super) fn spawn_after(
             }
         }
     })
-    .during("clone3", "init")?;
-    let said = channel.receive().during("recvmsg", "init");
+    .during("clone3", what)?;
+    let said = channel.receive().during("recvmsg", what);
     wait_for(between.pid);
     match said? {
         Some(FromInit::Forked(pid)) => {
@@ -108,7 +118,7 @@ pub(super) fn spawn_after(
 
 /// The intermediate process: makes the real one and reports it.
 fn spawn_sibling(
-    flags: u64,
+    (what, flags): (&'static str, u64),
     channel: &InitEnd,
     body: impl FnOnce(InitEnd) -> i32,
 ) -> Result<(), Fault> {
@@ -131,7 +141,7 @@ fn spawn_sibling(
             body(own)
         },
     )
-    .at(Step::Namespace, "clone3", "init")?;
+    .at(Step::Namespace, "clone3", what)?;
     channel
         .send_forked(child.pid.as_raw_nonzero().get())
         .at(Step::Handshake, "sendmsg", "")

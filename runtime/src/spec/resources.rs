@@ -108,16 +108,30 @@ pub(crate) struct DeviceRule {
 
 /// The kind of device file a [`DeviceRule`] is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
 pub(crate) enum DeviceKind {
     /// Character and block devices.
-    #[serde(rename = "a", alias = "")]
+    #[serde(rename = "a")]
     All,
     /// Character devices.
-    #[serde(rename = "c", alias = "u")]
+    #[serde(rename = "c")]
     Char,
     /// Block devices.
     #[serde(rename = "b")]
     Block,
+}
+
+impl TryFrom<String> for DeviceKind {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match name.as_str() {
+            "" | "a" => Ok(Self::All),
+            "c" | "u" => Ok(Self::Char),
+            "b" => Ok(Self::Block),
+            _ => Err(format!("unknown kind of device {name:?}")),
+        }
+    }
 }
 
 /// Memory limits, in bytes; -1 is "no limit" for the signed ones.

@@ -139,9 +139,10 @@ fn named<T: Copy, E: serde::de::Error>(
     name: &str,
 ) -> Result<T, E> {
     let found = table.iter().find(|(known, _)| *known == name);
-    found
-        .map(|(_, value)| *value)
-        .ok_or_else(|| E::custom(format!("string {name} is not a valid {what} for seccomp")))
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let name = name.escape_debug();
+        E::custom(format!("string {name} is not a valid {what} for seccomp"))
+    })
 }
 
 impl<'de> Deserialize<'de> for Action {

@@ -39,6 +39,7 @@ pub(crate) fn tests() -> Vec<Test> {
         [
             network_devices_move_in_with_their_addresses,
             network_devices_come_back_when_the_create_fails,
+            network_devices_that_cannot_move_stay_as_they_are,
         ]
     ));
     all
@@ -410,4 +411,42 @@ fn network_devices_come_back_when_the_create_fails() {
     for part in ["10.77.0.1/24", "02:00:00:00:00:07", "mtu 1400", "UP"] {
         assert!(back.contains(part), "no {part} in {back}");
     }
+}
+
+fn network_devices_that_cannot_move_stay_as_they_are() {
+    device();
+    let runtime = Runtime::new();
+    for (devices, name) in [
+        // The container's network namespace has a device of this name, as every one has.
+        (json!({"lo": {}}), "lo"),
+        (json!({"qtd0": {"name": "lo"}}), "qtd0"),
+        // After one that has moved.
+        (
+            json!({"qtd0": {"name": "lan0"}, "qtd1": {"name": "lo"}}),
+            "qtd1",
+        ),
+        // One that the kernel keeps where it is, which comes out when it has been taken down.
+        (json!({"lo": {"name": "lan0"}}), "lo"),
+    ] {
+        let bundle = Bundle::new(&["true"]).with("/linux/netDevices", devices.clone());
+        let outcome = run(&runtime, &bundle);
+        outcome
+            .code(1)
+            .err(&format!("unable to move network device {name} "));
+        assert!(
+            !outcome.stderr.contains("cannot take network device"),
+            "{}",
+            outcome.report()
+        );
+        for (device, parts) in [
+            ("lo", ["127.0.0.1/8", ",UP"]),
+            ("qtd0", ["10.77.0.1/24", ",UP"]),
+        ] {
+            let is = shell(&format!("ip addr show dev {device}"));
+            for part in parts {
+                assert!(is.contains(part), "after {devices}: no {part} in {is}");
+            }
+        }
+    }
+    runtime.assert_nothing_left();
 }
