@@ -3,6 +3,7 @@
 # (sid, trixie …) the kernel is fetched once into /var/cache/qstack-tests, without installing anything; without an argument, or
 # with "installed", it is the newest that is installed.
 set -eu
+hack=$(cd "$(dirname "$0")" && pwd)
 case ${1:-} in
     '' | installed) ls -1 /boot/vmlinuz-*-amd64 2>/dev/null | tail -n 1; exit ;;
     */*) echo "$1"; exit ;;
@@ -14,21 +15,9 @@ if [ ! -e "$place" ]; then
     work=$(mktemp -d "$place.XXXXXX")
     trap 'rm -rf "$work"' EXIT
     chmod 755 "$work"
+    APT_CONFIG=$("$hack/apt-of.sh" "$1" "$work")
+    export APT_CONFIG
     cd "$work"
-    mkdir -p apt/lists/partial apt/archives/partial
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $1 main" > apt/sources.list
-    : > apt/status
-    # Nothing of the machine's own apt is read or changed.
-    cat > apt/conf << CONF
-Dir::State "$work/apt";
-Dir::State::status "$work/apt/status";
-Dir::Cache "$work/apt";
-Dir::Etc::SourceList "$work/apt/sources.list";
-Dir::Etc::SourceParts "/dev/null";
-APT::Sandbox::User "root";
-CONF
-    export APT_CONFIG="$work/apt/conf"
-    apt-get update -qq >&2
     image=$(apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
     # Newer releases have the kernel and its modules in packages of their own.
     parts=$(apt-cache depends "$image" | sed -n 's/.*Depends: \(linux-\(base\|binary\|modules\)-[0-9].*\)/\1/p')

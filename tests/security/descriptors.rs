@@ -14,7 +14,7 @@ use stack_tests::runtime::Runtime;
 use stack_tests::tests;
 use stack_tests::wait::{until, within};
 
-use crate::fixture::{Sentinel, hostile, number, replace_by_link, run, run_in, sleeper};
+use crate::fixture::{Sentinel, hostile, number, replace_by_link, run};
 
 pub(crate) fn tests() -> Vec<Test> {
     tests!(
@@ -43,7 +43,7 @@ fn cve_2024_21626_a_working_directory_of_the_hosts() {
     let runtime = Runtime::new();
     let script = format!("cat ./{UP}{secret}; cat {UP}{secret}; true");
     let mut bundle = Bundle::new(&["sh", "-c", &script]);
-    let sleeper = sleeper();
+    let sleeper = Bundle::sleeper();
     let id = runtime.started("cwd", &sleeper);
     let check = |outcome: &Outcome, path: &str| {
         assert_ne!(outcome.code, 0, "{path} was entered{}", outcome.report());
@@ -60,7 +60,7 @@ fn cve_2024_21626_a_working_directory_of_the_hosts() {
         ] {
             bundle.config["process"]["cwd"] = json!(path);
             bundle.save();
-            check(&run_in(&runtime, &bundle), &path);
+            check(&runtime.run_bundle(&bundle), &path);
         }
         let exec = format!("exec --cwd {direct}/. {id} sh -c '{script}'");
         check(&runtime.run(&exec), &direct);
@@ -77,7 +77,7 @@ fn cve_2024_21626_a_program_of_the_hosts() {
     let sentinel = Sentinel::new();
     let runtime = Runtime::new();
     let program = sentinel.at("busybox");
-    let sleeper = sleeper();
+    let sleeper = Bundle::sleeper();
     let id = runtime.started("exec", &sleeper);
     let mut bundle = Bundle::new(&["true"]);
     let mut tried = 0;
@@ -90,7 +90,7 @@ fn cve_2024_21626_a_program_of_the_hosts() {
         let path = format!("/proc/self/fd/{number}/{UP}{program}");
         bundle.config["process"]["args"] = json!([path, "echo", "escaped"]);
         bundle.save();
-        check(&run_in(&runtime, &bundle), &path);
+        check(&runtime.run_bundle(&bundle), &path);
         let outcome = runtime.run(&format!(
             "create --bundle {} {}",
             bundle.path().display(),
@@ -109,7 +109,7 @@ fn cve_2024_21626_a_program_of_the_hosts() {
         for command in ["echo", "script"] {
             bundle.config["process"]["args"] = json!([command, "escaped"]);
             bundle.save();
-            check(&run_in(&runtime, &bundle), command);
+            check(&runtime.run_bundle(&bundle), command);
             check(
                 &runtime.run(&format!("exec {id} {command} escaped")),
                 command,
@@ -128,7 +128,7 @@ fn make_executable(path: &Path) {
 fn cve_2024_21626_nothing_but_stdio_is_open() {
     let runtime = Runtime::new();
     let bundle = hostile(&["attacker", "descriptors"]);
-    assert_eq!(run_in(&runtime, &bundle).ok().trim(), "0 1 2");
+    assert_eq!(runtime.run_bundle(&bundle).ok().trim(), "0 1 2");
     let id = runtime.id("created");
     let said = runtime.leave(&format!("create --bundle {} {id}", bundle.path().display()));
     runtime.run(&format!("start {id}")).ok();

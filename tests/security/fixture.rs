@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -14,7 +13,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::{Value, json};
 use stack_tests::bundle::Bundle;
 use stack_tests::command::Outcome;
-use stack_tests::programs::{target, workspace};
+use stack_tests::programs::compiled;
 use stack_tests::runtime::Runtime;
 
 /// What the sentinel's file says.
@@ -28,7 +27,7 @@ pub(crate) struct Sentinel {
 }
 
 impl Sentinel {
-    /// Makes it, with a file `secret`, a directory `empty` and a program `program`, which says "escaped".
+    /// Makes it, with a file `secret`, a directory `empty` and a program `busybox`.
     pub(crate) fn new() -> Self {
         let directory = tempfile::Builder::new().prefix("qhost").tempdir().unwrap();
         std::fs::write(directory.path().join("secret"), SECRET).unwrap();
@@ -173,12 +172,12 @@ impl Race {
                 break;
             }
             let before = attack.count();
-            let outcome = run_in(&runtime, bundle);
+            let outcome = runtime.run_bundle(bundle);
             race.exchanges += attack.count() - before;
             match outcome.code {
                 0 => race.ran += 1,
                 _ => {
-                    refused(&outcome, 1, "");
+                    outcome.refused(1, "");
                     race.refused += 1;
                 }
             }
@@ -201,44 +200,18 @@ pub(crate) fn hostile(args: &[&str]) -> Bundle {
 
 /// Puts the hostile program into a root file system.
 pub(crate) fn install_attacker(rootfs: &Path) {
-    std::fs::copy(compiled_attacker(), rootfs.join("bin/attacker")).unwrap();
+    std::fs::copy(
+        compiled("cc", "tests/security/attacker.c"),
+        rootfs.join("bin/attacker"),
+    )
+    .unwrap();
     std::fs::write(rootfs.join(".to-be-attacked"), "").unwrap();
-}
-
-/// Compiles the hostile program unless that has been done.
-fn compiled_attacker() -> PathBuf {
-    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _alone = ONE.lock().unwrap();
-    let source = workspace().join("tests/security/attacker.c");
-    let directory = target().join("security");
-    let program = directory.join("attacker");
-    let changed = |path: &Path| path.metadata().and_then(|it| it.modified()).ok();
-    if changed(&program).is_some_and(|made| Some(made) > changed(&source)) {
-        return program;
-    }
-    std::fs::create_dir_all(&directory).unwrap();
-    let fresh = directory.join(format!("attacker.{}", std::process::id()));
-    let mut compiler = Command::new("cc");
-    compiler
-        .args(["-O1", "-static", "-o"])
-        .arg(&fresh)
-        .arg(source);
-    stack_tests::command::run(&mut compiler).ok();
-    std::fs::rename(fresh, &program).unwrap();
-    program
 }
 
 /// Runs a bundle in the foreground, under an id of its own.
 #[track_caller]
 pub(crate) fn run(bundle: &Bundle) -> Outcome {
-    run_in(&Runtime::new(), bundle)
-}
-
-/// The same with a runtime that exists.
-#[track_caller]
-pub(crate) fn run_in(runtime: &Runtime, bundle: &Bundle) -> Outcome {
-    let id = runtime.id("attacked");
-    runtime.run(&format!("run --bundle {} {id}", bundle.path().display()))
+    Runtime::new().run_bundle(bundle)
 }
 
 /// One bundle with one configuration after another: a root file system takes its time.
@@ -266,28 +239,6 @@ impl Variants {
         self.bundle.save();
         &self.bundle
     }
-}
-
-/// A bundle that sleeps until it is killed.
-pub(crate) fn sleeper() -> Bundle {
-    Bundle::new(&["sleep", "1000"])
-}
-
-/// Fails unless a command of the runtime ended with `code`, and an error that says `text` in one line.
-#[track_caller]
-pub(crate) fn refused(outcome: &Outcome, code: i32, text: &str) {
-    outcome.code(code).err(text);
-    let errors = outcome
-        .stderr
-        .lines()
-        .filter(|line| line.contains("level=error"));
-    let panicked = outcome.stderr.contains("panicked");
-    let whole = errors.count() == 1 && !panicked && outcome.stdout.is_empty();
-    assert!(
-        whole,
-        "expected one error and nothing else{}",
-        outcome.report()
-    );
 }
 
 /// Makes the path a symbolic link, whatever it was.

@@ -11,7 +11,7 @@ use stack_tests::needs::{Need, Test};
 use stack_tests::runtime::Runtime;
 use stack_tests::tests;
 
-use crate::fixture::{Variants, refused, run, sleeper};
+use crate::fixture::{Variants, run};
 
 pub(crate) fn tests() -> Vec<Test> {
     tests!(
@@ -32,7 +32,7 @@ pub(crate) fn tests() -> Vec<Test> {
 /// runc looked a numeric user up as a name first: an image whose passwd file has a user called "1000" with id 0 made
 /// the container's process root.
 fn cve_2016_3697_a_numeric_user_is_no_name() {
-    let bundle = sleeper().with("/process/user", json!({"uid": 1000, "gid": 1000}));
+    let bundle = Bundle::sleeper().with("/process/user", json!({"uid": 1000, "gid": 1000}));
     let passwd = "1000:x:0:0:1000:/root:/bin/sh\nroot:x:0:0::/root:/bin/sh\n";
     std::fs::write(bundle.rootfs().join("etc/passwd"), passwd).unwrap();
     std::fs::write(bundle.rootfs().join("etc/group"), "1000:x:0:\n").unwrap();
@@ -54,7 +54,7 @@ fn cve_2022_24769_nothing_is_inheritable() {
     let sets = "grep -E '^Cap(Inh|Amb)' /proc/self/status";
     let none = "CapInh:\t0000000000000000\nCapAmb:\t0000000000000000";
     for uid in [0, 1000] {
-        let bundle = sleeper().with("/process/user", json!({"uid": uid, "gid": uid}));
+        let bundle = Bundle::sleeper().with("/process/user", json!({"uid": uid, "gid": uid}));
         let runtime = Runtime::new();
         let id = runtime.started("inherits", &bundle);
         for flags in [
@@ -85,7 +85,7 @@ fn cve_2022_24769_nothing_is_inheritable() {
 /// crun took "1" of `exec --user 1` for the id 0 when nothing followed it: a number that was not read to its end.
 fn cve_2026_30892_every_form_of_a_user() {
     let runtime = Runtime::new();
-    let sleeper = sleeper();
+    let sleeper = Bundle::sleeper();
     let id = runtime.started("forms", &sleeper);
     let exec = |user: &str| {
         runtime.run(&format!(
@@ -125,18 +125,14 @@ fn cve_2026_30892_every_form_of_a_user() {
         "18446744073709551616",
         "2147483648x",
     ] {
-        refused(&exec(user), 255, "");
+        exec(user).refused(255, "");
     }
-    refused(
-        &runtime.run(&format!("exec --additional-gids 4294967296 {id} id")),
-        255,
-        "",
-    );
-    refused(
-        &runtime.run(&format!("exec --additional-gids 4294967295 {id} id")),
-        255,
-        "",
-    );
+    runtime
+        .run(&format!("exec --additional-gids 4294967296 {id} id"))
+        .refused(255, "");
+    runtime
+        .run(&format!("exec --additional-gids 4294967295 {id} id"))
+        .refused(255, "");
 }
 
 /// containerd let ids above 2^31 wrap around, or look them up as names: the process was root.
@@ -157,7 +153,7 @@ fn cve_2024_40635_ids_do_not_wrap() {
             ("/process/user/gid", id.clone()),
             ("/process/user/additionalGids", json!([id])),
         ] {
-            refused(&run(bundle.with(&[(field, value)])), 1, "");
+            run(bundle.with(&[(field, value)])).refused(1, "");
         }
     }
     let largest = json!({"uid": 2_147_483_648_u32, "gid": 4_294_967_294_u32});
@@ -199,7 +195,7 @@ fn cve_2026_57231_and_2020_14370_variables_do_not_leak() {
     for entry in ["HOME", "*", "SECRET*", "SECRET_OF_THE_HOST", "=x", ""] {
         let bundle = bundle.with(&[("/process/env", json!(["PATH=/bin", entry]))]);
         let outcome = with_secret(bundle, "run");
-        refused(&outcome, 1, "");
+        outcome.refused(1, "");
         outcome.no_out("leaked");
     }
     let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", "env > /hook"]}]);

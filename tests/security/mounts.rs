@@ -6,7 +6,7 @@ use stack_tests::command::Outcome;
 use stack_tests::needs::{Need, Test};
 use stack_tests::tests;
 
-use crate::fixture::{Sentinel, Variants, mount, refused, replace_by_link, run, without_mounts};
+use crate::fixture::{Sentinel, Variants, mount, replace_by_link, run, without_mounts};
 
 pub(crate) fn tests() -> Vec<Test> {
     tests!(
@@ -33,7 +33,7 @@ fn refused_or_true_proc(outcome: &Outcome) {
             outcome.out("9fa0 0").no_out("fake");
         }
         _ => {
-            refused(outcome, 1, "");
+            outcome.refused(1, "");
         }
     }
 }
@@ -69,7 +69,7 @@ fn cve_2019_16884_proc_is_proc() {
         ] {
             for bundle in [&mut mounted, &mut bare] {
                 let bundle = bundle.with(&[("/mounts/-", entry.clone())]);
-                refused(&run(bundle), 1, "proc");
+                run(bundle).refused(1, "proc");
             }
         }
     }
@@ -96,7 +96,7 @@ fn cve_2019_16884_no_link_leads_a_mount_to_proc() {
             mount("/data", "tmpfs", "tmpfs", &[]),
             mount("/data/attr", "tmpfs", "tmpfs", &[]),
         ] {
-            refused(&run(bundle.with(&[("/mounts/-", entry)])), 1, "");
+            run(bundle.with(&[("/mounts/-", entry)])).refused(1, "");
         }
     }
     // A link to anywhere else is followed within the root.
@@ -166,7 +166,7 @@ fn link_is_refused(name: &str) {
         &format!("../../../../..{empty}"),
     ] {
         replace_by_link(&bundle.rootfs().join(name), target);
-        refused(&run(&bundle), 1, "");
+        run(&bundle).refused(1, "");
         let left = std::fs::read_dir(bundle.rootfs().join("tmp/x"))
             .unwrap()
             .count();

@@ -10,7 +10,7 @@ use stack_tests::needs::{Need, Test};
 use stack_tests::runtime::Runtime;
 use stack_tests::tests;
 
-use crate::fixture::{Sentinel, Variants, refused, run, run_in, without_mounts};
+use crate::fixture::{Sentinel, Variants, run, without_mounts};
 
 pub(crate) fn tests() -> Vec<Test> {
     tests!(
@@ -71,7 +71,7 @@ fn cve_2022_0811_a_sysctl_sets_itself_alone() {
         ("", "1".into()),
     ] {
         let change = ("/linux/sysctl", json!({name: value}));
-        refused(&run(bundle.with(&[change])), 1, "");
+        run(bundle.with(&[change])).refused(1, "");
         assert_eq!(host_parameters(), before, "{name}={value}");
     }
     let own = json!({"kernel.shm_rmid_forced": "1", "net.ipv4.ip_forward": "1"});
@@ -178,7 +178,7 @@ fn cve_2025_31133_the_mask_is_the_null_device() {
         let _ = std::fs::remove_dir_all(&dev);
         std::fs::create_dir(&dev).unwrap();
         prepare(&dev);
-        let outcome = run_in(&runtime, &bundle);
+        let outcome = runtime.run_bundle(&bundle);
         sentinel.assert_untouched();
         outcome
     };
@@ -204,19 +204,11 @@ fn cve_2025_31133_the_mask_is_the_null_device() {
         "zero",
     ] {
         let outcome = with(&|dev| symlink(target, dev.join("null")).unwrap());
-        refused(&outcome, 1, "/dev/null");
+        outcome.refused(1, "/dev/null");
     }
-    refused(&with(&|_| {}), 1, "/dev/null");
-    refused(
-        &with(&|dev| std::fs::write(dev.join("null"), "").unwrap()),
-        1,
-        "/dev/null",
-    );
-    refused(
-        &with(&|dev| std::fs::create_dir(dev.join("null")).unwrap()),
-        1,
-        "/dev/null",
-    );
+    with(&|_| {}).refused(1, "/dev/null");
+    with(&|dev| std::fs::write(dev.join("null"), "").unwrap()).refused(1, "/dev/null");
+    with(&|dev| std::fs::create_dir(dev.join("null")).unwrap()).refused(1, "/dev/null");
     let outcome = with(&|dev| {
         let mode = rustix::fs::Mode::from_raw_mode(0o666);
         let zero = rustix::fs::makedev(1, 5);
@@ -229,7 +221,7 @@ fn cve_2025_31133_the_mask_is_the_null_device() {
         )
         .unwrap();
     });
-    refused(&outcome, 1, "/dev/null");
+    outcome.refused(1, "/dev/null");
 }
 
 /// In a user namespace without a cgroup namespace the cgroup tree is bound from the host: writable, it let the container

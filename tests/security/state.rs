@@ -3,14 +3,13 @@
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::Command;
 
-use serde_json::json;
 use stack_tests::bundle::Bundle;
 use stack_tests::command;
 use stack_tests::needs::{Need, Test};
 use stack_tests::runtime::Runtime;
 use stack_tests::tests;
 
-use crate::fixture::{Sentinel, Variants, run, sleeper};
+use crate::fixture::Sentinel;
 
 pub(crate) fn tests() -> Vec<Test> {
     tests!(
@@ -19,7 +18,6 @@ pub(crate) fn tests() -> Vec<Test> {
         [
             cve_2021_41103_state_is_not_for_other_users,
             cve_2025_0750_ids_do_not_lead_out,
-            cve_2024_3154_annotations_are_data,
             cve_2020_15257_no_socket_without_a_path,
             a_pid_file_is_not_written_through_a_link,
         ]
@@ -30,7 +28,7 @@ pub(crate) fn tests() -> Vec<Test> {
 /// there.
 fn cve_2021_41103_state_is_not_for_other_users() {
     let runtime = Runtime::new();
-    let id = runtime.started("private", &sleeper());
+    let id = runtime.started("private", &Bundle::sleeper());
     let root = runtime.root();
     let mode = |path: &std::path::Path| path.symlink_metadata().unwrap().mode() & 0o777;
     assert_eq!(mode(&root), 0o700);
@@ -54,7 +52,7 @@ fn cve_2021_41103_state_is_not_for_other_users() {
 /// Ids and log paths with `..` in them led to other files of the host.
 fn cve_2025_0750_ids_do_not_lead_out() {
     let runtime = Runtime::new();
-    let sleeper = sleeper();
+    let sleeper = Bundle::sleeper();
     let running = runtime.started("running", &sleeper);
     // A state directory beside the root, as a forged one would be.
     let victim = runtime.directory().join("victim");
@@ -116,28 +114,6 @@ fn cve_2025_0750_ids_do_not_lead_out() {
     let _ = std::fs::remove_file(runtime.root().join("linked"));
 }
 
-/// Annotations of a pod became properties of its systemd unit, one of which runs programs as root.
-fn cve_2024_3154_annotations_are_data() {
-    let sentinel = Sentinel::new();
-    let command = format!(
-        "[('/bin/sh', ['/bin/sh', '-c', 'touch {}'], false)]",
-        sentinel.at("made")
-    );
-    let mut bundle = Variants::of(Bundle::new(&["true"]));
-    for name in [
-        "ExecStartPre",
-        "ExecStart",
-        "ExecStopPost",
-        "OnFailure",
-        "Exec-Start",
-        "ExecStart\nX",
-    ] {
-        let annotations = json!({format!("org.systemd.property.{name}"): command, "run.oci.hooks.stdout": sentinel.at("made")});
-        run(bundle.with(&[("/annotations", annotations)])).ok();
-        sentinel.assert_untouched();
-    }
-}
-
 /// A socket in the abstract name space can be had from every container that shares the host's network.
 fn cve_2020_15257_no_socket_without_a_path() {
     let sockets = || {
@@ -182,7 +158,7 @@ fn cve_2020_15257_no_socket_without_a_path() {
 fn a_pid_file_is_not_written_through_a_link() {
     let sentinel = Sentinel::new();
     let runtime = Runtime::new();
-    let sleeper = sleeper();
+    let sleeper = Bundle::sleeper();
     for (index, link) in [sentinel.at("secret"), sentinel.at("new")]
         .iter()
         .enumerate()

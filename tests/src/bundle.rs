@@ -24,6 +24,12 @@ impl Bundle {
         bundle
     }
 
+    /// Makes a bundle that sleeps until it is killed.
+    #[must_use]
+    pub fn sleeper() -> Self {
+        Self::new(&["sleep", "1000"])
+    }
+
     /// Makes a bundle with a root file system, and a `config.json` not yet written.
     ///
     /// # Panics
@@ -100,12 +106,21 @@ impl Bundle {
     /// # Panics
     /// When the parent is not there.
     pub fn set(&mut self, pointer: &str, value: Value) {
-        let (parent, key) = pointer.rsplit_once('/').unwrap_or(("", pointer));
-        match self.config.pointer_mut(parent) {
-            Some(Value::Array(list)) if key == "-" => list.push(value),
-            Some(parent) => parent[key] = value,
-            None => panic!("no {parent} in the configuration"),
-        }
+        set(&mut self.config, pointer, value);
+    }
+}
+
+/// Sets the value at a JSON pointer of a configuration, whose parent must be there; `-` appends to a list.
+///
+/// # Panics
+/// When the parent is not there.
+#[track_caller]
+pub fn set(config: &mut Value, pointer: &str, value: Value) {
+    let (parent, key) = pointer.rsplit_once('/').unwrap_or(("", pointer));
+    match config.pointer_mut(parent) {
+        Some(Value::Array(list)) if key == "-" => list.push(value),
+        Some(parent) => parent[key] = value,
+        None => panic!("no {parent} in the configuration"),
     }
 }
 

@@ -79,8 +79,8 @@ impl Outcome {
     }
 
     /// Fails unless the command ended with `code`, nothing on stdout, and one line on stderr that
-    /// begins with the program's name and contains `text`. A `hint:` may follow it, and the usual
-    /// lines of a pull may come before.
+    /// begins with the program's name, or is an error of `qrun`'s log, and contains `text`. A `hint:`
+    /// may follow it, and warnings and the usual lines of a pull may come before.
     #[track_caller]
     pub fn refused(&self, code: i32, text: &str) -> &Self {
         assert!(
@@ -99,6 +99,7 @@ impl Outcome {
             line.starts_with("hint:")
                 || line.starts_with("Unable to find image")
                 || line.contains(": Pulling from ")
+                || line.contains(" level=warning ")
                 // The short digest of a layer.
                 || line.find(": ") == Some(12)
         };
@@ -108,9 +109,11 @@ impl Outcome {
             .file_name()
             .and_then(OsStr::to_str)
             .unwrap_or(program);
+        let name = format!("{program}: ");
+        let told = |line: &str| line.starts_with(&name) || line.contains(" level=error ");
         assert!(
-            lines.len() == 1 && lines[0].starts_with(&format!("{program}: ")),
-            "expected one line on stderr that starts with {program:?}{}",
+            lines.len() == 1 && told(lines[0]),
+            "expected one line on stderr that is an error of {program:?}{}",
             self.report()
         );
         assert!(

@@ -12,13 +12,13 @@ pub mod contestant;
 pub mod explained;
 pub mod generate;
 pub mod host_view;
-pub mod random;
 pub mod sight;
 
 use std::path::PathBuf;
 
 use serde_json::Value;
 
+use crate::bundle;
 use crate::programs::{built, target};
 pub use contestant::Contestant;
 pub use sight::Sight;
@@ -49,12 +49,7 @@ impl Case {
     /// When the parent is not there.
     #[must_use]
     pub fn with(mut self, pointer: &str, value: Value) -> Self {
-        let (parent, key) = pointer.rsplit_once('/').unwrap_or(("", pointer));
-        match self.config.pointer_mut(parent) {
-            Some(Value::Array(list)) if key == "-" => list.push(value),
-            Some(parent) => parent[key] = value,
-            None => panic!("no {parent} in the configuration of {}", self.name),
-        }
+        bundle::set(&mut self.config, pointer, value);
         self
     }
 }

@@ -21,6 +21,7 @@ pub mod netns;
 pub mod peers;
 pub mod programs;
 pub mod pty;
+pub mod random;
 pub mod registry;
 pub mod runtime;
 pub mod traffic;

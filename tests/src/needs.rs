@@ -22,6 +22,8 @@ pub enum Need {
     Host,
     /// A program of the machine.
     Program(&'static str),
+    /// Tests built for a target on which `fail-call` can change what a traced process is told.
+    Tracer,
     /// criu 4 or newer, on a kernel that it can work on.
     Criu,
 }
@@ -39,6 +41,9 @@ impl Need {
                 Some("process 1 is not systemd".into())
             }
             Self::Host if in_vm() => Some("not in the virtual machine".into()),
+            Self::Tracer if !cfg!(all(target_arch = "x86_64", target_env = "gnu")) => {
+                Some("registers are only known for x86-64 with glibc".into())
+            }
             Self::Criu => CRIU.get_or_init(criu_missing).clone(),
             Self::Program(name) if on_path(name).is_none() => Some(format!("no program {name}")),
             _ => None,

@@ -1,6 +1,7 @@
 //! Where the programs under test are.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Gives the path of a program under test: in `$QSTACK_BIN`, or in `release/` of the target
 /// directory, where `hack/build.sh` leaves it.
@@ -25,6 +26,40 @@ pub fn directory() -> PathBuf {
         Some(directory) => PathBuf::from(directory),
         None => target().join("release"),
     }
+}
+
+/// Compiles a C program of the tests with `compiler`, static, unless that has been done since its source, a path in the
+/// work tree, was changed; gives its path.
+///
+/// # Panics
+/// When it cannot be compiled.
+#[must_use]
+#[track_caller]
+pub fn compiled(compiler: &str, source: &str) -> PathBuf {
+    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _alone = ONE.lock();
+    let source = workspace().join(source);
+    let directory = target().join("compiled");
+    let program = directory.join(source.file_stem().unwrap_or_default());
+    let changed = |path: &Path| path.metadata().and_then(|it| it.modified()).ok();
+    if changed(&program).is_some_and(|made| Some(made) > changed(&source)) {
+        return program;
+    }
+    // Appears under its name when it is whole: other processes may want it as well.
+    let fresh = program.with_extension(std::process::id().to_string());
+    let made = std::fs::create_dir_all(&directory);
+    let mut command = Command::new(compiler);
+    command
+        .args(["-O2", "-static", "-Wall", "-Wextra", "-Werror"])
+        // Some measure, or try, and leave it at that.
+        .args(["-Wno-unused-result", "-o"])
+        .arg(&fresh)
+        .arg(&source);
+    crate::command::run(&mut command).ok();
+    if let Err(error) = made.and_then(|()| std::fs::rename(&fresh, &program)) {
+        panic!("make {}: {error}", program.display());
+    }
+    program
 }
 
 /// Cargo's target directory.

@@ -159,6 +159,13 @@ impl Runtime {
         run(&mut self.command(line))
     }
 
+    /// Runs a bundle in the foreground, under an id of its own, to its end.
+    #[track_caller]
+    pub fn run_bundle(&self, bundle: &Bundle) -> Outcome {
+        let id = self.id("run");
+        self.run(&format!("run --bundle {} {id}", bundle.path().display()))
+    }
+
     /// Runs `qrun LINE` by way of another program: `prefix qrun LINE`.
     #[track_caller]
     pub fn run_by(&self, prefix: &str, line: &str) -> Outcome {

@@ -58,17 +58,27 @@ fn try_introduce(granted: bool) -> anyhow::Result<()> {
 ///
 /// # Panics
 /// When that fails.
+#[track_caller]
 pub fn give(path: &Path) {
-    if let Err(error) = try_give(path) {
+    give_to(path, USER);
+}
+
+/// Gives a file or directory to a user and the group of the same id, with all that is in it.
+///
+/// # Panics
+/// When that fails.
+#[track_caller]
+pub fn give_to(path: &Path, id: u32) {
+    if let Err(error) = try_give_to(path, id) {
         panic!("give {} away: {error}", path.display());
     }
 }
 
-fn try_give(path: &Path) -> std::io::Result<()> {
-    std::os::unix::fs::lchown(path, Some(USER), Some(USER))?;
+fn try_give_to(path: &Path, id: u32) -> std::io::Result<()> {
+    std::os::unix::fs::lchown(path, Some(id), Some(id))?;
     if fs::symlink_metadata(path)?.is_dir() {
         for entry in fs::read_dir(path)? {
-            try_give(&entry?.path())?;
+            try_give_to(&entry?.path(), id)?;
         }
     }
     Ok(())

@@ -18,7 +18,6 @@ use serde_json::Value;
 use super::{Case, Sight, host_view, sight};
 use crate::command::wait;
 use crate::host;
-use crate::programs::workspace;
 use crate::wait::{patience, within};
 
 /// Where the probe is in the container.
@@ -71,23 +70,6 @@ impl Drop for Holder {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// Compiles the probe into `directory`, static, and gives its path.
-///
-/// # Panics
-/// When there is no C compiler.
-#[must_use]
-pub fn probe(directory: &Path) -> PathBuf {
-    let program = directory.join("probe");
-    let compiler = crate::programs::on_path("musl-gcc").unwrap_or_else(|| "cc".into());
-    let mut command = Command::new(compiler);
-    command
-        .args(["-static", "-O1", "-Wall", "-Wextra", "-Werror", "-o"])
-        .arg(&program)
-        .arg(workspace().join("tests/probe/probe.c"));
-    crate::command::run(&mut command).ok();
-    program
 }
 
 impl Contestant {
@@ -319,7 +301,10 @@ fn tree(directory: &Path, name: &str, seen: &mut Sight) {
 
 /// The lines that hooks wrote: which, and the state that each was given.
 fn hooks(log: &str, seen: &mut Sight) {
-    for (n, line) in log.lines().enumerate() {
+    let mut lines: Vec<_> = log.lines().collect();
+    // libcontainer runs those of poststart while the process may still be at its own.
+    lines.sort_by_key(|line| ["poststop ", "poststart "].map(|name| line.starts_with(name)));
+    for (n, line) in lines.into_iter().enumerate() {
         let (name, state) = line.split_once('{').unwrap_or((line, ""));
         seen.insert(format!("hook {n}"), name.trim().to_owned());
         let state: Value = serde_json::from_str(&format!("{{{state}")).unwrap_or_default();

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::Case;
-use super::random::Random;
+use crate::random::Random;
 
 /// Capabilities of every kind: common, rare, and the newest.
 const CAPABILITIES: [&str; 12] = [

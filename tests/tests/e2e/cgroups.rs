@@ -62,7 +62,7 @@ fn keys(object: &Value) -> Vec<&str> {
 fn events_has_the_fields_that_runc_has() {
     let runtime = Runtime::new();
     let limits = json!({"pids": {"limit": 20}, "memory": {"limit": 64 << 20}});
-    let bundle = Bundle::new(&["sleep", "1000"]).with("/linux/resources", limits);
+    let bundle = Bundle::sleeper().with("/linux/resources", limits);
     let id = runtime.started("figures", &bundle);
     let data = stats(&runtime, &id);
     let mut expected = [
@@ -95,7 +95,7 @@ fn events_has_the_fields_that_runc_has() {
 fn events_tells_of_an_oom_kill_and_ends_with_the_container() {
     let runtime = Runtime::new();
     let limits = json!({"memory": {"limit": 16 << 20, "swap": 16 << 20}});
-    let bundle = Bundle::new(&["sleep", "1000"]).with("/linux/resources", limits);
+    let bundle = Bundle::sleeper().with("/linux/resources", limits);
     let id = runtime.started("hungry", &bundle);
     let mut events = runtime
         .command(&format!("events --interval 100ms {id}"))
@@ -126,7 +126,7 @@ fn events_tells_of_an_oom_kill_and_ends_with_the_container() {
 
 fn bad_intervals_are_refused() {
     let runtime = Runtime::new();
-    let id = runtime.started("interval", &Bundle::new(&["sleep", "1000"]));
+    let id = runtime.started("interval", &Bundle::sleeper());
     for (interval, expected) in [
         ("0", "duration interval must be greater than 0"),
         ("-5s", "duration interval must be greater than 0"),
@@ -141,7 +141,7 @@ fn bad_intervals_are_refused() {
 
 fn update_reads_both_spellings_of_cpu() {
     let runtime = Runtime::new();
-    let bundle = Bundle::new(&["sleep", "1000"]).with("/linux/resources/CPU", json!({"Cpus": "0"}));
+    let bundle = Bundle::sleeper().with("/linux/resources/CPU", json!({"Cpus": "0"}));
     let id = runtime.started("capitals", &bundle);
     let allowed = |cpus: &str| {
         let line = format!("exec {id} grep Cpus_allowed_list /proc/self/status");
@@ -158,7 +158,7 @@ fn update_reads_both_spellings_of_cpu() {
 
 fn cache_options_of_update_are_refused_without_the_hardware() {
     let runtime = Runtime::new();
-    let id = runtime.started("cache", &Bundle::new(&["sleep", "1000"]));
+    let id = runtime.started("cache", &Bundle::sleeper());
     let outcome = runtime.run(&format!("update --l3-cache-schema L3:0=f {id}"));
     outcome.code(1).err("Intel RDT");
     let outcome = runtime.run(&format!("update --mem-bw-schema MB:0=20 {id}"));
@@ -209,7 +209,7 @@ impl Drop for Group {
 
 fn a_container_in_a_container() {
     let runtime = Runtime::new();
-    let mut outer = Bundle::new(&["sleep", "1000"]);
+    let mut outer = Bundle::sleeper();
     // What a runtime inside needs: its own capabilities and those that it is to give, a cgroup mount it may write to, and the program.
     let capabilities = json!([
         "CAP_SYS_ADMIN",
@@ -278,11 +278,10 @@ fn a_threaded_parent_takes_some_limits() {
     let runtime = Runtime::new();
     let path = format!("/{}/below/own", group.name());
     let start = |limits: Value| {
-        let id = runtime.id("threaded");
         let bundle = Bundle::new(&["true"])
             .with("/linux/cgroupsPath", json!(path))
             .with("/linux/resources", limits);
-        runtime.run(&format!("run --bundle {} {id}", bundle.path().display()))
+        runtime.run_bundle(&bundle)
     };
     start(json!({"memory": {"limit": 64 << 20}}))
         .code(1)
@@ -327,7 +326,7 @@ fn device_programs_do_not_pile_up() {
 fn update_keeps_the_sum_of_memory_and_swap() {
     let runtime = Runtime::new();
     let limits = json!({"memory": {"limit": 64 << 20, "swap": 128 << 20}});
-    let bundle = Bundle::new(&["sleep", "1000"]).with("/linux/resources", limits);
+    let bundle = Bundle::sleeper().with("/linux/resources", limits);
     let id = runtime.started("swap", &bundle);
     let values = || {
         let line =
@@ -351,7 +350,7 @@ fn update_keeps_the_sum_of_memory_and_swap() {
 
 fn pressure_is_in_events() {
     let runtime = Runtime::new();
-    let id = runtime.started("pressure", &Bundle::new(&["sleep", "1000"]));
+    let id = runtime.started("pressure", &Bundle::sleeper());
     let data = stats(&runtime, &id);
     if !Path::new("/proc/pressure").exists() {
         assert!(data["cpu"].get("psi").is_none(), "{data}");

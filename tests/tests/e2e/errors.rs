@@ -258,7 +258,7 @@ fn qrun_command_not_found() {
 }
 
 fn qrun_id_taken() {
-    let (runtime, bundle) = (Runtime::new(), Bundle::new(&["sleep", "1000"]));
+    let (runtime, bundle) = (Runtime::new(), Bundle::sleeper());
     let id = runtime.started("a", &bundle);
     let again = runtime.run(&format!("create --bundle {} {id}", bundle.path().display()));
     again.code(1).err("already exists");

@@ -8,19 +8,15 @@ use serde_json::Value;
 use stack_tests::bundle::Bundle;
 use stack_tests::command::{Outcome, run, wait};
 use stack_tests::needs::{Need, Test};
+use stack_tests::random::Random;
 use stack_tests::runtime::Runtime;
 use stack_tests::tests;
 use stack_tests::wait::{patience, within};
 
 pub(crate) fn tests() -> Vec<Test> {
     let mut all = tests!("faults", &[Need::Root], [killed_at_random_moments]);
-    if cfg!(all(target_arch = "x86_64", target_env = "gnu")) {
-        all.extend(tests!(
-            "faults",
-            &[Need::Root],
-            [every_call_of_create_fails]
-        ));
-    }
+    let tracer = &[Need::Root, Need::Tracer];
+    all.extend(tests!("faults", tracer, [every_call_of_create_fails]));
     all
 }
 
@@ -82,16 +78,19 @@ fn try_create(runtime: &Runtime, bundle: &Bundle, id: &str, place: &str, errno: 
 const ERRORS: [i32; 3] = [nix::libc::EIO, nix::libc::ENOMEM, nix::libc::EPERM];
 
 fn every_call_of_create_fails() {
-    let (runtime, bundle) = (Runtime::new(), Bundle::new(&["sleep", "1000"]));
+    let (runtime, bundle) = (Runtime::new(), Bundle::sleeper());
     let id = runtime.id("whole");
     let whole = try_create(&runtime, &bundle, &id, "0:0", ERRORS[0]);
     assert_eq!(whole.code, 0, "{}", whole.outcome.report());
     runtime.run(&format!("delete --force {id}")).ok();
     let mut wrong = Vec::new();
+    let (mut tries, mut faults) = (0, 0);
     for (process, made) in whole.made.iter().enumerate() {
         for (call, errno) in (1..=*made).zip(ERRORS.into_iter().cycle()) {
             let id = runtime.id("victim");
             let tried = try_create(&runtime, &bundle, &id, &format!("{process}:{call}"), errno);
+            tries += 1;
+            faults += u32::from(tried.call.is_some());
             if let Some(problem) = judge(&runtime, &id, &tried) {
                 wrong.push(format!(
                     "process {process}, call {call}, errno {errno}: {problem}"
@@ -101,6 +100,11 @@ fn every_call_of_create_fails() {
     }
     assert!(whole.made.len() >= 2, "no init was seen: {:?}", whole.made);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // How often a process waits differs from run to run, and with that how many calls it makes.
+    assert!(
+        faults * 10 >= tries * 9,
+        "only {faults} of {tries} calls were made to fail"
+    );
     runtime.assert_nothing_left();
 }
 
@@ -108,7 +112,7 @@ fn every_call_of_create_fails() {
 fn judge(runtime: &Runtime, id: &str, tried: &Tried) -> Option<String> {
     let Some(call) = tried.call else {
         runtime.run(&format!("delete --force {id}")).ok();
-        // How often it waits differs from run to run.
+        // The process made fewer calls than the first time.
         return None;
     };
     let said = tried.outcome.stderr.trim();
@@ -148,20 +152,6 @@ fn judge(runtime: &Runtime, id: &str, tried: &Tried) -> Option<String> {
     (!problems.is_empty()).then(|| format!("system call {call}: {} ({said})", problems.join("; ")))
 }
 
-/// A small generator of numbers that look like chance: the one of Numerical Recipes.
-struct Chance(u64);
-
-impl Chance {
-    /// A number below `bound`.
-    fn below(&mut self, bound: u128) -> u128 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (u128::from(self.0 >> 33) * bound) >> 31
-    }
-}
-
 /// Commands to be killed, and what comes before each; `ID` is the container's.
 const VICTIMS: [(&[&str], &str); 5] = [
     (&[], "create --bundle BUNDLE ID"),
@@ -185,9 +175,10 @@ fn killed_at_random_moments() {
     let seed = std::env::var("QSTACK_SEED")
         .ok()
         .and_then(|text| text.parse().ok());
-    let mut chance = Chance(seed.unwrap_or(20));
-    eprintln!("QSTACK_SEED={}", chance.0);
-    let (runtime, bundle) = (Runtime::new(), Bundle::new(&["sleep", "1000"]));
+    let seed = seed.unwrap_or(20);
+    eprintln!("QSTACK_SEED={seed}");
+    let mut random = Random::new(seed);
+    let (runtime, bundle) = (Runtime::new(), Bundle::sleeper());
     for (first, victim) in VICTIMS {
         let line = |line: &str, id: &str| {
             line.replace("BUNDLE", &bundle.path().display().to_string())
@@ -206,8 +197,8 @@ fn killed_at_random_moments() {
             first
                 .iter()
                 .for_each(|it| drop(runtime.leave(&line(it, &id))));
-            let moment = chance.below(whole.as_nanos() * 5 / 4);
-            let moment = Duration::from_nanos(u64::try_from(moment).unwrap());
+            let moment = random.below(usize::try_from(whole.as_nanos() * 5 / 4).unwrap());
+            let moment = Duration::from_nanos(moment as u64);
             let mut child = runtime
                 .command(&line(victim, &id))
                 .stdin(Stdio::null())

@@ -43,7 +43,7 @@ fn each(check: impl Fn(&str)) {
 /// Create, start, exec, kill, delete.
 fn lives(calls: &str) {
     let runtime = without(calls);
-    let bundle = Bundle::new(&["sleep", "1000"]);
+    let bundle = Bundle::sleeper();
     let id = runtime.id("old");
     runtime.leave(&format!("create --bundle {} {id}", bundle.path().display()));
     assert_eq!(runtime.state(&id)["status"], "created", "{calls}");
@@ -164,9 +164,7 @@ fn a_user_namespace_does_without_all_of_them() {
     let bundle = bundle.with("/mounts/-", mount);
     for calls in [all(), "open_tree".into(), "move_mount,openat2".into()] {
         let runtime = without(&calls);
-        let id = runtime.id("users");
-        let line = format!("run --bundle {} {id}", bundle.path().display());
-        let said = runtime.run(&line);
+        let said = runtime.run_bundle(&bundle);
         let lines: Vec<&str> = said.ok().lines().map(str::trim).collect();
         assert!(lines[0].ends_with("65536"), "{calls}: {lines:?}");
         assert_eq!(lines[1..], ["open"], "{calls}");
@@ -184,9 +182,7 @@ fn what_cannot_be_had_is_said() {
     ] {
         let bundle = Bundle::new(&["true"]).with("/mounts/-", mount);
         let runtime = without("mount_setattr");
-        let id = runtime.id("said");
-        let line = format!("run --bundle {} {id}", bundle.path().display());
-        runtime.run(&line).code(1).err(text);
+        runtime.run_bundle(&bundle).code(1).err(text);
         runtime.assert_nothing_left();
     }
 }

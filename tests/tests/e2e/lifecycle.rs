@@ -33,30 +33,20 @@ pub(crate) fn tests() -> Vec<Test> {
     )
 }
 
-/// Runs a bundle in the foreground under an id of its own.
-#[track_caller]
-fn run(runtime: &Runtime, bundle: &Bundle) -> stack_tests::command::Outcome {
-    let id = runtime.id("run");
-    runtime.run(&format!("run --bundle {} {id}", bundle.path().display()))
-}
-
 /// What a script prints inside a bundle.
 #[track_caller]
 fn inside(bundle: Bundle, script: &str) -> String {
     let bundle = bundle.with("/process/args", json!(["sh", "-c", script]));
-    run(&Runtime::new(), &bundle).ok().to_owned()
-}
-
-fn sleeper() -> Bundle {
-    Bundle::new(&["sleep", "1000"])
+    Runtime::new().run_bundle(&bundle).ok().to_owned()
 }
 
 fn run_passes_output_and_exit_code_through() {
     let runtime = Runtime::new();
-    let outcome = run(
-        &runtime,
-        &Bundle::new(&["sh", "-c", "echo out; echo err >&2; exit 42"]),
-    );
+    let outcome = runtime.run_bundle(&Bundle::new(&[
+        "sh",
+        "-c",
+        "echo out; echo err >&2; exit 42",
+    ]));
     outcome.code(42);
     assert_eq!(
         (outcome.stdout.as_str(), outcome.stderr.as_str()),
@@ -65,7 +55,7 @@ fn run_passes_output_and_exit_code_through() {
 }
 
 fn create_start_state_kill_delete() {
-    let (runtime, bundle) = (Runtime::new(), sleeper());
+    let (runtime, bundle) = (Runtime::new(), Bundle::sleeper());
     let id = runtime.id("a");
     let pid_file = runtime.directory().join("pid");
     runtime.leave(&format!(
@@ -104,7 +94,7 @@ fn create_start_state_kill_delete() {
 }
 
 fn delete_refuses_a_running_container_unless_forced() {
-    let (runtime, bundle) = (Runtime::new(), sleeper());
+    let (runtime, bundle) = (Runtime::new(), Bundle::sleeper());
     let id = runtime.started("a", &bundle);
     let refused = runtime.run(&format!("delete {id}"));
     assert_ne!(refused.code, 0, "{}", refused.report());
@@ -115,7 +105,7 @@ fn delete_refuses_a_running_container_unless_forced() {
 }
 
 fn exec_joins_the_container() {
-    let (runtime, bundle) = (Runtime::new(), sleeper());
+    let (runtime, bundle) = (Runtime::new(), Bundle::sleeper());
     let id = runtime.started("a", &bundle);
     let outcome = runtime.run(&format!(
         "exec {id} sh -c 'hostname; cat /proc/1/cmdline; exit 7'"
@@ -138,7 +128,7 @@ fn exec_joins_the_container() {
 }
 
 fn exec_detached_writes_a_pid_file() {
-    let (runtime, bundle) = (Runtime::new(), sleeper());
+    let (runtime, bundle) = (Runtime::new(), Bundle::sleeper());
     let id = runtime.started("a", &bundle);
     let pid_file = runtime.directory().join("exec.pid");
     runtime.leave(&format!(
@@ -174,7 +164,7 @@ fn pause_stops_the_clock_and_resume_restarts_it() {
 }
 
 fn list_and_ps_name_what_runs() {
-    let (runtime, bundle) = (Runtime::new(), sleeper());
+    let (runtime, bundle) = (Runtime::new(), Bundle::sleeper());
     let id = runtime.started("a", &bundle);
     let pid = runtime.state(&id)["pid"].to_string();
     runtime
@@ -213,7 +203,7 @@ fn hooks_run_in_order_with_the_state_on_stdin() {
             "poststart": hook("poststart"), "poststop": hook("poststop"),
         }),
     );
-    run(&runtime, &bundle).ok();
+    runtime.run_bundle(&bundle).ok();
     let log = std::fs::read_to_string(log).unwrap();
     let order: Vec<_> = log
         .lines()
@@ -233,7 +223,7 @@ fn hooks_run_in_order_with_the_state_on_stdin() {
         "/hooks",
         json!({"createRuntime": [{"path": "/bin/false", "args": ["false"]}]}),
     );
-    let outcome = run(&runtime, &failing);
+    let outcome = runtime.run_bundle(&failing);
     assert_ne!(
         outcome.code,
         0,
@@ -309,10 +299,8 @@ fn masked_and_read_only_paths() {
         "cat /proc/keys | wc -c; ls /sys/firmware | wc -l; echo 1 > /proc/sys/kernel/panic; true",
     );
     assert_eq!(seen.split_whitespace().collect::<Vec<_>>(), ["0", "0"]);
-    let outcome = run(
-        &Runtime::new(),
-        &Bundle::new(&["touch", "/x"]).with("/root/readonly", json!(true)),
-    );
+    let outcome = Runtime::new()
+        .run_bundle(&Bundle::new(&["touch", "/x"]).with("/root/readonly", json!(true)));
     outcome.code(1).err("Read-only file system");
 }
 
@@ -329,7 +317,7 @@ fn volumes_are_bound() {
     ])
     .with("/mounts/-", bind("/rw", &["rbind", "rw"]))
     .with("/mounts/-", bind("/deep/ro", &["rbind", "ro"]));
-    let outcome = run(&runtime, &bundle);
+    let outcome = runtime.run_bundle(&bundle);
     outcome
         .code(1)
         .out("from outside")

@@ -51,8 +51,7 @@ fn run_limited(args: &[&str], resources: Value) -> stack_tests::command::Outcome
     for (name, value) in resources.as_object().unwrap() {
         bundle = bundle.with(&format!("/linux/resources/{name}"), value.clone());
     }
-    let id = runtime.id("limited");
-    runtime.run(&format!("run --bundle {} {id}", bundle.path().display()))
+    runtime.run_bundle(&bundle)
 }
 
 fn qrun_memory_limit_kills() {

@@ -66,10 +66,7 @@ fn bind(source: &str, options: &[&str]) -> Value {
 
 /// Runs a bundle to its end and gives what it said.
 fn run(bundle: &Bundle) -> String {
-    let runtime = Runtime::new();
-    let id = runtime.id("run");
-    let line = format!("run --bundle {} {id}", bundle.path().display());
-    runtime.run(&line).ok().to_owned()
+    Runtime::new().run_bundle(bundle).ok().to_owned()
 }
 
 /// A tmpfs of the host, in a bundle's directory `source`; gone when dropped.
@@ -159,9 +156,7 @@ fn locked_flags_are_kept_or_told() {
         let bundle = bundle().with("/mounts/-", bind("source", &["bind", option]));
         let _of_host = OfHost::new(&bundle, "nosuid,nodev,noatime");
         let runtime = Runtime::new();
-        let id = runtime.id("locked");
-        let line = format!("run --bundle {} {id}", bundle.path().display());
-        runtime.run(&line).code(1).err(text);
+        runtime.run_bundle(&bundle).code(1).err(text);
     }
 }
 
@@ -204,9 +199,8 @@ fn ids_are_mapped_as_asked_for() {
     }
     let runtime = Runtime::new();
     let bundle = Bundle::new(&["true"]).with("/mounts/-", bind("rootfs", &["bind", "idmap"]));
-    let id = runtime.id("none");
     runtime
-        .run(&format!("run --bundle {} {id}", bundle.path().display()))
+        .run_bundle(&bundle)
         .code(1)
         .err("id-mapped mounts must have both uid and gid mappings specified");
 }
@@ -325,28 +319,29 @@ fn what_is_refused_leaves_nothing() {
         symlink("/proc/sys/kernel", bundle.rootfs().join("hidden")).unwrap();
         symlink("/bin", bundle.rootfs().join("aproc")).unwrap();
         let runtime = Runtime::new();
-        let id = runtime.id("refused");
-        let line = format!("run --bundle {} {id}", bundle.path().display());
-        runtime.run(&line).code(1).err(text);
+        runtime.run_bundle(&bundle).code(1).err(text);
         runtime.assert_nothing_left();
     }
 }
 
-/// Without a mount namespace, in one that is thrown away.
-fn in_the_callers_mount_namespace() {
-    let mut bundle = Bundle::new(&["sh", "-c", "ls -d /proc/self && readlink /proc/self/ns/mnt"]);
+/// A bundle without a mount namespace, and without what takes one.
+fn without_a_mount_namespace(args: &[&str]) -> Bundle {
+    let mut bundle = Bundle::new(args);
     let linux = &mut bundle.config["linux"];
-    linux["namespaces"]
-        .as_array_mut()
-        .unwrap()
-        .retain(|it| it["type"] != "mount");
+    let namespaces = linux["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|it| it["type"] != "mount");
     linux["maskedPaths"] = json!([]);
     linux["readonlyPaths"] = json!([]);
     bundle.save();
-    let path = bundle.path().display().to_string();
+    bundle
+}
+
+/// Without a mount namespace, in one that is thrown away.
+fn in_the_callers_mount_namespace() {
+    let script = "ls -d /proc/self && readlink /proc/self/ns/mnt";
+    let bundle = without_a_mount_namespace(&["sh", "-c", script]);
     let runtime = Runtime::wrapped_in(&["unshare", "--mount", "--propagation", "unchanged"]);
-    let id = runtime.id("same");
-    let said = runtime.run(&format!("run --bundle {path} {id}"));
+    let said = runtime.run_bundle(&bundle);
     assert!(
         said.ok().starts_with("/proc/self\nmnt:["),
         "{}",
@@ -354,22 +349,14 @@ fn in_the_callers_mount_namespace() {
     );
     let masked = bundle.with("/linux/maskedPaths", json!(["/x"]));
     runtime
-        .run(&format!("run --bundle {path} {}", runtime.id("masked")))
+        .run_bundle(&masked)
         .code(1)
         .err("unable to restrict sys entries without a private MNT namespace");
-    drop(masked);
 }
 
 /// Without a mount namespace the root's mounts do not end with a process that could not be set up.
 fn a_failure_in_the_callers_mount_namespace_leaves_no_mount() {
-    let mut bundle = Bundle::new(&["no-such-program"]);
-    let linux = &mut bundle.config["linux"];
-    linux["namespaces"]
-        .as_array_mut()
-        .unwrap()
-        .retain(|it| it["type"] != "mount");
-    linux["maskedPaths"] = json!([]);
-    linux["readonlyPaths"] = json!([]);
+    let mut bundle = without_a_mount_namespace(&["no-such-program"]);
     let rootfs = bundle.rootfs().canonicalize().unwrap();
     // Says how many mounts are left before the namespace ends.
     let script = format!(
@@ -398,9 +385,7 @@ fn a_failure_in_the_callers_mount_namespace_leaves_no_mount() {
             .extend(mount);
         bundle.save();
         let runtime = Runtime::wrapped_in(&wrapper);
-        let id = runtime.id("undone");
-        let line = format!("run --bundle {} {id}", bundle.path().display());
-        runtime.run(&line).code(1).err(text).out("left 0");
+        runtime.run_bundle(&bundle).code(1).err(text).out("left 0");
         runtime.assert_nothing_left();
     }
 }

@@ -6,7 +6,7 @@ use stack_tests::needs::{Need, Test};
 use stack_tests::programs::built;
 use stack_tests::runtime::Runtime;
 use stack_tests::tests;
-use stack_tests::user::{COUNT, USERS};
+use stack_tests::user::{COUNT, USERS, give_to};
 
 pub(crate) fn tests() -> Vec<Test> {
     tests!(
@@ -76,7 +76,7 @@ fn outer(outside: &Outside, inner: &Value, script: &str) -> Bundle {
     std::fs::create_dir_all(rootfs.join("run")).unwrap();
     if outside.users {
         in_user_namespace(config, USERS, COUNT);
-        give_all(&rootfs);
+        give_to(&rootfs, USERS);
     }
     bundle.save();
     bundle
@@ -115,16 +115,6 @@ fn in_user_namespace(config: &mut Value, first: u32, size: u32) {
     linux.insert("gidMappings".into(), map);
 }
 
-/// Gives files to root of the outer user namespace.
-fn give_all(path: &std::path::Path) {
-    std::os::unix::fs::lchown(path, Some(USERS), Some(USERS)).unwrap();
-    if path.symlink_metadata().unwrap().is_dir() {
-        for entry in std::fs::read_dir(path).unwrap() {
-            give_all(&entry.unwrap().path());
-        }
-    }
-}
-
 /// The inner container's configuration.
 fn inner() -> Value {
     let mut config = Bundle::new(&["sh", "-c", "echo inside $(id -u) $$"]).config;
@@ -141,8 +131,7 @@ fn said(outside: &Outside, inner: &Value, flags: &str) -> String {
          qrun list -q"
     );
     let (runtime, bundle) = (Runtime::new(), outer(outside, inner, &script));
-    let id = runtime.id("outer");
-    let outcome = runtime.run(&format!("run --bundle {} {id}", bundle.path().display()));
+    let outcome = runtime.run_bundle(&bundle);
     format!("{}{}", outcome.stdout, outcome.stderr)
 }
 
@@ -233,7 +222,7 @@ fn a_root_behind_closed_directories() {
     let shut = bundle.path().join("shut");
     std::fs::create_dir(&shut).unwrap();
     std::fs::rename(bundle.rootfs(), shut.join("rootfs")).unwrap();
-    give_all(&shut.join("rootfs"));
+    give_to(&shut.join("rootfs"), USERS);
     std::fs::create_dir(shut.join("volume")).unwrap();
     std::fs::write(shut.join("volume/it"), "there\n").unwrap();
     std::fs::set_permissions(&shut, std::fs::Permissions::from_mode(0o700)).unwrap();
@@ -245,21 +234,19 @@ fn a_root_behind_closed_directories() {
         "source": shut.join("volume"), "options": ["rbind", "ro"]}));
     std::fs::write(bundle.path().join("config.json"), config.to_string()).unwrap();
     let runtime = Runtime::new();
-    let id = runtime.id("a");
-    let outcome = runtime.run(&format!("run --bundle {} {id}", bundle.path().display()));
-    assert_eq!(outcome.ok(), "0\nthere");
+    assert_eq!(runtime.run_bundle(&bundle).ok(), "0\nthere");
 }
 
 fn mappings_beside_a_namespace_to_join_are_its_own() {
-    let (runtime, first) = (Runtime::new(), Bundle::new(&["sleep", "1000"]));
+    let (runtime, first) = (Runtime::new(), Bundle::sleeper());
     let mut config = first.config.clone();
     in_user_namespace(&mut config, USERS, COUNT);
-    give_all(&first.rootfs());
+    give_to(&first.rootfs(), USERS);
     std::fs::write(first.path().join("config.json"), config.to_string()).unwrap();
     let id = runtime.started("a", &first);
     let users = format!("/proc/{}/ns/user", runtime.state(&id)["pid"]);
     let second = Bundle::new(&["sh", "-c", "cat /proc/self/uid_map"]);
-    give_all(&second.rootfs());
+    give_to(&second.rootfs(), USERS);
     let joining = |base: u32| {
         let mut config = second.config.clone();
         in_user_namespace(&mut config, base, COUNT);
@@ -267,8 +254,7 @@ fn mappings_beside_a_namespace_to_join_are_its_own() {
         let own = namespaces.iter_mut().find(|it| it["type"] == "user");
         own.unwrap()["path"] = users.clone().into();
         std::fs::write(second.path().join("config.json"), config.to_string()).unwrap();
-        let id = runtime.id("b");
-        runtime.run(&format!("run --bundle {} {id}", second.path().display()))
+        runtime.run_bundle(&second)
     };
     let same = joining(USERS);
     let seen: Vec<u32> = same

@@ -27,15 +27,6 @@ pub(crate) fn tests() -> Vec<Test> {
     )
 }
 
-fn run(runtime: &Runtime, bundle: &Bundle) -> Outcome {
-    let id = runtime.id("r");
-    runtime.run(&format!("run --bundle {} {id}", bundle.path().display()))
-}
-
-fn sleeper() -> Bundle {
-    Bundle::new(&["sleep", "1000"])
-}
-
 /// A bundle of which nearly everything about scheduling is said.
 fn scheduled(args: &[&str]) -> Bundle {
     Bundle::new(args)
@@ -70,7 +61,7 @@ fn shown(ionice: &str, oom: &str) -> String {
 }
 
 fn the_first_process_is_scheduled_as_asked() {
-    let outcome = run(&Runtime::new(), &scheduled(&["sh", "-c", SHOW]));
+    let outcome = Runtime::new().run_bundle(&scheduled(&["sh", "-c", SHOW]));
     assert_eq!(outcome.ok(), shown("best-effort: prio 4", "77"));
 }
 
@@ -130,7 +121,8 @@ fn deadlines_and_chosen_cpus_exclude_each_other() {
     let bundle = Bundle::new(&["true"])
         .with("/process/scheduler", deadline)
         .with("/linux/resources/cpu", json!({"cpus": "0"}));
-    run(&Runtime::new(), &bundle)
+    Runtime::new()
+        .run_bundle(&bundle)
         .code(1)
         .err("process scheduler can't be used together with AllowedCPUs");
 }
@@ -144,7 +136,7 @@ fn exec_begins_and_ends_on_its_cpus() {
         .find_map(|line| line.strip_prefix("Cpus_allowed_list:\t"))
         .unwrap()
         .to_owned();
-    let bundle = sleeper().with("/process/execCPUAffinity", json!({"final": "0"}));
+    let bundle = Bundle::sleeper().with("/process/execCPUAffinity", json!({"final": "0"}));
     let id = runtime.started("a", &bundle);
     let look = "grep Cpus_allowed_list: /proc/self/status";
     assert_eq!(list(&runtime.run(&format!("exec {id} {look}"))), "0");
@@ -221,7 +213,7 @@ fn mistakes_are_refused_before_anything_is_made() {
             "string SCMP_ACT_X is not a valid action for seccomp",
         ),
     ] {
-        let outcome = run(&runtime, &Bundle::new(&["true"]).with(pointer, value));
+        let outcome = runtime.run_bundle(&Bundle::new(&["true"]).with(pointer, value));
         outcome.code(1).err(message);
     }
     runtime.assert_nothing_left();
@@ -233,20 +225,19 @@ fn mistakes_are_refused_before_anything_is_made() {
             "/linux/personality",
             json!({"domain": "LINUX", "flags": ["X"]}),
         );
-    run(&runtime, &harmless)
+    runtime
+        .run_bundle(&harmless)
         .code(0)
         .err("ignoring unsupported personality flags");
-    let without = run(
-        &runtime,
-        &Bundle::new(&["true"]).with("/linux/intelRdt", json!({})),
-    );
+    let without = runtime.run_bundle(&Bundle::new(&["true"]).with("/linux/intelRdt", json!({})));
     if !std::path::Path::new("/sys/fs/resctrl/info").exists() {
         without
             .code(1)
             .err("intelRdt is specified in config, but Intel RDT is not enabled");
     }
     let profile = Bundle::new(&["true"]).with("/process/apparmorProfile", json!("no-such-profile"));
-    run(&runtime, &profile)
+    runtime
+        .run_bundle(&profile)
         .code(1)
         .err("unable to apply apparmor profile");
 }
@@ -258,7 +249,7 @@ fn ambient_capabilities_that_cannot_be_are_told() {
             "/process/capabilities/bounding",
             json!(["CAP_CHOWN", "CAP_UNKNOWN"]),
         );
-    let outcome = run(&Runtime::new(), &bundle);
+    let outcome = Runtime::new().run_bundle(&bundle);
     outcome
         .code(0)
         .err("can't raise ambient capability CAP_CHOWN: operation not permitted")
@@ -267,7 +258,7 @@ fn ambient_capabilities_that_cannot_be_are_told() {
 
 fn a_session_keyring_of_its_own_unless_refused() {
     let runtime = Runtime::new();
-    let bundle = sleeper().with("/linux/maskedPaths", json!([]));
+    let bundle = Bundle::sleeper().with("/linux/maskedPaths", json!([]));
     let names = |id: &str| {
         let keys = runtime.run(&format!("exec {id} cat /proc/keys"));
         keys.ok().contains(&format!("_ses.{id}"))
@@ -283,7 +274,7 @@ fn a_session_keyring_of_its_own_unless_refused() {
 }
 
 fn a_created_container_ends_when_told_to() {
-    let (runtime, bundle) = (Runtime::new(), sleeper());
+    let (runtime, bundle) = (Runtime::new(), Bundle::sleeper());
     let id = runtime.id("a");
     runtime.leave(&format!("create --bundle {} {id}", bundle.path().display()));
     runtime.run(&format!("kill {id} TERM")).ok();
@@ -293,7 +284,7 @@ fn a_created_container_ends_when_told_to() {
 }
 
 fn sub_cgroups_are_joined_by_name_or_not_at_all() {
-    let (runtime, bundle) = (Runtime::new(), sleeper());
+    let (runtime, bundle) = (Runtime::new(), Bundle::sleeper());
     let id = runtime.started("a", &bundle);
     runtime.run(&format!("exec --cgroup / {id} true")).ok();
     runtime

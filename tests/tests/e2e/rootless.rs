@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use stack_tests::bundle::Bundle;
-use stack_tests::command::{Outcome, run};
+use stack_tests::command::run;
 use stack_tests::needs::{Need, Test};
 use stack_tests::runtime::Runtime;
 use stack_tests::tests;
@@ -48,7 +48,7 @@ fn script(text: &str) -> Bundle {
 
 /// A bundle of the user's that stays until it is killed.
 fn sleeper() -> Bundle {
-    Bundle::new(&["sleep", "1000"]).of_user()
+    Bundle::sleeper().of_user()
 }
 
 /// Lets the bundle have the ids that the user was granted.
@@ -64,13 +64,6 @@ fn with_granted_ids(bundle: Bundle) -> Bundle {
         .with("/linux/gidMappings", map(GROUPS));
     give(bundle.path());
     bundle
-}
-
-/// Runs a bundle in the foreground under an id of its own.
-#[track_caller]
-fn run_in(runtime: &Runtime, bundle: &Bundle) -> Outcome {
-    let id = runtime.id("run");
-    runtime.run(&format!("run --bundle {} {id}", bundle.path().display()))
 }
 
 fn goes_through_its_life() {
@@ -112,13 +105,10 @@ fn a_created_container_is_joined() {
 
 fn has_the_devices_of_the_host() {
     introduce(false);
-    let seen = run_in(
-        &Runtime::of_user(None),
-        &script(
+    let seen = Runtime::of_user(None).run_bundle(&script(
             "for it in null zero full random urandom tty; do [ -c /dev/$it ] || echo no $it; done; echo x > /dev/null; \
              head -c 3 /dev/zero | wc -c; mknod /tmp/null c 1 3 || echo refused",
-        ),
-    );
+        ));
     assert_eq!(seen.ok(), "3\nrefused");
 }
 
@@ -127,7 +117,7 @@ fn what_nobody_may_have_is_refused() {
     let runtime = Runtime::of_user(None);
     let refused = |bundle: Bundle, text: &str| {
         give(bundle.path());
-        let outcome = run_in(&runtime, &bundle);
+        let outcome = runtime.run_bundle(&bundle);
         outcome.code(1).err(text);
     };
     refused(
@@ -181,9 +171,10 @@ fn limits_need_a_cgroup() {
         }
         false => "cannot set pids limit: container could not join or create cgroup",
     };
-    run_in(&runtime, &limited).code(1).err(text);
+    runtime.run_bundle(&limited).code(1).err(text);
     let named = sleeper().with("/linux/cgroupsPath", "/qt-nobody/a".into());
-    run_in(&runtime, &named)
+    runtime
+        .run_bundle(&named)
         .code(1)
         .err("unable to apply cgroup configuration")
         .err("permission denied");
@@ -202,7 +193,7 @@ fn sees_cgroups_and_changes_none() {
     bundle.config["mounts"][6]["options"] = json!(["nosuid", "noexec", "nodev", "ro"]);
     bundle.save();
     assert_eq!(
-        run_in(&Runtime::of_user(None), &bundle).ok(),
+        Runtime::of_user(None).run_bundle(&bundle).ok(),
         "seen\nunchanged"
     );
 }
@@ -276,7 +267,7 @@ fn the_written_configuration_runs() {
         "id -u; ls /sys | grep -c fs; touch /sys/fs/cgroup/x || echo no"
     ]);
     std::fs::write(&config, written.to_string()).unwrap();
-    assert_eq!(run_in(&runtime, &bundle).ok(), "0\n1\nno");
+    assert_eq!(runtime.run_bundle(&bundle).ok(), "0\n1\nno");
 }
 
 fn shares_the_hosts_processes() {
@@ -311,7 +302,7 @@ fn hands_out_granted_ids() {
     let bundle = script("id -u; id -g; cat /proc/self/setgroups; touch /tmp/it")
         .with("/process/user", json!({"uid": 7, "gid": 8}));
     let bundle = with_granted_ids(bundle);
-    assert_eq!(run_in(&runtime, &bundle).ok(), "7\n8\nallow");
+    assert_eq!(runtime.run_bundle(&bundle).ok(), "7\n8\nallow");
     let made = std::fs::metadata(bundle.rootfs().join("tmp/it")).unwrap();
     assert_eq!((made.uid(), made.gid()), (USERS + 6, GROUPS + 7));
 
@@ -326,13 +317,13 @@ fn hands_out_granted_ids() {
         std::os::unix::fs::PermissionsExt::from_mode(0o755),
     )
     .unwrap();
-    assert_eq!(run_in(&runtime, &other).ok(), "0");
+    assert_eq!(runtime.run_bundle(&other).ok(), "0");
 }
 
 fn ids_not_granted_are_refused() {
     introduce(false);
     let runtime = Runtime::of_user(None);
-    let refused = run_in(&runtime, &with_granted_ids(sleeper()));
+    let refused = runtime.run_bundle(&with_granted_ids(sleeper()));
     refused
         .code(1)
         .err("failed to use newuidmap")

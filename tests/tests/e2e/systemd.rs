@@ -179,7 +179,7 @@ fn a_container_is_a_scope_with_its_limits() {
 fn without_a_path_it_is_in_the_system_slice() {
     let runtime = Runtime::new();
     let id = runtime.id("plain");
-    let bundle = Bundle::new(&["sleep", "1000"]);
+    let bundle = Bundle::sleeper();
     runtime.leave(&format!(
         "--systemd-cgroup run -d --bundle {} {id}",
         bundle.path().display()
@@ -283,9 +283,16 @@ fn annotations_become_properties() {
     );
 }
 
+/// CVE-2024-3154: some properties of a unit run programs as root, or act on the machine.
 fn a_property_beyond_the_container_is_refused() {
     let runtime = Runtime::new();
+    let made = runtime.directory().join("made");
+    let run = format!("[('/bin/touch', ['touch', '{}'], false)]", made.display());
     for (name, value) in [
+        ("ExecStartPre", run.as_str()),
+        ("ExecStart", &run),
+        ("ExecStopPost", &run),
+        ("OnFailure", "['poweroff.target']"),
         ("SuccessAction", "'poweroff-force'"),
         ("Wants", "['poweroff.target']"),
         ("DeviceAllow", "[('/dev/kmsg', 'rwm')]"),
@@ -307,6 +314,7 @@ fn a_property_beyond_the_container_is_refused() {
             .err(&format!("annotation org.systemd.property.{name}"));
         assert_no_unit(&format!("qrun-{id}.scope"));
     }
+    assert!(!made.exists());
 }
 
 fn bad_paths_are_refused() {

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use stack_tests::bundle::Bundle;
-use stack_tests::programs::{built, on_path, target, workspace};
+use stack_tests::programs::{built, compiled, on_path};
 
-use super::{Contestant, Took, compare, seccomp, time_all};
+use super::{Contestant, compare, seccomp, time_all};
 
 /// Containers that are made at once, and by how many at a time.
 const CROWD: usize = 100;
@@ -24,7 +24,7 @@ struct Runtime {
 
 /// All disciplines.
 pub(crate) fn compare_all(runs: usize) -> anyhow::Result<()> {
-    let floor = compile_floor()?;
+    let floor = compiled("cc", "tests/floor/floor.c");
     hide_unified()?;
     let runtimes = found();
     let plain = Bundle::new(&["/bin/true"]);
@@ -104,26 +104,22 @@ fn crowd(runtimes: &[Runtime], bundle: &Bundle) -> anyhow::Result<()> {
     for _ in 0..3 {
         for (runtime, rates) in runtimes.iter().zip(&mut rates) {
             let start = Instant::now();
-            let made: anyhow::Result<Vec<Took>> = std::thread::scope(|scope| {
-                let workers: Vec<_> = (0..AT_A_TIME)
-                    .map(|worker| {
-                        scope.spawn(move || -> anyhow::Result<Took> {
-                            let mut last = None;
-                            for number in (worker..CROWD).step_by(AT_A_TIME) {
-                                let id = format!("bench-{number}");
-                                last = Some(time_all(runtime.life(bundle, &id))?);
-                            }
-                            last.context("no container")
-                        })
-                    })
-                    .collect();
+            let made: anyhow::Result<()> = std::thread::scope(|scope| {
+                let worker = |first| {
+                    move || -> anyhow::Result<()> {
+                        for number in (first..CROWD).step_by(AT_A_TIME) {
+                            time_all(runtime.life(bundle, &format!("bench-{number}")))?;
+                        }
+                        Ok(())
+                    }
+                };
+                let workers: Vec<_> = (0..AT_A_TIME).map(|it| scope.spawn(worker(it))).collect();
                 workers
                     .into_iter()
-                    .map(|worker| worker.join().unwrap_or_else(|_| panic!("a worker died")))
-                    .collect()
+                    .try_for_each(|it| it.join().unwrap_or_else(|_| panic!("a worker died")))
             });
             match made {
-                Ok(_) => rates.push(100.0 / start.elapsed().as_secs_f64()),
+                Ok(()) => rates.push(CROWD as f64 / start.elapsed().as_secs_f64()),
                 Err(error) => println!("{:28} not run: {error:#}", runtime.name),
             }
         }
@@ -200,20 +196,4 @@ fn version(program: &Path) -> String {
         .split_whitespace()
         .find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
     numbers.unwrap_or_default().to_owned()
-}
-
-/// Compiles the floor program beside the raw figures.
-fn compile_floor() -> anyhow::Result<PathBuf> {
-    let directory = target().join("bench");
-    std::fs::create_dir_all(&directory)?;
-    let program = directory.join("floor");
-    let source = workspace().join("tests/floor/floor.c");
-    let args = ["-O2", "-static", "-Wno-unused-result", "-o"];
-    let status = Command::new("cc")
-        .args(args)
-        .arg(&program)
-        .arg(source)
-        .status();
-    ensure!(status.context("start cc")?.success(), "cc failed");
-    Ok(program)
 }
