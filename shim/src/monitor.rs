@@ -278,7 +278,9 @@ impl Monitor {
     fn handle(&mut self, batch: &Batch) -> Result<(), Error> {
         // Clients first: who connected before some output was written must get
         // it, and may be in the same batch or, if that is full, behind it.
-        let knock = batch.named::<Token>().any(|(token, _)| token == Token::Listener);
+        let knock = batch
+            .named::<Token>()
+            .any(|(token, _)| token == Token::Listener);
         if (knock || batch.is_full())
             && let Some(attach) = &mut self.attach
         {
