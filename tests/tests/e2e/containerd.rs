@@ -4,6 +4,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -53,6 +54,7 @@ pub(crate) fn tests() -> Vec<Test> {
             limits_can_be_changed,
             descriptors_do_not_pile_up,
             a_failed_exec_has_an_end,
+            signals_do_not_end_a_shim,
             an_exec_without_its_output_can_be_started_again,
             a_terminals_output_goes_to_a_program,
             a_logger_that_takes_its_time_stalls_nobody_else,
@@ -716,6 +718,41 @@ fn a_failed_exec_has_an_end() {
     call(&socket, "Delete", &process("never")).unwrap();
     let refusal = waiter.join().unwrap().unwrap_err();
     assert!(refusal.contains("not found"), "{refusal}");
+    remove(&containerd, "bird");
+    wait_for_end(&containerd);
+}
+
+fn signals_do_not_end_a_shim() {
+    let containerd = Containerd::start();
+    bird(&containerd);
+    let [shim] = containerd.shims()[..] else {
+        panic!("expected one shim");
+    };
+    let socket = socket(&containerd, "bird");
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // At every moment, that in which it starts a program too.
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                for signal in [Signal::SIGTERM, Signal::SIGHUP] {
+                    let _ = kill(Pid::from_raw(shim), signal);
+                }
+                std::thread::sleep(std::time::Duration::from_micros(50));
+            }
+        });
+        let outcome = (1..=20).try_for_each(|number| {
+            let process = process(&number.to_string());
+            let exec = process.clone().with(7, program(&["/bin/true"]));
+            call(&socket, "Exec", &exec)?;
+            for method in ["Start", "Wait", "Delete"] {
+                call(&socket, method, &process)?;
+            }
+            Ok::<(), String>(())
+        });
+        over.store(true, Ordering::Relaxed);
+        outcome.unwrap();
+    });
+    assert_eq!(containerd.shims(), [shim]);
     remove(&containerd, "bird");
     wait_for_end(&containerd);
 }
