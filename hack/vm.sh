@@ -31,7 +31,8 @@ trap 'rm -rf "$shared"' EXIT
 
 kvm=--disable-kvm
 [ -z "${KVM:-}" ] || kvm=
+# Through a pipe, because the machine opens its output anew: a file would lose what is in it.
 # shellcheck disable=SC2086 # no word where there is none
 timeout --foreground -k 10 "${VM_TIMEOUT:-2400}" vng -r "$kernel" $kvm --cpus 2 -m 4G --user root -a psi=1 -a apparmor=1 -a security=apparmor \
-    --rwdir="$target" -- "sh $shared/script" < /dev/null
+    --rwdir="$target" -- "sh $shared/script" < /dev/null 2>&1 | cat
 exit "$(cat "$shared/code" 2>/dev/null || echo 125)"

@@ -1,7 +1,7 @@
 //! What the programs under test could leave behind on a host, and the check that they did not.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::command::run;
@@ -100,9 +100,11 @@ fn mount_of(line: &str) -> Option<String> {
     Some(format!("{point} ({} of {})", after.next()?, after.next()?))
 }
 
-/// Every cgroup in every hierarchy.
+/// Every cgroup in every hierarchy but those beside the one this process is in, or beside one above it: what keeps
+/// processes apart there (sessions, services) comes and goes as it likes.
 #[must_use]
 pub fn cgroups() -> BTreeSet<String> {
+    let own = own_cgroups();
     let mut found = BTreeSet::new();
     let mut open = vec![Path::new("/sys/fs/cgroup").to_owned()];
     while let Some(directory) = open.pop() {
@@ -110,13 +112,49 @@ pub fn cgroups() -> BTreeSet<String> {
             continue;
         };
         for entry in entries.flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                found.insert(entry.path().display().to_string());
-                open.push(entry.path());
+            let path = entry.path();
+            if entry.file_type().is_ok_and(|kind| kind.is_dir())
+                && !own.iter().any(|own| is_beside(&path, own))
+            {
+                found.insert(path.display().to_string());
+                open.push(path);
             }
         }
     }
     found
+}
+
+/// A cgroup of this process: the hierarchy's mount point, and the path there.
+type Own = (PathBuf, PathBuf);
+
+/// The cgroups of this process that are not the root of their hierarchy.
+fn own_cgroups() -> Vec<Own> {
+    let text = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = |line: &str| -> Option<Own> {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?.strip_prefix('/')?);
+        let top = Path::new("/sys/fs/cgroup");
+        let mount = match controllers {
+            "" if top.join("unified").exists() => top.join("unified"),
+            "" => top.to_owned(),
+            name => top.join(name.trim_start_matches("name=")),
+        };
+        (!path.is_empty()).then(|| (mount, PathBuf::from(path)))
+    };
+    text.lines().filter_map(own).collect()
+}
+
+/// Whether a cgroup is another branch than `own` somewhere below the hierarchy's first level.
+fn is_beside(path: &Path, (mount, own): &Own) -> bool {
+    let Ok(below) = path.strip_prefix(mount) else {
+        return false;
+    };
+    let shared = below.components().zip(own.components());
+    let shared = shared.take_while(|(one, other)| one == other).count();
+    let is_above_or_below = [below, own]
+        .iter()
+        .any(|it| it.components().count() == shared);
+    shared > 0 && !is_above_or_below
 }
 
 /// Removes cgroups called `name`, and `name/conmon`, where nothing is in them: parents that other
@@ -292,6 +330,26 @@ mod tests {
     fn a_mount_is_known_by_point_type_and_source() {
         let line = "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw";
         assert_eq!(mount_of(line).as_deref(), Some("/mnt2 (ext3 of /dev/root)"));
+    }
+
+    #[test]
+    fn cgroups_beside_our_own_are_not_ours() {
+        let own = (
+            PathBuf::from("/sys/fs/cgroup/memory"),
+            PathBuf::from("sessions/7"),
+        );
+        for (path, foreign) in [
+            ("sessions", false),
+            ("sessions/7", false),
+            ("sessions/7/bird", false),
+            ("sessions/8", true),
+            ("sessions/8/bird", true),
+            ("bird", false),
+        ] {
+            assert_eq!(is_beside(&own.0.join(path), &own), foreign, "{path}");
+        }
+        let elsewhere = Path::new("/sys/fs/cgroup/pids/sessions/8");
+        assert!(!is_beside(elsewhere, &own));
     }
 
     #[test]
