@@ -423,7 +423,6 @@ impl Server {
             ended,
         };
         let outcome = run.outcome(&mut process, console, &mut opened);
-        let mut waiters = Vec::new();
         match outcome {
             Ok(pid) => {
                 process.pid = Some(pid);
@@ -438,16 +437,14 @@ impl Server {
                 };
                 process.phase = Phase::Stopped;
                 process.end = Some(end);
-                let waiting = std::mem::take(&mut process.waiters).into_iter();
-                waiters.extend(waiting.map(|caller| (caller, end)));
+                for caller in std::mem::take(&mut process.waiters) {
+                    self.answer(caller, Ok(waited(end)));
+                }
             }
         }
         let number = process.number();
         if let Some(container) = self.containers.get_mut(id) {
             container.execs.insert(exec_id.to_owned(), process);
-        }
-        for (caller, end) in waiters {
-            self.answer(caller, Ok(waited(end)));
         }
         let pid = outcome?;
         let event = TaskExec {
