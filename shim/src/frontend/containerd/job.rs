@@ -41,6 +41,17 @@ pub(crate) struct Job {
     pub(super) purpose: Purpose,
 }
 
+impl Job {
+    /// A call about the container `id`.
+    pub(super) fn new(caller: impl Into<Option<Caller>>, id: &str, purpose: Purpose) -> Self {
+        Self {
+            caller: caller.into(),
+            id: id.to_owned(),
+            purpose,
+        }
+    }
+}
+
 /// What a call is for.
 #[derive(Debug)]
 pub(crate) enum Purpose {
@@ -168,11 +179,7 @@ impl Server {
         id: &str,
         purpose: Purpose,
     ) {
-        let job = Job {
-            caller,
-            id: id.to_owned(),
-            purpose,
-        };
+        let job = Job::new(caller, id, purpose);
         match Streams::null() {
             Ok(streams) => self.launch(words, &streams, job),
             Err(error) => self.finish_job(job, Err(refuse(&error))),
@@ -296,12 +303,7 @@ impl Server {
                 if made {
                     return self.call_runtime(&words, caller, &id, purpose);
                 }
-                let job = Job {
-                    caller,
-                    id,
-                    purpose,
-                };
-                return self.finish_job(job, Err(refusal));
+                return self.finish_job(Job::new(caller, &id, purpose), Err(refusal));
             }
         };
         container.init.phase = Phase::Created;

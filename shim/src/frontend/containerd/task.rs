@@ -125,11 +125,7 @@ impl Server {
             opened,
             console,
         };
-        let job = Job {
-            caller: Some(caller),
-            id: request.id,
-            purpose: Purpose::Create(Box::new(creation)),
-        };
+        let job = Job::new(caller, &request.id, Purpose::Create(Box::new(creation)));
         self.launch_after(ready, words, streams, job);
         Ok(None)
     }
@@ -224,11 +220,7 @@ impl Server {
         let words = restore_words(container, console.as_ref());
         self.container(id)?.init.busy = true;
         let ready = opened.ready.take();
-        let job = Job {
-            caller: Some(caller),
-            id: id.to_owned(),
-            purpose: Purpose::Restore { opened, console },
-        };
+        let job = Job::new(caller, id, Purpose::Restore { opened, console });
         self.launch_after(ready, words, streams, job);
         Ok(None)
     }
@@ -309,11 +301,7 @@ impl Server {
             console,
             files: [file, pid_file],
         };
-        let job = Job {
-            caller: Some(caller),
-            id: id.clone(),
-            purpose,
-        };
+        let job = Job::new(caller, id, purpose);
         self.launch_after(ready, words, streams, job);
         Ok(None)
     }
@@ -495,11 +483,7 @@ impl Server {
             })
         };
         let streams = streams().map_err(|error| refuse(&error))?;
-        let job = Job {
-            caller: Some(caller),
-            id: request.id.clone(),
-            purpose: Purpose::Update,
-        };
+        let job = Job::new(caller, &request.id, Purpose::Update);
         self.launch(&words, &streams, job);
         Ok(None)
     }
