@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -153,15 +153,10 @@ pub(crate) fn start_command(command: &ExitCommand) -> Result<Pid, Error> {
     if let Err(errno) = rustix::process::set_child_subreaper(None) {
         diag::warning!("prctl(PR_SET_CHILD_SUBREAPER, 0): {errno}");
     }
-    let mut program = Command::new(&command.path);
-    program
-        .args(&command.arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let child = process::spawn_unblocked(&mut program)
-        .map_err(Error::path("run exit command", &command.path))?;
-    process::pid_of(&child)
+    let mut words = vec![command.path.clone().into_os_string()];
+    words.extend(command.arguments.iter().map(Into::into));
+    process::spawn(&words, &process::Streams::null()?, std::env::vars_os())
+        .map_err(Error::path("run exit command", &command.path))
 }
 
 /// The monitor's own exit code: the container's, as conmon.

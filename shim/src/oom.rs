@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::inotify::{self, WatchFlags};
 use rustix::fs::{Mode, OFlags, open, statfs};
-use rustix::process::Pid;
 
 use crate::diag;
 
@@ -34,12 +33,10 @@ pub(crate) struct OomWatch {
 }
 
 impl OomWatch {
-    /// Watches the memory cgroup of `pid`. `None` where there is no such cgroup.
-    pub(crate) fn new(pid: Pid, places: Vec<PathBuf>) -> Option<Self> {
+    /// Watches the memory cgroup of a process, of the list of its cgroups. `None` where there is no such cgroup.
+    pub(crate) fn new(cgroups: &str, places: Vec<PathBuf>) -> Option<Self> {
         let unified = statfs(ROOT).is_ok_and(|stat| stat.f_type == CGROUP2_MAGIC);
-        let list =
-            std::fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero())).ok()?;
-        let path = memory_cgroup(&list, unified)?;
+        let path = memory_cgroup(cgroups, unified)?;
         if path == "/" {
             // The whole machine's events would not be the container's.
             return None;

@@ -1,20 +1,26 @@
 //! Processes: starting the runtime, what exit statuses mean, pid files.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::Write as _;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
-use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawnp};
+use nix::sys::signal::{SigSet, Signal};
+use rustix::io::Errno;
 use rustix::process::{Pid, WaitStatus};
 
 use crate::error::Error;
 
 /// First argument of the helper start that only rewrites LISTEN_PID.
 pub(crate) const LAUNCH: &str = "--launch";
+
+/// The program that runs.
+pub(crate) const SELF: &str = "/proc/self/exe";
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,10 +36,10 @@ impl ExitStatus {
     }
 }
 
-/// The standard streams a runtime is started with.
+/// The standard streams a program is started with.
 #[derive(Debug)]
 pub(crate) struct Streams {
-    /// `None` leaves the monitor's own in place.
+    /// `None` leaves ours in place.
     pub(crate) stdin: Option<OwnedFd>,
     /// As above.
     pub(crate) stdout: Option<OwnedFd>,
@@ -41,53 +47,77 @@ pub(crate) struct Streams {
     pub(crate) stderr: Option<OwnedFd>,
 }
 
+impl Streams {
+    /// Streams that lead nowhere.
+    pub(crate) fn null() -> Result<Self, Error> {
+        Ok(Self {
+            stdin: Some(crate::stdio::null()?),
+            stdout: Some(crate::stdio::null()?),
+            stderr: Some(crate::stdio::null()?),
+        })
+    }
+}
+
+/// Names of the environment that are between us and who started us.
+const OURS: [&str; 3] = ["_OCI_SYNCPIPE", "_OCI_STARTPIPE", "_OCI_ATTACHPIPE"];
+
 /// Starts the runtime.
 pub(crate) fn start_runtime(
     words: &[OsString],
-    streams: Streams,
+    streams: &Streams,
     replace_listen_pid: bool,
 ) -> Result<Pid, Error> {
-    let launch = must_rewrite_listen_pid(replace_listen_pid);
-    let mut command = if launch {
-        let mut command = Command::new("/proc/self/exe");
-        command.arg(LAUNCH).args(words);
-        command
-    } else {
-        let (program, arguments) = words
-            .split_first()
-            .ok_or_else(|| Error::Usage("--runtime is missing".into()))?;
-        let mut command = Command::new(program);
-        command.args(arguments);
-        command
-    };
-    for name in ["_OCI_SYNCPIPE", "_OCI_STARTPIPE", "_OCI_ATTACHPIPE"] {
-        command.env_remove(name);
+    let runtime = words
+        .first()
+        .ok_or_else(|| Error::Usage("--runtime is missing".into()))?;
+    let failed = Error::path("start runtime", Path::new(runtime));
+    let environment = std::env::vars_os().filter(|(name, _)| !OURS.iter().any(|ours| name == ours));
+    if must_rewrite_listen_pid(replace_listen_pid) {
+        let mut launch: Vec<OsString> = vec![SELF.into(), LAUNCH.into()];
+        launch.extend_from_slice(words);
+        return spawn(&launch, streams, environment).map_err(failed);
     }
-    if let Some(stdin) = streams.stdin {
-        command.stdin(Stdio::from(stdin));
-    }
-    if let Some(stdout) = streams.stdout {
-        command.stdout(Stdio::from(stdout));
-    }
-    if let Some(stderr) = streams.stderr {
-        command.stderr(Stdio::from(stderr));
-    }
-    let runtime = words.first().cloned().unwrap_or_default();
-    let child =
-        spawn_unblocked(&mut command).map_err(Error::path("start runtime", Path::new(&runtime)))?;
-    pid_of(&child)
+    spawn(words, streams, environment).map_err(failed)
 }
 
-/// Starts a program with no signal blocked: it inherits the mask, and ours
-/// blocks what we take from the signalfd.
-///
-/// For as long as the start takes, those signals have their default effect
-/// here. What ends us then ends us before anything depends on us.
-pub(crate) fn spawn_unblocked(command: &mut Command) -> std::io::Result<Child> {
-    let mask = SigSet::empty().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
-    let child = command.spawn();
-    mask.thread_set_mask()?;
-    child
+/// Starts a program, found as a shell finds it, with no signal blocked: a mask is inherited, and ours blocks what we take
+/// from the signalfd. Here all stays blocked meanwhile, as the new process alone changes its mask: `posix_spawn(3)`.
+pub(crate) fn spawn(
+    words: &[OsString],
+    streams: &Streams,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> std::io::Result<Pid> {
+    let words: Vec<CString> = words.iter().map(terminated).collect::<Result<_, _>>()?;
+    let program = words.first().ok_or(Errno::NOENT)?;
+    let environment: Vec<CString> = environment
+        .map(|(mut entry, value)| {
+            entry.push("=");
+            entry.push(value);
+            terminated(&entry)
+        })
+        .collect::<Result<_, _>>()?;
+    let mut actions = PosixSpawnFileActions::init()?;
+    for (stream, number) in [&streams.stdin, &streams.stdout, &streams.stderr]
+        .into_iter()
+        .zip(0..)
+    {
+        if let Some(fd) = stream {
+            actions.add_dup2(fd.as_raw_fd(), number)?;
+        }
+    }
+    let mut attributes = PosixSpawnAttr::init()?;
+    attributes.set_sigmask(&SigSet::empty())?;
+    // The standard library ignores it in every Rust program.
+    attributes.set_sigdefault(&SigSet::from(Signal::SIGPIPE))?;
+    attributes.set_flags(
+        PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF,
+    )?;
+    let pid = posix_spawnp(program, &actions, &attributes, &words, &environment)?;
+    Ok(Pid::from_raw(pid.as_raw()).ok_or(Errno::CHILD)?)
+}
+
+fn terminated(word: &OsString) -> std::io::Result<CString> {
+    Ok(CString::new(word.as_bytes())?)
 }
 
 /// Whether socket activation (sd_listen_fds(3)) was meant for us and has to be
@@ -120,6 +150,12 @@ pub(crate) fn pid_of(child: &Child) -> Result<Pid, Error> {
         .ok_or_else(|| Error::Runtime(format!("child with impossible pid {}", child.id())))
 }
 
+/// The cgroups of a process, as its file in `/proc` lists them; nothing if it is gone.
+pub(crate) fn cgroups_of(pid: Pid) -> String {
+    let path = format!("/proc/{}/cgroup", pid.as_raw_nonzero());
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
 /// Reads the pid file that a runtime wrote.
 pub(crate) fn read_pidfile(path: &Path) -> Result<Pid, Error> {
     let text = std::fs::read_to_string(path).map_err(Error::path("read pid file", path))?;
@@ -149,6 +185,39 @@ pub(crate) fn write_pidfile(path: &Path, pid: Pid) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_has_its_streams_and_no_signal_blocked_and_we_keep_ours() {
+        let blocked = SigSet::from(Signal::SIGUSR1);
+        blocked.thread_block().unwrap();
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let streams = Streams {
+            stdin: Some(crate::stdio::null().unwrap()),
+            stdout: Some(writer.into()),
+            stderr: None,
+        };
+        let script = "grep ^SigBlk /proc/self/status; echo $WORD; cat";
+        let words = ["sh", "-c", script].map(OsString::from);
+        let environment = [("PATH", "/bin:/usr/bin"), ("WORD", "a b")];
+        let environment = environment
+            .into_iter()
+            .map(|(name, value)| (name.into(), value.into()));
+        let pid = spawn(&words, &streams, environment).unwrap();
+        drop(streams);
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut reader, &mut text).unwrap();
+        rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).unwrap();
+        assert_eq!(text, "SigBlk:\t0000000000000000\na b\n");
+        let ours = SigSet::thread_get_mask().unwrap();
+        assert!(ours.contains(Signal::SIGUSR1));
+        blocked.thread_unblock().unwrap();
+        let missing = spawn(
+            &["/no/such".into()],
+            &Streams::null().unwrap(),
+            std::iter::empty(),
+        );
+        assert_eq!(missing.unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    }
 
     #[test]
     fn pid_files() {

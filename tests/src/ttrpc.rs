@@ -24,6 +24,14 @@ impl Message {
         self
     }
 
+    /// Sets field `number`, a switch.
+    #[must_use]
+    pub fn with_true(mut self, number: u8) -> Self {
+        // Wire type 0: a number.
+        self.0.extend_from_slice(&[number << 3, 1]);
+        self
+    }
+
     fn varint(&mut self, mut value: usize) {
         while value > 0x7f {
             self.0.push(value.to_le_bytes()[0] | 0x80);

@@ -41,11 +41,9 @@ impl Monitor {
             self.inherited.close();
         }
         diag::debug!("runtime: {words:?}");
-        let pid = process::start_runtime(&words, streams, self.plan.replace_listen_pid)?;
+        let pid = process::start_runtime(&words, &streams, self.plan.replace_listen_pid)?;
         self.phase = Phase::Creating(pid);
-        // A SIGCHLD that came while signals were unblocked is lost: collected
-        // right away is whoever it was about.
-        self.reap()?;
+        drop(streams);
         // All of this after the start, because the runtime, and through it the
         // container, would inherit it.
         if passthrough {
@@ -124,7 +122,7 @@ impl Monitor {
     fn watch_container(&mut self, pid: rustix::process::Pid) -> Result<(), Error> {
         let places = [&self.plan.persist_dir, &self.plan.bundle];
         let places = places.into_iter().flatten().cloned().collect();
-        self.oom = OomWatch::new(pid, places);
+        self.oom = OomWatch::new(&process::cgroups_of(pid), places);
         if let Some(oom) = &self.oom {
             self.poller
                 .add(oom.fd(), Token::Oom, EventFlags::IN)

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::Child;
 use std::time::Instant;
 
 use rustix::process::Pid;
 
 use super::call::Runtime;
-use super::message::{RuncOptions, StateResponse, TaskStatus, Timestamp};
+use super::logger::Logger;
+use super::message::{DeleteResponse, RuncOptions, StateResponse, TaskStatus, Timestamp};
+use super::output::{Output, Untold};
 use super::stats::Cgroup;
 use super::stream::{Owner, Wanted};
 use super::ttrpc::{Code, Refusal};
@@ -60,18 +61,20 @@ pub(crate) struct Process {
     /// The process's specification, until it is started.
     pub(crate) spec: Vec<u8>,
     pub(crate) end: Option<End>,
+    /// Set from the end until that is told.
+    pub(crate) untold: Option<Untold>,
     /// Who waits for the end.
     pub(crate) waiters: Vec<Caller>,
     /// Who waits for the streams to be drained, and until when.
     pub(crate) deleting: Option<(Caller, Instant)>,
-    /// Places of its pumps in the server's list.
+    /// Place of the pump of its stdin in the server's list.
     pub(crate) input: Option<usize>,
-    pub(crate) outputs: Vec<usize>,
+    pub(crate) outputs: Vec<Output>,
     pub(crate) stdin_writer: Option<OwnedFd>,
     /// Whether CloseIO has come, perhaps before there was anything to close.
     pub(crate) stdin_closed: bool,
     pub(crate) terminal: Option<OwnedFd>,
-    pub(crate) logger: Option<Child>,
+    pub(crate) logger: Option<Logger>,
     /// Whether a call of the runtime about it is under way.
     pub(crate) busy: bool,
 }
@@ -86,6 +89,7 @@ impl Process {
             wanted,
             spec: Vec::new(),
             end: None,
+            untold: None,
             waiters: Vec::new(),
             deleting: None,
             input: None,
@@ -104,6 +108,15 @@ impl Process {
             .and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok())
             .unwrap_or(0)
     }
+
+    /// The answer to Delete.
+    pub(crate) fn delete_response(&self) -> DeleteResponse {
+        DeleteResponse {
+            pid: self.number(),
+            exit_status: self.end.map_or(0, |end| code(end.status)),
+            exited_at: self.end.map(|end| end.at),
+        }
+    }
 }
 
 /// A container.
@@ -118,9 +131,10 @@ pub(crate) struct Container {
     pub(crate) paused: bool,
     /// The checkpoint it is restored from at Start.
     pub(crate) checkpoint: String,
-    pub(crate) parent_checkpoint: String,
     /// Whether `rootfs` in the bundle was mounted here.
     pub(crate) has_mounts: bool,
+    /// The list of its cgroups, as they were when it was made.
+    pub(crate) cgroup_list: String,
     pub(crate) cgroup: Option<Cgroup>,
     pub(crate) oom: Option<OomWatch>,
     /// Whether the end of its first process ends the others: it has no pid namespace of its own, where the kernel does it.
@@ -153,11 +167,29 @@ impl Container {
         })
     }
 
-    /// Whether a process that Exec started still runs, or is being started.
+    /// All of its processes, the first first.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = &Process> {
+        std::iter::once(&self.init).chain(self.execs.values())
+    }
+
+    /// As above.
+    pub(crate) fn processes_mut(&mut self) -> impl Iterator<Item = &mut Process> {
+        std::iter::once(&mut self.init).chain(self.execs.values_mut())
+    }
+
+    /// Its cgroups, looked for when they are first asked for.
+    pub(crate) fn cgroup(&mut self) -> Option<&Cgroup> {
+        if self.cgroup.is_none() {
+            self.cgroup = Cgroup::listed(&self.cgroup_list);
+        }
+        self.cgroup.as_ref()
+    }
+
+    /// Whether a process that Exec started still runs, or is being started, or has ended and that is not told yet.
     pub(crate) fn has_running_execs(&self) -> bool {
-        self.execs
-            .values()
-            .any(|process| process.phase == Phase::Running || process.busy)
+        self.execs.values().any(|process| {
+            process.phase == Phase::Running || process.busy || process.untold.is_some()
+        })
     }
 
     /// The answer to State.

@@ -1,25 +1,27 @@
 //! Calls of the runtime that are under way, and what follows when they end.
 
+use std::ffi::OsString;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use prost::Message;
 use rustix::event::epoll::EventFlags;
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 
 use super::call::Runtime;
-use super::container::{Caller, Container, Phase, code};
+use super::container::{Caller, Container, End, Phase, Process};
+use super::logger::Ready;
 use super::message::{
-    DeleteResponse, Empty, PidResponse, TaskCheckpointed, TaskCreate, TaskDelete, TaskExec, TaskIo,
-    TaskOnly, TaskStart,
+    Empty, PidResponse, TaskCheckpointed, TaskCreate, TaskDelete, TaskExec, TaskIo, TaskOnly,
+    TaskStart, Timestamp,
 };
 use super::mounts;
-use super::server::Server;
-use super::stats::Cgroup;
-use super::stream::{LoggerName, Opened, open_terminal};
+use super::output::Output;
+use super::server::{Server, free_slot};
+use super::stream::Opened;
+use super::task::waited;
 use super::token::Token;
 use super::ttrpc::{Code, Refusal};
 use crate::console::ConsoleSocket;
@@ -31,8 +33,6 @@ use crate::process::{self, ExitStatus, Streams};
 /// A call of the runtime.
 #[derive(Debug)]
 pub(crate) struct Job {
-    /// The runtime's process.
-    pub(super) pid: Pid,
     /// Who is answered when it has ended.
     pub(super) caller: Option<Caller>,
     /// Container.
@@ -41,16 +41,24 @@ pub(crate) struct Job {
     pub(super) purpose: Purpose,
 }
 
+impl Job {
+    /// A call about the container `id`.
+    pub(super) fn new(caller: impl Into<Option<Caller>>, id: &str, purpose: Purpose) -> Self {
+        Self {
+            caller: caller.into(),
+            id: id.to_owned(),
+            purpose,
+        }
+    }
+}
+
 /// What a call is for.
 #[derive(Debug)]
 pub(crate) enum Purpose {
     /// Makes the container. It joins the others when that has succeeded.
-    Create {
-        container: Box<Container>,
-        rootfs: Vec<super::message::Mount>,
-        opened: Opened,
-        console: Option<ConsoleSocket>,
-    },
+    Create(Box<Creation>),
+    /// Removes what was made of one whose creation failed all the same; that is the answer.
+    Discard(Box<Container>, Refusal),
     /// Starts the first process.
     Start,
     /// Makes and starts the container from a checkpoint.
@@ -63,7 +71,7 @@ pub(crate) enum Purpose {
         exec_id: String,
         opened: Opened,
         console: Option<ConsoleSocket>,
-        files: Vec<PathBuf>,
+        files: [PathBuf; 2],
     },
     /// Freezes.
     Pause,
@@ -79,56 +87,78 @@ pub(crate) enum Purpose {
     Delete,
 }
 
+/// A container that is being made.
+#[derive(Debug)]
+pub(crate) struct Creation {
+    pub(super) container: Container,
+    pub(super) rootfs: Vec<super::message::Mount>,
+    pub(super) opened: Opened,
+    pub(super) console: Option<ConsoleSocket>,
+}
+
+impl Purpose {
+    /// Whether a container's id is taken though the container is not among the others.
+    pub(super) fn is_creation(&self) -> bool {
+        matches!(self, Self::Create(_) | Self::Discard(..))
+    }
+}
+
+/// A call of the runtime that is made when a logger is ready.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    ready: Ready,
+    words: Vec<OsString>,
+    streams: Streams,
+    job: Job,
+}
+
+impl Prepared {
+    /// What is prepared.
+    pub(super) fn job(&self) -> &Job {
+        &self.job
+    }
+
+    /// When it is given up.
+    pub(super) fn deadline(&self) -> Instant {
+        self.ready.deadline()
+    }
+}
+
+/// What a call came to: the runtime's status, or why it was not started.
+type Ended = Result<ExitStatus, Refusal>;
+
+/// The end of a process that did not come about: containerd's own word for a code that nobody knows.
+const UNKNOWN: ExitStatus = ExitStatus(255);
+
 /// A call of the runtime that was to start a process, and has ended.
 struct Run<'a> {
-    /// What the process is called.
-    name: &'a str,
     /// Where the runtime wrote its id.
     pid_file: PathBuf,
     runtime: &'a Runtime,
     /// The command.
     what: &'a str,
-    status: ExitStatus,
-    /// containerd's namespace.
-    namespace: &'a str,
+    ended: Ended,
 }
 
 impl Run<'_> {
     /// The process, its terminal connected if it has one; or what the runtime says is wrong.
     fn outcome(
-        &self,
-        process: &mut super::container::Process,
+        self,
+        process: &mut Process,
         console: Option<ConsoleSocket>,
         opened: &mut Opened,
     ) -> Result<Pid, Refusal> {
-        if self.status != ExitStatus(0) {
+        let status = self.ended?;
+        if status != ExitStatus(0) {
             let what = format!("OCI runtime {} failed", self.what);
-            return Err(self.runtime.complaint(&what, self.status));
+            return Err(self.runtime.complaint(&what, status));
         }
         let pid = process::read_pidfile(&self.pid_file).map_err(|error| refuse(&error))?;
         if let Some(console) = console {
-            let name = LoggerName {
-                id: self.name,
-                namespace: self.namespace,
-            };
-            *opened = take_terminal(process, &console, &name).map_err(|error| refuse(&error))?;
+            take_terminal(process, &console, opened).map_err(|error| refuse(&error))?;
         }
         Ok(pid)
     }
-}
-
-/// Starts a runtime; none of its output is wanted but what it logs.
-pub(super) fn spawn(words: &[std::ffi::OsString], streams: Streams) -> Result<Pid, Error> {
-    process::start_runtime(words, streams, false)
-}
-
-/// Streams that lead nowhere, with `stdin` in place of the first if there is one.
-pub(super) fn quiet(stdin: Option<OwnedFd>) -> Result<Streams, Error> {
-    Ok(Streams {
-        stdin: Some(stdin.map_or_else(crate::stdio::null, Ok)?),
-        stdout: Some(crate::stdio::null()?),
-        stderr: Some(crate::stdio::null()?),
-    })
 }
 
 /// An error of ours as an answer.
@@ -141,35 +171,107 @@ pub(super) fn refuse(error: &Error) -> Refusal {
 }
 
 impl Server {
+    /// Calls the runtime for something that has no streams.
+    pub(super) fn call_runtime(
+        &mut self,
+        words: &[OsString],
+        caller: Option<Caller>,
+        id: &str,
+        purpose: Purpose,
+    ) {
+        let job = Job::new(caller, id, purpose);
+        match Streams::null() {
+            Ok(streams) => self.launch(words, &streams, job),
+            Err(error) => self.finish_job(job, Err(refuse(&error))),
+        }
+    }
+
+    /// Calls the runtime.
+    pub(super) fn launch(&mut self, words: &[OsString], streams: &Streams, job: Job) {
+        match process::start_runtime(words, streams, false) {
+            Ok(pid) => self.jobs.push((pid, job)),
+            Err(error) => {
+                if job.caller.is_none() {
+                    diag::error!("{}", error.chain());
+                }
+                self.finish_job(job, Err(refuse(&error)));
+            }
+        }
+    }
+
+    /// Calls the runtime, when the logger is ready if there is one.
+    pub(super) fn launch_after(
+        &mut self,
+        ready: Option<Ready>,
+        words: Vec<OsString>,
+        streams: Streams,
+        job: Job,
+    ) {
+        let Some(ready) = ready else {
+            return self.launch(&words, &streams, job);
+        };
+        let index = free_slot(&mut self.prepared);
+        let token = Token::Logger(index);
+        if let Err(errno) = self.poller.add(ready.fd(), token, EventFlags::IN) {
+            let error = Error::call("watch a logger")(errno);
+            return self.finish_job(job, Err(refuse(&error)));
+        }
+        self.prepared[index] = Some(Prepared {
+            ready,
+            words,
+            streams,
+            job,
+        });
+    }
+
+    /// A logger has said something, or its time is over.
+    pub(super) fn logger_is_ready(&mut self, index: usize, now: Instant) {
+        let Some(prepared) = self.prepared.get_mut(index).and_then(Option::take) else {
+            return;
+        };
+        match prepared.ready.heard(now) {
+            Ok(()) => self.launch(&prepared.words, &prepared.streams, prepared.job),
+            Err(error) => self.finish_job(prepared.job, Err(refuse(&error))),
+        }
+    }
+
+    /// Gives up what waits for loggers that do not get ready.
+    pub(super) fn give_up_loggers(&mut self, now: Instant) {
+        for index in 0..self.prepared.len() {
+            let slot = self.prepared[index].as_ref();
+            if slot.is_some_and(|prepared| prepared.deadline() <= now) {
+                self.logger_is_ready(index, now);
+            }
+        }
+    }
+
     /// A call of the runtime has ended.
-    pub(super) fn finish_job(&mut self, job: Job, status: ExitStatus) {
+    pub(super) fn finish_job(&mut self, job: Job, ended: Ended) {
         let Job {
             caller,
             id,
             purpose,
-            ..
         } = job;
         let outcome = match purpose {
-            Purpose::Create {
-                container,
-                rootfs,
-                opened,
-                console,
-            } => self.created(*container, rootfs, opened, console, status),
-            Purpose::Restore { opened, console } => self.restored(&id, opened, console, status),
+            Purpose::Create(creation) => return self.created(caller, *creation, ended),
+            Purpose::Discard(container, refusal) => {
+                self.discard(&container);
+                Err(refusal)
+            }
+            Purpose::Restore { opened, console } => self.restored(&id, opened, console, ended),
             Purpose::Exec {
                 exec_id,
                 opened,
                 console,
                 files,
             } => {
-                let outcome = self.exec_started(&id, &exec_id, opened, console, status);
+                let outcome = self.exec_started(&id, &exec_id, opened, console, ended);
                 for file in files {
                     let _ = std::fs::remove_file(file);
                 }
                 outcome
             }
-            other => self.simple_job(&id, other, status),
+            other => self.simple_job(&id, other, ended),
         };
         if let Some(caller) = caller {
             self.answer(caller, outcome);
@@ -177,37 +279,36 @@ impl Server {
         self.release_init(&id);
     }
 
-    fn created(
-        &mut self,
-        mut container: Container,
-        rootfs: Vec<super::message::Mount>,
-        mut opened: Opened,
-        console: Option<ConsoleSocket>,
-        status: ExitStatus,
-    ) -> Result<Vec<u8>, Refusal> {
+    fn created(&mut self, caller: Option<Caller>, creation: Creation, ended: Ended) {
+        let Creation {
+            mut container,
+            rootfs,
+            mut opened,
+            console,
+        } = creation;
         let id = container.id.clone();
+        let made = ended == Ok(ExitStatus(0));
         let run = Run {
-            name: &id,
             pid_file: container.bundle.join("init.pid"),
             runtime: &container.runtime,
             what: "create",
-            status,
-            namespace: &self.place.namespace,
+            ended,
         };
-        let made = run.outcome(&mut container.init, console, &mut opened);
-        let pid = match made {
+        let pid = match run.outcome(&mut container.init, console, &mut opened) {
             Ok(pid) => pid,
             Err(refusal) => {
-                self.discard(&mut container, &mut opened, status == ExitStatus(0));
-                return Err(refusal);
+                opened.abandon();
+                let words = container.runtime.command(["delete", "--force", &id]);
+                let purpose = Purpose::Discard(Box::new(container), refusal.clone());
+                if made {
+                    return self.call_runtime(&words, caller, &id, purpose);
+                }
+                return self.finish_job(Job::new(caller, &id, purpose), Err(refusal));
             }
         };
-        container.init.pid = Some(pid);
         container.init.phase = Phase::Created;
-        container.cgroup = Cgroup::of(pid);
-        container.kills_all = shares_pid_namespace(pid);
-        self.connect(&mut container.init, opened);
-        self.watch_memory(&mut container, pid);
+        self.has_started(&mut container, pid, opened);
+        let number = container.init.number();
         let event = TaskCreate {
             container_id: id.clone(),
             bundle: container.bundle.display().to_string(),
@@ -219,29 +320,19 @@ impl Server {
                 terminal: container.init.wanted.terminal,
             }),
             checkpoint: String::new(),
-            pid: container.init.number(),
+            pid: number,
         };
-        let number = container.init.number();
-        self.containers.insert(id.clone(), container);
+        self.containers.insert(id, container);
         self.publisher
             .publish("/tasks/create", "containerd.events.TaskCreate", &event);
         self.take_early(pid);
-        Ok(PidResponse { pid: number }.encode_to_vec())
+        if let Some(caller) = caller {
+            self.answer(caller, Ok(PidResponse { pid: number }.encode_to_vec()));
+        }
     }
 
-    /// Undoes a create that failed.
-    fn discard(&mut self, container: &mut Container, opened: &mut Opened, made: bool) {
-        if made {
-            let words = container
-                .runtime
-                .command(["delete", "--force", container.id.as_str()]);
-            if let Ok(pid) = quiet(None).and_then(|streams| spawn(&words, streams)) {
-                let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
-            }
-        }
-        if let Some(logger) = &mut opened.logger {
-            let _ = logger.kill();
-        }
+    /// Lets go of a container that is in no list, or in none any more.
+    fn discard(&mut self, container: &Container) {
         if let Some(slot) = self.places.get_mut(container.place) {
             *slot = None;
         }
@@ -250,9 +341,18 @@ impl Server {
         }
     }
 
+    /// Takes the first process of a container.
+    fn has_started(&mut self, container: &mut Container, pid: Pid, opened: Opened) {
+        container.init.pid = Some(pid);
+        container.cgroup_list = process::cgroups_of(pid);
+        container.kills_all = shares_pid_namespace(pid);
+        self.connect(&mut container.init, opened);
+        self.watch_memory(container);
+    }
+
     /// Watches for the kernel's kills for memory.
-    fn watch_memory(&mut self, container: &mut Container, pid: Pid) {
-        container.oom = OomWatch::new(pid, Vec::new());
+    fn watch_memory(&mut self, container: &mut Container) {
+        container.oom = OomWatch::new(&container.cgroup_list, Vec::new());
         if let Some(oom) = &container.oom
             && let Err(errno) =
                 self.poller
@@ -263,12 +363,12 @@ impl Server {
     }
 
     /// Puts a process's streams to work.
-    fn connect(&mut self, process: &mut super::container::Process, opened: Opened) {
+    fn connect(&mut self, process: &mut Process, opened: Opened) {
         process.input = opened.input.and_then(|pump| self.add_pump(pump));
         process.outputs = opened
             .outputs
             .into_iter()
-            .filter_map(|pump| self.add_pump(pump))
+            .map(|(pump, fifo)| Output::new(self.add_pump(pump), fifo))
             .collect();
         process.stdin_writer = opened.stdin_writer.filter(|_| !process.stdin_closed);
         process.logger = opened.logger;
@@ -279,28 +379,27 @@ impl Server {
         id: &str,
         mut opened: Opened,
         console: Option<ConsoleSocket>,
-        status: ExitStatus,
+        ended: Ended,
     ) -> Result<Vec<u8>, Refusal> {
         let mut container = self.containers.remove(id).ok_or_else(gone)?;
         container.init.busy = false;
         let run = Run {
-            name: id,
             pid_file: container.bundle.join("init.pid"),
             runtime: &container.runtime,
             what: "restore",
-            status,
-            namespace: &self.place.namespace,
+            ended,
         };
-        let made = run.outcome(&mut container.init, console, &mut opened);
-        let outcome = made.map(|pid| {
-            container.init.pid = Some(pid);
-            container.init.phase = Phase::Running;
-            container.cgroup = Cgroup::of(pid);
-            container.kills_all = shares_pid_namespace(pid);
-            self.connect(&mut container.init, opened);
-            self.watch_memory(&mut container, pid);
-            (pid, container.init.number())
-        });
+        let outcome = match run.outcome(&mut container.init, console, &mut opened) {
+            Ok(pid) => {
+                container.init.phase = Phase::Running;
+                self.has_started(&mut container, pid, opened);
+                Ok((pid, container.init.number()))
+            }
+            Err(refusal) => {
+                opened.abandon();
+                Err(refusal)
+            }
+        };
         self.containers.insert(id.to_owned(), container);
         let (pid, number) = outcome?;
         self.tell_started(id, number);
@@ -314,37 +413,42 @@ impl Server {
         exec_id: &str,
         mut opened: Opened,
         console: Option<ConsoleSocket>,
-        status: ExitStatus,
+        ended: Ended,
     ) -> Result<Vec<u8>, Refusal> {
-        let mut container = self.containers.remove(id).ok_or_else(gone)?;
+        let container = self.containers.get_mut(id).ok_or_else(gone)?;
+        let mut process = container.execs.remove(exec_id).ok_or_else(gone)?;
+        process.busy = false;
         let run = Run {
-            name: exec_id,
-            pid_file: container.bundle.join(format!("{exec_id}.pid")),
+            pid_file: exec_pid_file(container, exec_id),
             runtime: &container.runtime,
             what: "exec",
-            status,
-            namespace: &self.place.namespace,
+            ended,
         };
-        let outcome = match container.execs.get_mut(exec_id) {
-            None => Err(gone()),
-            Some(process) => {
-                process.busy = false;
-                match run.outcome(process, console, &mut opened) {
-                    Ok(pid) => {
-                        process.pid = Some(pid);
-                        process.phase = Phase::Running;
-                        self.connect(process, opened);
-                        Ok((pid, process.number()))
-                    }
-                    Err(refusal) => {
-                        process.phase = Phase::Stopped;
-                        Err(refusal)
-                    }
+        let outcome = run.outcome(&mut process, console, &mut opened);
+        match outcome {
+            Ok(pid) => {
+                process.pid = Some(pid);
+                process.phase = Phase::Running;
+                self.connect(&mut process, opened);
+            }
+            Err(_) => {
+                opened.abandon();
+                let end = End {
+                    status: UNKNOWN,
+                    at: Timestamp::now(),
+                };
+                process.phase = Phase::Stopped;
+                process.end = Some(end);
+                for caller in std::mem::take(&mut process.waiters) {
+                    self.answer(caller, Ok(waited(end)));
                 }
             }
-        };
-        self.containers.insert(id.to_owned(), container);
-        let (pid, number) = outcome?;
+        }
+        let number = process.number();
+        if let Some(container) = self.containers.get_mut(id) {
+            container.execs.insert(exec_id.to_owned(), process);
+        }
+        let pid = outcome?;
         let event = TaskExec {
             container_id: id.to_owned(),
             exec_id: exec_id.to_owned(),
@@ -377,15 +481,10 @@ impl Server {
     }
 
     /// Calls after which nothing has to be connected.
-    fn simple_job(
-        &mut self,
-        id: &str,
-        purpose: Purpose,
-        status: ExitStatus,
-    ) -> Result<Vec<u8>, Refusal> {
+    fn simple_job(&mut self, id: &str, purpose: Purpose, ended: Ended) -> Result<Vec<u8>, Refusal> {
         let container = self.containers.get_mut(id).ok_or_else(gone)?;
         let runtime = container.runtime.clone();
-        let check = |what: &str| match status {
+        let check = |what: &str| match ended? {
             ExitStatus(0) => Ok(()),
             status => Err(runtime.complaint(what, status)),
         };
@@ -442,7 +541,10 @@ impl Server {
                 Ok(empty())
             }
             Purpose::Delete => self.deleted(id, check("failed to delete task")),
-            Purpose::Create { .. } | Purpose::Restore { .. } | Purpose::Exec { .. } => Ok(empty()),
+            Purpose::Create(_)
+            | Purpose::Discard(..)
+            | Purpose::Restore { .. }
+            | Purpose::Exec { .. } => Ok(empty()),
         }
     }
 
@@ -457,23 +559,16 @@ impl Server {
             }
             _ => {}
         }
+        // It may have ended just now, by the runtime's hand.
+        self.tell_end(id, "");
         let mut container = self.containers.remove(id).ok_or_else(gone)?;
-        if let Some(slot) = self.places.get_mut(container.place) {
-            *slot = None;
+        let response = container.init.delete_response();
+        let execs = std::mem::take(&mut container.execs).into_values();
+        for process in execs {
+            self.retire(process);
         }
-        self.close_streams(&mut container.init);
-        let mut execs = std::mem::take(&mut container.execs);
-        for process in execs.values_mut() {
-            self.close_streams(process);
-        }
-        if container.has_mounts {
-            mounts::unmount_all(&container.bundle.join("rootfs"));
-        }
-        let response = DeleteResponse {
-            pid: container.init.number(),
-            exit_status: container.init.end.map_or(0, |end| code(end.status)),
-            exited_at: container.init.end.map(|end| end.at),
-        };
+        self.discard(&container);
+        self.retire(container.init);
         let event = TaskDelete {
             container_id: id.to_owned(),
             pid: response.pid,
@@ -486,86 +581,62 @@ impl Server {
         Ok(response.encode_to_vec())
     }
 
-    /// Ends a process's streams; its logger is asked to end, and collected when it has.
-    pub(super) fn close_streams(&mut self, process: &mut super::container::Process) {
-        for index in std::mem::take(&mut process.outputs) {
+    /// Lets go of a process: its streams end, its logger is asked to end, and whoever still waits is answered.
+    pub(super) fn retire(&mut self, process: Process) {
+        let pumps = process.outputs.iter().filter_map(|output| output.pump);
+        for index in pumps.chain(process.input) {
             self.drop_pump(index);
         }
-        if let Some(index) = process.input.take() {
-            self.drop_pump(index);
+        if let Some(logger) = &process.logger {
+            logger.signal(Signal::TERM);
         }
-        process.stdin_writer = None;
-        process.terminal = None;
-        if let Some(logger) = process.logger.take()
-            && let Ok(pid) = process::pid_of(&logger)
-        {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        if let Some((caller, _)) = process.deleting {
+            let response = process.delete_response().encode_to_vec();
+            self.answer(caller, Ok(response));
+        }
+        for caller in process.waiters {
+            self.answer(caller, process.end.map(waited).ok_or_else(gone));
         }
     }
 
     /// Kills what is left of a container whose first process has ended.
     pub(super) fn kill_all(&mut self, id: &str) {
-        let Some(container) = self.containers.get(id) else {
-            return;
-        };
-        let words = container.runtime.command(["kill", "--all", id, "KILL"]);
-        match quiet(None).and_then(|streams| spawn(&words, streams)) {
-            Ok(pid) => self.jobs.push(Job {
-                pid,
-                caller: None,
-                id: id.to_owned(),
-                purpose: Purpose::Kill,
-            }),
-            Err(error) => diag::error!("{}", error.chain()),
+        if let Some(container) = self.containers.get(id) {
+            let words = container.runtime.command(["kill", "--all", id, "KILL"]);
+            self.call_runtime(&words, None, id, Purpose::Kill);
         }
     }
 
     /// Goes on with a deletion once the streams are drained.
     pub(super) fn delete_now(&mut self, id: &str, exec_id: &str) {
+        self.tell_end(id, exec_id);
         let Some(container) = self.containers.get_mut(id) else {
             return;
         };
-        if exec_id.is_empty() {
-            let Some((caller, _)) = container.init.deleting.take() else {
-                return;
-            };
+        if !exec_id.is_empty() {
+            if let Some(process) = container.execs.remove(exec_id) {
+                self.retire(process);
+            }
+        } else if let Some((caller, _)) = container.init.deleting.take() {
             container.init.busy = true;
             let words = container.runtime.command(["delete", id]);
-            match quiet(None).and_then(|streams| spawn(&words, streams)) {
-                Ok(pid) => self.jobs.push(Job {
-                    pid,
-                    caller: Some(caller),
-                    id: id.to_owned(),
-                    purpose: Purpose::Delete,
-                }),
-                Err(error) => {
-                    container.init.busy = false;
-                    self.answer(caller, Err(refuse(&error)));
-                }
-            }
-            return;
-        }
-        let Some(mut process) = container.execs.remove(exec_id) else {
-            return;
-        };
-        self.close_streams(&mut process);
-        let response = DeleteResponse {
-            pid: process.number(),
-            exit_status: process.end.map_or(0, |end| code(end.status)),
-            exited_at: process.end.map(|end| end.at),
-        };
-        if let Some((caller, _)) = process.deleting {
-            self.answer(caller, Ok(response.encode_to_vec()));
+            self.call_runtime(&words, Some(caller), id, Purpose::Delete);
         }
     }
 }
 
+/// Where the runtime writes the id of an exec session's process.
+pub(super) fn exec_pid_file(container: &Container, exec_id: &str) -> PathBuf {
+    // Not the id alone: one may be called `init`.
+    container.bundle.join(format!("exec-{exec_id}.pid"))
+}
+
 /// Takes the terminal that the runtime sent and connects it.
 fn take_terminal(
-    process: &mut super::container::Process,
+    process: &mut Process,
     console: &ConsoleSocket,
-    name: &LoggerName<'_>,
-) -> Result<Opened, Error> {
+    opened: &mut Opened,
+) -> Result<(), Error> {
     let Some(master) = console.receive()? else {
         return Err(Error::Runtime(
             "the runtime did not set up a terminal".into(),
@@ -575,11 +646,10 @@ fn take_terminal(
     let master = crate::stdio::nonblocking(master)?;
     process.terminal = Some(
         master
-            .as_fd()
-            .try_clone_to_owned()
+            .try_clone()
             .map_err(Error::call("duplicate the terminal"))?,
     );
-    open_terminal(&process.wanted, master, name)
+    opened.connect_terminal(master)
 }
 
 /// Whether a process is in the pid namespace that we are in: then its end is not the end of what it started.
@@ -612,26 +682,12 @@ pub(super) fn gone() -> Refusal {
     Refusal::new(Code::NotFound, "container not created: not found")
 }
 
-/// Runs a command that reads `input` from a temporary file as its stdin.
+/// An open temporary file with `input`, to be read as stdin.
 pub(super) fn input_file(path: &std::path::Path, input: &[u8]) -> Result<OwnedFd, Error> {
     std::fs::write(path, input).map_err(Error::path("write", path))?;
     let file = File::open(path).map_err(Error::path("open", path))?;
     let _ = std::fs::remove_file(path);
     Ok(file.into())
-}
-
-/// What a short call of the runtime prints, waited for; for actions outside of the loop.
-pub(super) fn output_of(words: &[std::ffi::OsString]) -> Result<Vec<u8>, Error> {
-    let (program, arguments) = words
-        .split_first()
-        .ok_or_else(|| Error::Usage("no runtime".into()))?;
-    let output = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .map_err(Error::path("run", std::path::Path::new(program)))?;
-    Ok(output.stdout)
 }
 
 /// The moment until which a deletion waits for its streams.

@@ -134,8 +134,6 @@ pub(crate) struct CreateTaskRequest {
     pub(crate) stderr: String,
     #[prost(string, tag = "8")]
     pub(crate) checkpoint: String,
-    #[prost(string, tag = "9")]
-    pub(crate) parent_checkpoint: String,
     #[prost(message, optional, tag = "10")]
     pub(crate) options: Option<Any>,
 }
@@ -365,8 +363,6 @@ pub(crate) struct RuncOptions {
     pub(crate) root: String,
     #[prost(bool, tag = "9")]
     pub(crate) systemd_cgroup: bool,
-    #[prost(string, tag = "10")]
-    pub(crate) criu_image_path: String,
     #[prost(string, tag = "11")]
     pub(crate) criu_work_path: String,
 }

@@ -1,18 +1,23 @@
 //! The root file system that containerd asks for: mounts, one upon the other, at `rootfs` in the bundle.
 
-use std::path::Path;
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::CWD;
+use rustix::fs::{Mode, OFlags, open};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change,
     mount_remount, unmount,
 };
+use rustix::process::{chdir, fchdir};
 
 use super::message::Mount;
 use crate::error::Error;
 
 /// Most bytes of options that `mount(2)` takes: a page with its final zero.
 const LONGEST_DATA: usize = 4095;
+
+/// The option of an overlay that names its layers.
+const LOWER: &str = "lowerdir=";
 
 /// Mounts everything at `rootfs`; undoes it when one fails.
 pub(crate) fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<(), Error> {
@@ -42,18 +47,8 @@ fn mount_one(entry: &Mount, target: &Path) -> Result<(), Error> {
             Ok::<(), rustix::io::Errno>(())
         };
         work().map_err(failed)?;
-    } else if parsed.data.len() > LONGEST_DATA {
-        return overlay_in_place(entry, target, &parsed);
     } else {
-        let data = std::ffi::CString::new(parsed.data.as_str()).unwrap_or_default();
-        mount(
-            entry.source.as_str(),
-            target,
-            entry.kind.as_str(),
-            parsed.flags,
-            Some(&*data),
-        )
-        .map_err(failed)?;
+        mount_data(entry, target, &parsed)?;
     }
     if let Some(propagation) = parsed.propagation {
         mount_change(target, propagation).map_err(Error::path("set propagation of", target))?;
@@ -61,43 +56,100 @@ fn mount_one(entry: &Mount, target: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Mounts with more options than a page holds, one by one: an overlay of many layers. fsopen(2), Linux 5.2; lower
-/// directories one at a time, Linux 6.5.
-fn overlay_in_place(entry: &Mount, target: &Path, parsed: &Options) -> Result<(), Error> {
-    use rustix::mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create,
-        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
-    };
-    let work = || {
-        let context = fsopen(entry.kind.as_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
-        fsconfig_set_string(&context, "source", entry.source.as_str())?;
-        for option in parsed.data.split(',') {
-            match option.split_once('=') {
-                Some(("lowerdir", layers)) => {
-                    for layer in layers.split(':') {
-                        fsconfig_set_string(&context, "lowerdir+", layer)?;
-                    }
-                }
-                Some((key, value)) => fsconfig_set_string(&context, key, value)?,
-                None => fsconfig_set_flag(&context, option)?,
-            }
-        }
-        fsconfig_create(&context)?;
-        let attributes = if parsed.flags.contains(MountFlags::RDONLY) {
-            MountAttrFlags::MOUNT_ATTR_RDONLY
-        } else {
-            MountAttrFlags::empty()
-        };
-        let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-        move_mount(
-            &mounted,
-            "",
-            CWD,
+/// Mounts a file system. Of more options than a page holds the layers are named by where they are from their common
+/// directory, which is the working directory meanwhile: there is one thread.
+fn mount_data(entry: &Mount, target: &Path, parsed: &Options) -> Result<(), Error> {
+    let mount = |data: &str, target: &Path| {
+        let data = CString::new(data)
+            .map_err(|_| Error::Usage(format!("options of a mount with a NUL: {data:?}")))?;
+        mount(
+            entry.source.as_str(),
             target,
-            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+            entry.kind.as_str(),
+            parsed.flags,
+            Some(&*data),
         )
+        .map_err(Error::path("mount root file system at", target))
     };
-    work().map_err(Error::path("mount root file system at", target))
+    if parsed.data.len() <= LONGEST_DATA {
+        return mount(&parsed.data, target);
+    }
+    let shorter = shorten(&parsed.data).filter(|(_, data)| data.len() <= LONGEST_DATA);
+    let Some((directory, data)) = shorter else {
+        return Err(Error::Usage(format!(
+            "a mount with {} bytes of options: mount(2) takes {LONGEST_DATA}",
+            parsed.data.len()
+        )));
+    };
+    let target = std::path::absolute(target).map_err(Error::path("find", target))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let here = open(".", flags, Mode::empty()).map_err(Error::call("open working directory"))?;
+    chdir(&directory).map_err(Error::path("change to", &directory))?;
+    let outcome = mount(&data, &target);
+    fchdir(here).map_err(Error::call("change back to the working directory"))?;
+    outcome
+}
+
+/// Names the lower directories of an overlay by where they are from the directory that all are in. Returns that, and the
+/// options; nothing where that makes no sense.
+fn shorten(data: &str) -> Option<(PathBuf, String)> {
+    let mut options = split(data, b',');
+    let lower = options
+        .iter_mut()
+        .find(|option| option.starts_with(LOWER))?;
+    let layers = split(&lower[LOWER.len()..], b':');
+    // An empty one is half of `::`, before layers that hold data alone.
+    let mut named = layers.iter().filter(|layer| !layer.is_empty());
+    let above = |path: &'_ str| path.rfind('/').map(|end| path[..end].to_owned());
+    let mut parent = above(named.next()?.trim_end_matches('/'))?;
+    for layer in named {
+        while !layer
+            .strip_prefix(&parent)
+            .is_some_and(|rest| rest.trim_end_matches('/').len() > 1 && rest.starts_with('/'))
+        {
+            parent = above(&parent)?;
+        }
+    }
+    // The root would save nothing.
+    if !parent.starts_with('/') {
+        return None;
+    }
+    let relative: Vec<&str> = layers
+        .iter()
+        .map(|layer| layer.get(parent.len() + 1..).unwrap_or_default())
+        .collect();
+    let short = format!("{LOWER}{}", relative.join(":"));
+    *lower = &short;
+    let data = options.join(",");
+    Some((unescaped(&parent).into(), data))
+}
+
+/// The parts of a text between separators that no backslash is before.
+fn split(text: &str, separator: u8) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let (mut start, mut escaped) = (0, false);
+    for (index, byte) in text.bytes().enumerate() {
+        if byte == separator && !escaped {
+            parts.push(&text[start..index]);
+            start = index + 1;
+        }
+        escaped = byte == b'\\' && !escaped;
+    }
+    parts.push(&text[start..]);
+    parts
+}
+
+/// Text without the backslashes that say that what follows is to be taken as it is.
+fn unescaped(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        plain.extend(match character {
+            '\\' => characters.next(),
+            other => Some(other),
+        });
+    }
+    plain
 }
 
 /// Takes away everything mounted at or below `rootfs`.
@@ -247,6 +299,49 @@ mod tests {
         assert!(bind.bind && bind.recursive);
         assert!(bind.propagation.is_some());
         assert_eq!(bind.data, "");
+    }
+
+    #[test]
+    fn layers_are_named_from_their_common_directory() {
+        for (data, expected) in [
+            (
+                "index=off,upperdir=/s/3/fs,workdir=/s/3/w,lowerdir=/s/2/fs:/s/1/fs",
+                Some((
+                    "/s",
+                    "index=off,upperdir=/s/3/fs,workdir=/s/3/w,lowerdir=2/fs:1/fs",
+                )),
+            ),
+            ("lowerdir=/s/a", Some(("/s", "lowerdir=a"))),
+            ("lowerdir=/s/a/b:/s/a", Some(("/s", "lowerdir=a/b:a"))),
+            ("lowerdir=/s/ab/c:/s/a/c", Some(("/s", "lowerdir=ab/c:a/c"))),
+            ("lowerdir=/s/a/:/s/b/,ro", Some(("/s", "lowerdir=a/:b/,ro"))),
+            ("lowerdir=/s/a::/s/data", Some(("/s", "lowerdir=a::data"))),
+            ("lowerdir=/a/b:/c/d", None),
+            (
+                r"lowerdir=/s\:1/a\:b:/s\:1/c\,d,x",
+                Some(("/s:1", r"lowerdir=a\:b:c\,d,x")),
+            ),
+            (r"lowerdir=/s/\\:/s/t", Some(("/s", r"lowerdir=\\:t"))),
+            ("lowerdir=a/b:a/c", None),
+            ("lowerdir=/a/b:c", None),
+            ("lowerdir=", None),
+            ("size=1", None),
+        ] {
+            let expected = expected.map(|(directory, data)| (directory.into(), data.to_owned()));
+            assert_eq!(shorten(data), expected, "{data}");
+        }
+    }
+
+    #[test]
+    fn a_mount_with_a_nul_is_refused() {
+        let entry = Mount {
+            kind: "tmpfs".into(),
+            options: vec!["size=1\0".into()],
+            ..Mount::default()
+        };
+        let place = tempfile::tempdir().unwrap();
+        let error = mount_one(&entry, place.path()).unwrap_err();
+        assert!(error.chain().contains("NUL"), "{}", error.chain());
     }
 
     #[test]

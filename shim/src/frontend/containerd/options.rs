@@ -79,10 +79,9 @@ fn take(options: &mut RuncOptions, key: &str, value: &toml::Value) -> Result<(),
         "shimcgroup" => options.shim_cgroup = word()?,
         "iouid" => options.io_uid = id()?,
         "iogid" => options.io_gid = id()?,
-        "criuimagepath" => options.criu_image_path = word()?,
         "criuworkpath" => options.criu_work_path = word()?,
-        // What containerd uses itself, and what runc's shim passes over too.
-        "typeurl" | "configpath" | "configbody" | "criupath" => {}
+        // What containerd uses itself, and what runc's shim passes over too or makes no use of.
+        "typeurl" | "configpath" | "configbody" | "criupath" | "criuimagepath" => {}
         _ => return Err(format!("unknown option {key}")),
     }
     Ok(())
@@ -109,8 +108,7 @@ mod tests {
             io_uid: 7,
             ..RuncOptions::default()
         };
-        let text =
-            "BinaryName = \"/usr/sbin/runc\"\nsystemdCgroup = true\nIoUid = 7\nTypeUrl = \"x\"\n";
+        let text = "BinaryName = \"/usr/sbin/runc\"\nsystemdCgroup = true\nIoUid = 7\nTypeUrl = \"x\"\nCriuImagePath = \"x\"\n";
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         let path = file.path().to_str().unwrap();

@@ -26,6 +26,8 @@ pub(crate) struct Pump {
     splices: bool,
     /// Read but not yet written.
     pending: Vec<u8>,
+    /// Bytes written so far.
+    moved: u64,
     watched: Watched,
 }
 
@@ -62,6 +64,7 @@ impl Pump {
             sink,
             splices,
             pending: Vec::new(),
+            moved: 0,
             watched: Watched::Nothing,
         }
     }
@@ -83,11 +86,14 @@ impl Pump {
         Progress::More
     }
 
-    fn splice(&self) -> Result<usize, Progress> {
+    fn splice(&mut self) -> Result<usize, Progress> {
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
         match splice(&self.source, None, &self.sink, None, 64 * 1024, flags) {
             Ok(0) => Err(Progress::Ended),
-            Ok(count) => Ok(count),
+            Ok(count) => {
+                self.moved += count as u64;
+                Ok(count)
+            }
             Err(Errno::INTR) => Ok(0),
             // Of which of the two this is about nothing is said.
             Err(Errno::AGAIN) if self.waiting() > 0 => Err(Progress::Full),
@@ -105,6 +111,7 @@ impl Pump {
     fn copy(&mut self, buffer: &mut [u8]) -> Result<usize, Progress> {
         if !self.pending.is_empty() {
             let count = write(&self.sink, &self.pending)?;
+            self.moved += count as u64;
             self.pending.drain(..count);
             if !self.pending.is_empty() {
                 return Err(Progress::Full);
@@ -120,6 +127,7 @@ impl Pump {
             Err(_) => return Err(Progress::Ended),
         };
         let written = write(&self.sink, &buffer[..count])?;
+        self.moved += written as u64;
         self.pending.extend_from_slice(&buffer[written..count]);
         Ok(count)
     }
@@ -133,6 +141,11 @@ impl Pump {
         };
         let found = poll(&mut fds, Some(&now));
         found.is_ok() && fds[0].revents().contains(PollFlags::HUP)
+    }
+
+    /// Bytes written so far.
+    pub(crate) fn moved(&self) -> u64 {
+        self.moved
     }
 
     /// Bytes that wait in the source.

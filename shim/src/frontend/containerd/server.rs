@@ -15,8 +15,9 @@ use rustix::process::{Pid, WaitOptions};
 
 use super::container::{Caller, Container, End, Phase, Process, code};
 use super::event::Publisher;
-use super::job::Job;
+use super::job::{Job, Prepared};
 use super::message::{TaskExit, TaskOnly, Timestamp};
+use super::output::{Output, Untold};
 use super::pump::{Progress, Pump};
 use super::token::Token;
 use super::ttrpc::{Connection, Incoming, Refusal};
@@ -59,7 +60,10 @@ pub(crate) struct Server {
     generation: u64,
     pub(super) publisher: Publisher,
     pub(super) containers: BTreeMap<String, Container>,
-    pub(super) jobs: Vec<Job>,
+    /// Calls of the runtime that are under way.
+    pub(super) jobs: Vec<(Pid, Job)>,
+    /// Those that wait for a logger.
+    pub(super) prepared: Vec<Option<Prepared>>,
     /// Children that ended while a call of the runtime was under way: one of them may be what it started.
     pub(super) early: Vec<(Pid, ExitStatus)>,
     pumps: Vec<Option<Pump>>,
@@ -92,6 +96,7 @@ impl Server {
             publisher,
             containers: BTreeMap::new(),
             jobs: Vec::new(),
+            prepared: Vec::new(),
             early: Vec::new(),
             pumps: Vec::new(),
             places: Vec::new(),
@@ -108,10 +113,11 @@ impl Server {
             if self.is_over(now) {
                 break;
             }
-            self.advance_events(now);
+            self.give_up_loggers(now);
+            self.tell_ends(now);
             self.finish_deletions(now);
-            // At every turn: signals are unblocked while a program is started, and a SIGCHLD of that moment is lost.
-            self.reap();
+            // After these, as they may have something to tell.
+            self.advance_events(now);
             self.flush_connections();
             let timeout = self
                 .next_deadline()
@@ -153,16 +159,20 @@ impl Server {
                     .max(Instant::now() + QUIET / 8)
             });
         let farewell = self.shutting_down.map(|since| since + FAREWELL);
+        let untold = self
+            .processes()
+            .filter_map(|process| Some(process.untold.as_ref()?.next));
+        let loggers = self.prepared.iter().flatten().map(Prepared::deadline);
         deletions
+            .chain(untold)
+            .chain(loggers)
             .chain(self.publisher.deadline())
             .chain(farewell)
             .min()
     }
 
     fn processes(&self) -> impl Iterator<Item = &Process> {
-        self.containers
-            .values()
-            .flat_map(|container| std::iter::once(&container.init).chain(container.execs.values()))
+        self.containers.values().flat_map(Container::processes)
     }
 
     fn handle(&mut self, token: Token, flags: EventFlags) {
@@ -178,6 +188,7 @@ impl Server {
             Token::Connection(index) => self.serve(index, flags),
             Token::Pump(index) => self.pump(index),
             Token::Oom(place) => self.oom(place),
+            Token::Logger(index) => self.logger_is_ready(index, Instant::now()),
         }
     }
 
@@ -305,10 +316,10 @@ impl Server {
             *slot = None;
         }
         for container in self.containers.values_mut() {
-            let processes =
-                std::iter::once(&mut container.init).chain(container.execs.values_mut());
-            for process in processes {
-                process.outputs.retain(|&output| output != index);
+            for process in container.processes_mut() {
+                for output in &mut process.outputs {
+                    output.pump.take_if(|place| *place == index);
+                }
                 if process.input == Some(index) {
                     process.input = None;
                 }
@@ -322,9 +333,9 @@ impl Server {
             let Some(status) = ExitStatus::of(status) else {
                 continue;
             };
-            if let Some(index) = self.jobs.iter().position(|job| job.pid == pid) {
-                let job = self.jobs.swap_remove(index);
-                self.finish_job(job, status);
+            if let Some(index) = self.jobs.iter().position(|(job, _)| *job == pid) {
+                let (_, job) = self.jobs.swap_remove(index);
+                self.finish_job(job, Ok(status));
                 if self.jobs.is_empty() {
                     self.early.clear();
                 }
@@ -337,8 +348,8 @@ impl Server {
     /// Notes the end of a process. `false`: it is nobody's here.
     pub(super) fn process_ended(&mut self, pid: Pid, status: ExitStatus) -> bool {
         let found = self.containers.values().find_map(|container| {
-            std::iter::once(&container.init)
-                .chain(container.execs.values())
+            container
+                .processes()
                 .find(|process| process.pid == Some(pid) && process.phase != Phase::Stopped)
                 .map(|process| (container.id.clone(), process.exec_id.clone()))
         });
@@ -352,8 +363,7 @@ impl Server {
         if exec_id.is_empty() {
             self.init_ended(&id, end);
         } else {
-            self.tell_end(&id, &exec_id, end);
-            self.release_init(&id);
+            self.end_process(&id, &exec_id, end);
         }
         true
     }
@@ -387,32 +397,70 @@ impl Server {
             return;
         }
         if let Some(end) = container.held.take() {
-            self.tell_end(id, "", end);
+            self.end_process(id, "", end);
         }
     }
 
-    /// Publishes an end: what was written before it is moved on first.
-    fn tell_end(&mut self, id: &str, exec_id: &str, end: End) {
-        let outputs = match self
-            .containers
-            .get_mut(id)
-            .map(|found| found.process(exec_id))
-        {
-            Some(Ok(process)) => process.outputs.clone(),
-            _ => return,
-        };
-        for index in outputs {
-            self.pump(index);
-        }
-        let Some(Ok(process)) = self
-            .containers
-            .get_mut(id)
-            .map(|found| found.process(exec_id))
-        else {
+    /// Notes an end. What was written before is moved on, and the end told when that has been read.
+    fn end_process(&mut self, id: &str, exec_id: &str, end: End) {
+        let now = Instant::now();
+        let Some(process) = self.process_mut(id, exec_id) else {
             return;
         };
         process.phase = Phase::Stopped;
         process.end = Some(end);
+        process.untold = Some(Untold::new(now));
+        let pumps: Vec<usize> = process.outputs.iter().filter_map(|o| o.pump).collect();
+        for index in pumps {
+            self.pump(index);
+        }
+        if let Some(container) = self.containers.get_mut(id)
+            && let Ok(process) = container.process(exec_id)
+        {
+            for output in &mut process.outputs {
+                output.ended(pump_of(&self.pumps, output));
+            }
+        }
+        self.tell_ends(now);
+    }
+
+    fn process_mut(&mut self, id: &str, exec_id: &str) -> Option<&mut Process> {
+        self.containers.get_mut(id)?.process(exec_id).ok()
+    }
+
+    /// Tells of ends of which all output has been read.
+    fn tell_ends(&mut self, now: Instant) {
+        let mut over = Vec::new();
+        for container in self.containers.values_mut() {
+            let id = &container.id;
+            let execs = container.execs.values_mut();
+            for process in std::iter::once(&mut container.init).chain(execs) {
+                let outputs = process.outputs.iter();
+                let unread = outputs.map(|output| output.unread(pump_of(&self.pumps, output)));
+                if let Some(untold) = &mut process.untold
+                    && untold.next <= now
+                    && untold.is_over(unread.sum(), now)
+                {
+                    over.push((id.clone(), process.exec_id.clone()));
+                }
+            }
+        }
+        for (id, exec_id) in over {
+            self.tell_end(&id, &exec_id);
+        }
+    }
+
+    /// Tells of an end, if that has not been done.
+    pub(super) fn tell_end(&mut self, id: &str, exec_id: &str) {
+        let Some(process) = self.process_mut(id, exec_id) else {
+            return;
+        };
+        let (Some(_), Some(end)) = (process.untold.take(), process.end) else {
+            return;
+        };
+        for output in &mut process.outputs {
+            output.release();
+        }
         let pid = process.number();
         let waiters = std::mem::take(&mut process.waiters);
         let event = TaskExit {
@@ -427,6 +475,7 @@ impl Server {
         for caller in waiters {
             self.answer(caller, Ok(super::task::waited(end)));
         }
+        self.release_init(id);
     }
 
     fn oom(&mut self, place: usize) {
@@ -464,8 +513,8 @@ impl Server {
             .containers
             .values()
             .flat_map(|container| {
-                std::iter::once(&container.init)
-                    .chain(container.execs.values())
+                container
+                    .processes()
                     .filter(|process| self.is_drained(process, now))
                     .map(|process| (container.id.clone(), process.exec_id.clone()))
             })
@@ -481,13 +530,19 @@ impl Server {
             return false;
         };
         let asked = until.checked_sub(STALLED).unwrap_or(until);
-        let waits = process
-            .outputs
-            .iter()
-            .filter_map(|&index| self.pumps.get(index)?.as_ref())
-            .any(|pump| pump.waiting() > 0);
-        process.outputs.is_empty() || now >= until || (!waits && now >= asked + QUIET)
+        let pumps = || {
+            let outputs = process.outputs.iter();
+            outputs.filter_map(|output| pump_of(&self.pumps, output))
+        };
+        let waits = pumps().any(|pump| pump.waiting() > 0);
+        let drained = pumps().next().is_none() || (!waits && now >= asked + QUIET);
+        now >= until || (drained && process.untold.is_none())
     }
+}
+
+/// The pump of an output, if it still has work.
+fn pump_of<'a>(pumps: &'a [Option<Pump>], output: &Output) -> Option<&'a Pump> {
+    pumps.get(output.pump?)?.as_ref()
 }
 
 /// A free place in a list, made if there is none.

@@ -21,6 +21,7 @@ use super::message::{
 use super::mounts;
 use super::server::{Place, Server};
 use crate::error::Error;
+use crate::process::ExitStatus;
 use crate::socket::bind_in;
 
 /// What the options are kept in beside a bundle's config.json, for `delete`.
@@ -284,10 +285,13 @@ pub(super) fn delete(arguments: &Arguments) -> Result<ExitCode, Error> {
         .unwrap_or_default();
     let runtime = Runtime::new(&options, &arguments.namespace, &bundle);
     let pid = crate::process::read_pidfile(&bundle.join("init.pid")).ok();
-    if let Err(error) =
-        super::job::output_of(&runtime.command(["delete", "--force", arguments.id.as_str()]))
-    {
-        crate::diag::warning!("{}", error.chain());
+    match call(&runtime.command(["delete", "--force", arguments.id.as_str()])) {
+        Ok((ExitStatus(0), _)) => {}
+        Ok((status, _)) => {
+            let complaint = runtime.complaint("OCI runtime delete failed", status);
+            crate::diag::warning!("{complaint}");
+        }
+        Err(error) => crate::diag::warning!("{}", error.chain()),
     }
     mounts::unmount_all(&bundle.join("rootfs"));
     remove_socket(&bundle);
@@ -299,6 +303,21 @@ pub(super) fn delete(arguments: &Arguments) -> Result<ExitCode, Error> {
         exited_at: Some(Timestamp::now()),
     };
     print(&response.encode_to_vec())
+}
+
+/// Calls the runtime and waits for its end. Returns its status and what it prints.
+fn call(words: &[std::ffi::OsString]) -> Result<(ExitStatus, Vec<u8>), Error> {
+    let (program, arguments) = words
+        .split_first()
+        .ok_or_else(|| Error::Usage("no runtime".into()))?;
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .map_err(Error::path("run", Path::new(program)))?;
+    let status = output.status.code().unwrap_or(255);
+    Ok((ExitStatus(status), output.stdout))
 }
 
 /// Removes the dead shim's socket; a living one serves others of the group.
@@ -324,8 +343,9 @@ pub(super) fn info() -> Result<ExitCode, Error> {
     let options = super::options::read(told.as_ref())?;
     let runtime = Runtime::new(&options, "", Path::new("/"));
     let words = [runtime.binary().into(), "features".into()];
-    let features = super::job::output_of(&words)
+    let features = call(&words)
         .ok()
+        .map(|(_, text)| text)
         .filter(|text| serde_json::from_slice::<serde_json::Value>(text).is_ok());
     let info = RuntimeInfo {
         name: "io.containerd.qrun.v2".into(),
@@ -343,8 +363,11 @@ pub(super) fn info() -> Result<ExitCode, Error> {
     print(&info.encode_to_vec())
 }
 
-/// Keeps a container's options for `delete`.
+/// Keeps a container's options for `delete`, which takes the defaults where there are none.
 pub(super) fn remember(bundle: &Path, options: &RuncOptions) -> Result<(), Error> {
+    if *options == RuncOptions::default() {
+        return Ok(());
+    }
     let path = bundle.join(OPTIONS);
     let text =
         serde_json::to_vec(options).map_err(|error| Error::Usage(format!("options: {error}")))?;

@@ -5,8 +5,6 @@ mod v2;
 
 use std::path::{Path, PathBuf};
 
-use rustix::process::Pid;
-
 use super::message::Any;
 
 /// Where the hierarchies are mounted.
@@ -22,11 +20,9 @@ pub(crate) enum Cgroup {
 }
 
 impl Cgroup {
-    /// The cgroups a process is in.
-    pub(crate) fn of(pid: Pid) -> Option<Self> {
-        let list =
-            std::fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero())).ok()?;
-        Self::parse(&list, Path::new(ROOT))
+    /// The cgroups that a process's file in `/proc` lists.
+    pub(crate) fn listed(list: &str) -> Option<Self> {
+        Self::parse(list, Path::new(ROOT))
     }
 
     fn parse(list: &str, root: &Path) -> Option<Self> {

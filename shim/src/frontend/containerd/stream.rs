@@ -1,23 +1,18 @@
 //! Where a process's standard streams lead: containerd's fifos, a logger's pipes, a file, nowhere.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags, fchown, open, stat};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Gid, Uid};
+use rustix::process::{Gid, Signal, Uid};
 
+use super::logger::{Binary, Logger, LoggerName, Ready};
 use super::pump::Pump;
 use super::uri::Uri;
 use crate::error::Error;
 use crate::process::Streams;
 use crate::stdio::{nonblocking, null};
-
-/// Longest that a logger may take to say that it is ready.
-const LOGGER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a request says of the streams: paths, URIs, or nothing.
 #[derive(Debug, Clone, Default)]
@@ -39,10 +34,22 @@ pub(crate) struct Opened {
     pub(crate) input: Option<Pump>,
     /// Keeps the fifo of stdin from ending before CloseIO.
     pub(crate) stdin_writer: Option<OwnedFd>,
-    /// From the container into fifos.
-    pub(crate) outputs: Vec<Pump>,
+    /// From the container into what it leads to, and its path if that is a fifo.
+    pub(crate) outputs: Vec<(Pump, Option<PathBuf>)>,
     /// The program that takes the output.
-    pub(crate) logger: Option<Child>,
+    pub(crate) logger: Option<Logger>,
+    /// Where that says that it is ready: then the runtime may start.
+    pub(crate) ready: Option<Ready>,
+    /// What the terminal is to be connected with when it comes.
+    ends: Option<Ends>,
+}
+
+/// What a terminal is connected with.
+#[derive(Debug)]
+struct Ends {
+    stdin: Option<OwnedFd>,
+    sink: OwnedFd,
+    fifo: Option<PathBuf>,
 }
 
 /// Who must be able to open the pipes again, `/dev/stdout` say: `io_uid` and `io_gid` of the options.
@@ -54,99 +61,128 @@ pub(crate) struct Owner {
     pub(crate) gid: u32,
 }
 
-/// Opens everything for a process without a terminal: our side, and what the runtime is started with.
-pub(crate) fn open_pipes(
-    wanted: &Wanted,
-    owner: Owner,
-    logger: &LoggerName<'_>,
-) -> Result<(Opened, Streams), Error> {
-    let mut ours = Opened::default();
-    let stdin = if wanted.stdin.is_empty() {
-        null()?
-    } else {
-        let (fifo, keeper) = open_input(&wanted.stdin)?;
+impl Opened {
+    /// Opens everything for a process without a terminal: our side, and what the runtime is started with.
+    pub(crate) fn pipes(
+        wanted: &Wanted,
+        owner: Owner,
+        name: &LoggerName<'_>,
+    ) -> Result<(Self, Streams), Error> {
+        let mut ours = Self::default();
+        let stdin = if wanted.stdin.is_empty() {
+            null()?
+        } else {
+            let (fifo, keeper) = open_input(&wanted.stdin)?;
+            let (reader, writer) = owned_pipe(owner)?;
+            ours.input = Some(Pump::new(fifo, nonblocking(writer)?));
+            ours.stdin_writer = Some(keeper);
+            reader
+        };
+        let (stdout, stderr) = match Uri::parse(&wanted.stdout) {
+            Uri::Path(path) => {
+                let Uri::Path(other) = Uri::parse(&wanted.stderr) else {
+                    let text = format!("stderr {} beside a fifo", wanted.stderr);
+                    return Err(Error::Usage(text));
+                };
+                (ours.output(path, owner)?, ours.output(other, owner)?)
+            }
+            Uri::File(path) => {
+                let file = log_file(&path)?;
+                let copy = file.try_clone().map_err(Error::call("duplicate a log"))?;
+                (file, copy)
+            }
+            Uri::Binary(binary) => ours.start_logger(&binary, name)?,
+            Uri::Unknown(scheme) => return Err(unknown(&scheme)),
+        };
+        let theirs = Streams {
+            stdin: Some(stdin),
+            stdout: Some(stdout),
+            stderr: Some(stderr),
+        };
+        Ok((ours, theirs))
+    }
+
+    /// Opens what a terminal will be connected with.
+    pub(crate) fn for_terminal(wanted: &Wanted, name: &LoggerName<'_>) -> Result<Self, Error> {
+        let mut ours = Self::default();
+        let mut stdin = None;
+        if !wanted.stdin.is_empty() {
+            let (fifo, keeper) = open_input(&wanted.stdin)?;
+            stdin = Some(fifo);
+            ours.stdin_writer = Some(keeper);
+        }
+        let mut fifo = None;
+        let sink = match Uri::parse(&wanted.stdout) {
+            Uri::Path(path) if path.as_os_str().is_empty() => null()?,
+            Uri::Path(path) => {
+                let sink = open_output(&path)?;
+                fifo = Some(path);
+                sink
+            }
+            Uri::File(path) => log_file(&path)?,
+            Uri::Binary(binary) => nonblocking(ours.start_logger(&binary, name)?.0)?,
+            Uri::Unknown(scheme) => return Err(unknown(&scheme)),
+        };
+        ours.ends = Some(Ends { stdin, sink, fifo });
+        Ok(ours)
+    }
+
+    /// Connects the terminal's master end.
+    pub(crate) fn connect_terminal(&mut self, master: OwnedFd) -> Result<(), Error> {
+        let Some(ends) = self.ends.take() else {
+            return Ok(());
+        };
+        if let Some(fifo) = ends.stdin {
+            let copy = master
+                .try_clone()
+                .map_err(Error::call("duplicate the terminal"))?;
+            self.input = Some(Pump::new(fifo, copy));
+        }
+        self.outputs.push((Pump::new(master, ends.sink), ends.fifo));
+        Ok(())
+    }
+
+    /// The process did not come about.
+    pub(crate) fn abandon(self) {
+        if let Some(logger) = self.logger {
+            logger.signal(Signal::KILL);
+        }
+    }
+
+    /// Starts the program that takes the output; returns where to write that.
+    fn start_logger(
+        &mut self,
+        binary: &Binary,
+        name: &LoggerName<'_>,
+    ) -> Result<(OwnedFd, OwnedFd), Error> {
+        let started = Logger::start(binary, name)?;
+        self.logger = Some(started.logger);
+        self.ready = Some(started.ready);
+        Ok((started.stdout, started.stderr))
+    }
+
+    /// The container's end of an output stream.
+    fn output(&mut self, path: PathBuf, owner: Owner) -> Result<OwnedFd, Error> {
+        if path.as_os_str().is_empty() {
+            return null();
+        }
+        let is_fifo = stat(&path)
+            .map(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
+            .map_err(Error::path("look at output", &path))?;
+        if !is_fifo {
+            let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC;
+            return open(&path, flags, Mode::empty()).map_err(Error::path("open output", &path));
+        }
         let (reader, writer) = owned_pipe(owner)?;
-        ours.input = Some(Pump::new(fifo, nonblocking(writer)?));
-        ours.stdin_writer = Some(keeper);
-        reader
-    };
-    let (stdout, stderr) = match Uri::parse(&wanted.stdout) {
-        Uri::Path(_) => (
-            output(&mut ours, &wanted.stdout, owner)?,
-            output(&mut ours, &wanted.stderr, owner)?,
-        ),
-        Uri::File(path) => {
-            let file = log_file(&path)?;
-            let copy = file.try_clone().map_err(Error::call("duplicate a log"))?;
-            (file, copy)
-        }
-        Uri::Binary(binary) => {
-            let (child, stdout, stderr) = start_logger(&binary, logger)?;
-            ours.logger = Some(child);
-            (stdout, stderr)
-        }
-        Uri::Unknown(scheme) => {
-            return Err(Error::Usage(format!("unknown STDIO scheme {scheme}")));
-        }
-    };
-    let theirs = Streams {
-        stdin: Some(stdin),
-        stdout: Some(stdout),
-        stderr: Some(stderr),
-    };
-    Ok((ours, theirs))
+        let sink = open_output(&path)?;
+        self.outputs
+            .push((Pump::new(nonblocking(reader)?, sink), Some(path)));
+        Ok(writer)
+    }
 }
 
-/// Connects a terminal's master end with the fifos.
-pub(crate) fn open_terminal(
-    wanted: &Wanted,
-    master: OwnedFd,
-    logger: &LoggerName<'_>,
-) -> Result<Opened, Error> {
-    let mut ours = Opened::default();
-    let duplicate = |fd: &OwnedFd| {
-        fd.try_clone()
-            .map_err(Error::call("duplicate the terminal"))
-    };
-    if !wanted.stdin.is_empty() {
-        let (fifo, keeper) = open_input(&wanted.stdin)?;
-        ours.input = Some(Pump::new(fifo, duplicate(&master)?));
-        ours.stdin_writer = Some(keeper);
-    }
-    let sink = match Uri::parse(&wanted.stdout) {
-        Uri::Path(path) if path.as_os_str().is_empty() => null()?,
-        Uri::Path(path) => open_output(&path)?,
-        Uri::File(path) => log_file(&path)?,
-        Uri::Binary(binary) => {
-            let (child, stdout, _) = start_logger(&binary, logger)?;
-            ours.logger = Some(child);
-            nonblocking(stdout)?
-        }
-        Uri::Unknown(scheme) => {
-            return Err(Error::Usage(format!("unknown STDIO scheme {scheme}")));
-        }
-    };
-    ours.outputs.push(Pump::new(master, sink));
-    Ok(ours)
-}
-
-/// The container's end of an output stream.
-fn output(ours: &mut Opened, place: &str, owner: Owner) -> Result<OwnedFd, Error> {
-    if place.is_empty() {
-        return null();
-    }
-    let path = Path::new(place);
-    let is_fifo = stat(path)
-        .map(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
-        .map_err(Error::path("look at output", path))?;
-    if !is_fifo {
-        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC;
-        return open(path, flags, Mode::empty()).map_err(Error::path("open output", path));
-    }
-    let (reader, writer) = owned_pipe(owner)?;
-    let sink = open_output(path)?;
-    ours.outputs.push(Pump::new(nonblocking(reader)?, sink));
-    Ok(writer)
+fn unknown(scheme: &str) -> Error {
+    Error::Usage(format!("unknown STDIO scheme {scheme}"))
 }
 
 /// Opens a fifo for output, with a reading end of our own: a client that goes away is no end of the container.
@@ -185,85 +221,4 @@ fn log_file(path: &Path) -> Result<OwnedFd, Error> {
     let flags =
         OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     open(path, flags, Mode::from_raw_mode(0o644)).map_err(Error::path("open log file", path))
-}
-
-/// How a logger is told whose output it gets.
-#[derive(Debug)]
-pub(crate) struct LoggerName<'a> {
-    /// Container, or exec session.
-    pub(crate) id: &'a str,
-    /// containerd's namespace.
-    pub(crate) namespace: &'a str,
-}
-
-/// A `binary://` URI: a program and its arguments.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Binary {
-    /// The program.
-    pub(crate) path: PathBuf,
-    /// Its arguments: key and value of each part of the query.
-    pub(crate) arguments: Vec<String>,
-    /// Whether it must write a byte to be ready (`binary-v2`); else closing is enough.
-    pub(crate) says_ready: bool,
-}
-
-/// Starts the program that takes the output: descriptor 3 is stdout, 4 stderr, and 5 is closed when it is ready.
-fn start_logger(
-    binary: &Binary,
-    name: &LoggerName<'_>,
-) -> Result<(Child, OwnedFd, OwnedFd), Error> {
-    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(Error::call("pipe2"));
-    let (stdout_reader, stdout) = pipe()?;
-    let (stderr_reader, stderr) = pipe()?;
-    let (ready, said) = pipe()?;
-    let mut command = Command::new("/proc/self/exe");
-    command
-        .arg(super::LOGGER)
-        .arg(&binary.path)
-        .args(&binary.arguments)
-        .env("CONTAINER_ID", name.id)
-        .env("CONTAINER_NAMESPACE", name.namespace)
-        // Where the program finds them is arranged by ourselves, started again: no code runs between fork and exec.
-        .stdin(Stdio::from(stdout_reader))
-        .stdout(Stdio::from(stderr_reader))
-        .stderr(Stdio::from(said));
-    let mut child = crate::process::spawn_unblocked(&mut command)
-        .map_err(Error::path("start logger", &binary.path))?;
-    // Our copies of the other ends are in it.
-    drop(command);
-    if let Err(error) = await_ready(&ready, binary) {
-        let _ = child.kill();
-        return Err(error);
-    }
-    Ok((child, stdout, stderr))
-}
-
-fn await_ready(ready: &OwnedFd, binary: &Binary) -> Result<(), Error> {
-    let fail = |text: &str| {
-        Err(Error::Runtime(format!(
-            "logger {}: {text}",
-            binary.path.display()
-        )))
-    };
-    let deadline = Instant::now() + LOGGER_PATIENCE;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = Timespec {
-            tv_sec: i64::try_from(left.as_secs()).unwrap_or(0),
-            tv_nsec: i64::from(left.subsec_nanos()),
-        };
-        let mut fds = [PollFd::from_borrowed_fd(ready.as_fd(), PollFlags::IN)];
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(0) => return fail("it did not get ready in 10 s"),
-            Ok(_) => break,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(Error::call("poll")(errno)),
-        }
-    }
-    let mut byte = [0];
-    match rustix::io::read(ready, &mut byte) {
-        Ok(0) if binary.says_ready => fail("it ended before it was ready"),
-        Ok(_) => Ok(()),
-        Err(errno) => Err(Error::call("read from the logger")(errno)),
-    }
 }

@@ -2,14 +2,18 @@
 //!
 //! A method answers at once, or starts the runtime and lets the end of that answer ([`super::job`]).
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use prost::Message;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 
 use super::call::Runtime;
 use super::container::{Caller, Container, End, Phase, Process, code};
-use super::job::{Job, Purpose, empty, gone, input_file, patience, quiet, refuse, spawn};
+use super::job::{
+    Creation, Job, Prepared, Purpose, empty, exec_pid_file, gone, input_file, patience, refuse,
+};
+use super::logger::LoggerName;
 use super::message::{
     Any, CHECKPOINT_OPTIONS, CheckpointOptions, CheckpointTaskRequest, CloseIoRequest,
     ConnectResponse, CreateTaskRequest, DeleteResponse, ExecProcessRequest, KillRequest,
@@ -18,7 +22,8 @@ use super::message::{
 };
 use super::mounts;
 use super::server::{Server, free_slot};
-use super::stream::{LoggerName, Opened, Wanted, open_pipes};
+use super::stats::Cgroup;
+use super::stream::{Opened, Owner, Wanted};
 use super::ttrpc::{Code, Refusal};
 use crate::console::ConsoleSocket;
 use crate::process::Streams;
@@ -66,7 +71,7 @@ impl Server {
             "Checkpoint" => self.checkpoint(caller, &decode(payload)?),
             "Shutdown" => {
                 // Other containers of the pod may be served still.
-                if self.containers.is_empty() && self.jobs.is_empty() {
+                if self.containers.is_empty() && self.all_jobs().next().is_none() {
                     self.shutting_down = Some(std::time::Instant::now());
                 }
                 Ok(Some(empty()))
@@ -79,23 +84,12 @@ impl Server {
         self.containers.get_mut(id).ok_or_else(gone)
     }
 
-    /// Notes a call of the runtime that is under way.
-    fn add_job(&mut self, pid: Pid, caller: Caller, id: &str, purpose: Purpose) {
-        self.jobs.push(Job {
-            pid,
-            caller: Some(caller),
-            id: id.to_owned(),
-            purpose,
-        });
-    }
-
     fn create(&mut self, caller: Caller, request: CreateTaskRequest) -> Outcome {
-        let known = self.containers.contains_key(&request.id)
+        if self.containers.contains_key(&request.id)
             || self
-                .jobs
-                .iter()
-                .any(|job| job.id == request.id && matches!(job.purpose, Purpose::Create { .. }));
-        if known {
+                .all_jobs()
+                .any(|job| job.id == request.id && job.purpose.is_creation())
+        {
             return Err(Refusal::new(
                 Code::AlreadyExists,
                 format!("container {}: already exists", request.id),
@@ -115,25 +109,31 @@ impl Server {
             self.containers.insert(request.id, container);
             return done(&pid);
         }
-        match self.spawn_create(&mut container) {
-            Ok((pid, opened, console)) => {
-                container.place = self.take_place(&request.id);
-                let purpose = Purpose::Create {
-                    container: Box::new(container),
-                    rootfs: request.rootfs,
-                    opened,
-                    console,
-                };
-                self.add_job(pid, caller, &request.id, purpose);
-                Ok(None)
+        let open = self.open(&container.init.wanted, container.owner(), &container.id);
+        let (mut opened, streams, console) = open.inspect_err(|_| {
+            if container.has_mounts {
+                mounts::unmount_all(&rootfs);
             }
-            Err(refusal) => {
-                if container.has_mounts {
-                    mounts::unmount_all(&rootfs);
-                }
-                Err(refusal)
-            }
-        }
+        })?;
+        let _ = std::fs::remove_file(container.bundle.join("init.pid"));
+        container.place = self.take_place(&request.id);
+        let words = create_words(&container, console.as_ref());
+        let ready = opened.ready.take();
+        let creation = Creation {
+            container,
+            rootfs: request.rootfs,
+            opened,
+            console,
+        };
+        let job = Job::new(caller, &request.id, Purpose::Create(Box::new(creation)));
+        self.launch_after(ready, words, streams, job);
+        Ok(None)
+    }
+
+    /// Calls of the runtime that are under way, and those to be made.
+    fn all_jobs(&self) -> impl Iterator<Item = &Job> {
+        let prepared = self.prepared.iter().flatten().map(Prepared::job);
+        self.jobs.iter().map(|(_, job)| job).chain(prepared)
     }
 
     fn new_container(&self, request: &CreateTaskRequest) -> Result<Container, Refusal> {
@@ -156,8 +156,8 @@ impl Server {
             execs: std::collections::BTreeMap::new(),
             paused: false,
             checkpoint: request.checkpoint.clone(),
-            parent_checkpoint: request.parent_checkpoint.clone(),
             has_mounts: !request.rootfs.is_empty(),
+            cgroup_list: String::new(),
             cgroup: None,
             oom: None,
             kills_all: false,
@@ -172,51 +172,26 @@ impl Server {
         place
     }
 
-    /// Opens a process's streams; with a terminal, where the runtime sends it.
+    /// Opens a process's streams; with a terminal, where the runtime sends it. `id` is what a logger is told.
     fn open(
         &self,
-        process: &Process,
-        owner: super::stream::Owner,
-        name: &str,
+        wanted: &Wanted,
+        owner: Owner,
+        id: &str,
     ) -> Result<(Opened, Streams, Option<ConsoleSocket>), Refusal> {
+        let name = LoggerName {
+            id,
+            namespace: &self.place.namespace,
+        };
         let open = || {
-            if process.wanted.terminal {
-                let console = ConsoleSocket::listen(None)?;
-                return Ok((Opened::default(), quiet(None)?, Some(console)));
+            if wanted.terminal {
+                let (console, streams) = (ConsoleSocket::listen(None)?, Streams::null()?);
+                return Ok((Opened::for_terminal(wanted, &name)?, streams, Some(console)));
             }
-            let name = LoggerName {
-                id: name,
-                namespace: &self.place.namespace,
-            };
-            let (ours, theirs) = open_pipes(&process.wanted, owner, &name)?;
+            let (ours, theirs) = Opened::pipes(wanted, owner, &name)?;
             Ok((ours, theirs, None))
         };
         open().map_err(|error| refuse(&error))
-    }
-
-    fn spawn_create(
-        &self,
-        container: &mut Container,
-    ) -> Result<(Pid, Opened, Option<ConsoleSocket>), Refusal> {
-        let (mut opened, streams, console) =
-            self.open(&container.init, container.owner(), &container.id)?;
-        let pid_file = container.bundle.join("init.pid");
-        let _ = std::fs::remove_file(&pid_file);
-        let mut words = container.runtime.command(["create", "--bundle"]);
-        words.push(container.bundle.clone().into());
-        words.push("--pid-file".into());
-        words.push(pid_file.into());
-        add_switches(&mut words, container, console.as_ref());
-        words.push(container.id.clone().into());
-        match spawn(&words, streams) {
-            Ok(pid) => Ok((pid, opened, console)),
-            Err(error) => {
-                if let Some(logger) = &mut opened.logger {
-                    let _ = logger.kill();
-                }
-                Err(refuse(&error))
-            }
-        }
     }
 
     fn start(&mut self, caller: Caller, request: &ProcessRequest) -> Outcome {
@@ -234,53 +209,19 @@ impl Server {
         }
         let words = container.runtime.command(["start", request.id.as_str()]);
         container.init.busy = true;
-        let spawned = quiet(None).and_then(|streams| spawn(&words, streams));
-        match spawned {
-            Ok(pid) => {
-                self.add_job(pid, caller, &request.id, Purpose::Start);
-                Ok(None)
-            }
-            Err(error) => {
-                container.init.busy = false;
-                Err(refuse(&error))
-            }
-        }
+        self.call_runtime(&words, Some(caller), &request.id, Purpose::Start);
+        Ok(None)
     }
 
     fn restore(&mut self, caller: Caller, id: &str) -> Outcome {
         let container = self.containers.get(id).ok_or_else(gone)?;
-        let (opened, streams, console) =
-            self.open(&container.init, container.owner(), &container.id)?;
-        let work = match container.options.criu_work_path.as_str() {
-            "" => container.bundle.join("work"),
-            path => PathBuf::from(path),
-        };
-        let mut words = container
-            .runtime
-            .command(["restore", "--detach", "--bundle"]);
-        words.push(container.bundle.clone().into());
-        words.push("--pid-file".into());
-        words.push(container.bundle.join("init.pid").into());
-        words.push("--image-path".into());
-        words.push(container.checkpoint.clone().into());
-        words.push("--work-path".into());
-        words.push(work.into());
-        if !container.parent_checkpoint.is_empty() {
-            words.push("--parent-path".into());
-            words.push(container.parent_checkpoint.clone().into());
-        }
-        words.push("--no-subreaper".into());
-        if container.options.no_pivot_root {
-            words.push("--no-pivot".into());
-        }
-        if let Some(console) = &console {
-            words.push("--console-socket".into());
-            words.push(console.argument().into());
-        }
-        words.push(id.into());
-        let pid = spawn(&words, streams).map_err(|error| refuse(&error))?;
+        let (mut opened, streams, console) =
+            self.open(&container.init.wanted, container.owner(), &container.id)?;
+        let words = restore_words(container, console.as_ref());
         self.container(id)?.init.busy = true;
-        self.add_job(pid, caller, id, Purpose::Restore { opened, console });
+        let ready = opened.ready.take();
+        let job = Job::new(caller, id, Purpose::Restore { opened, console });
+        self.launch_after(ready, words, streams, job);
         Ok(None)
     }
 
@@ -328,48 +269,40 @@ impl Server {
             let text = format!("container {id} init process is not running");
             return Err(Refusal::new(Code::FailedPrecondition, text));
         }
+        let owner = container.owner();
+        let file = container.bundle.join(format!("{exec_id}.process.json"));
         let process = container.process(exec_id)?;
         if process.busy || process.phase != Phase::Added {
             let text = format!("cannot start a {} process", name_of(process.phase));
             return Err(Refusal::new(Code::FailedPrecondition, text));
         }
-        let spec = std::mem::take(&mut process.spec);
-        let container = self.containers.get(id).ok_or_else(gone)?;
-        let process = container.execs.get(exec_id).ok_or_else(gone)?;
-        let (opened, streams, console) = self.open(process, container.owner(), exec_id)?;
-        let file = container.bundle.join(format!("{exec_id}.process.json"));
-        let pid_file = container.bundle.join(format!("{exec_id}.pid"));
+        let wanted = process.wanted.clone();
+        write_private(&file, &process.spec).map_err(|error| refuse(&error))?;
+        let (mut opened, streams, console) =
+            self.open(&wanted, owner, exec_id).inspect_err(|_| {
+                let _ = std::fs::remove_file(&file);
+            })?;
+        let container = self.container(id)?;
+        let pid_file = exec_pid_file(container, exec_id);
         let mut words = container.runtime.command(["exec", "--process"]);
         words.push(file.clone().into());
         words.push("--detach".into());
         words.push("--pid-file".into());
         words.push(pid_file.clone().into());
-        if let Some(console) = &console {
-            words.push("--console-socket".into());
-            words.push(console.argument().into());
-        }
+        add_console(&mut words, console.as_ref());
         words.push(id.into());
-        let write = || {
-            let options = std::fs::OpenOptions::new();
-            write_private(options, &file, &spec)?;
-            spawn(&words, streams)
-        };
-        let pid = match write() {
-            Ok(pid) => pid,
-            Err(error) => {
-                let _ = std::fs::remove_file(&file);
-                self.container(id)?.process(exec_id)?.phase = Phase::Stopped;
-                return Err(refuse(&error));
-            }
-        };
-        self.container(id)?.process(exec_id)?.busy = true;
+        let process = container.process(exec_id)?;
+        process.spec = Vec::new();
+        process.busy = true;
+        let ready = opened.ready.take();
         let purpose = Purpose::Exec {
             exec_id: exec_id.clone(),
             opened,
             console,
-            files: vec![file, pid_file],
+            files: [file, pid_file],
         };
-        self.add_job(pid, caller, id, purpose);
+        let job = Job::new(caller, id, purpose);
+        self.launch_after(ready, words, streams, job);
         Ok(None)
     }
 
@@ -386,7 +319,9 @@ impl Server {
                 return Err(Refusal::new(Code::FailedPrecondition, text));
             }
             Phase::Added if !request.exec_id.is_empty() => {
-                container.execs.remove(&request.exec_id);
+                if let Some(process) = container.execs.remove(&request.exec_id) {
+                    self.retire(process);
+                }
                 return done(&DeleteResponse::default());
             }
             // A created one is killed by the runtime; an added one does not exist for it.
@@ -399,11 +334,13 @@ impl Server {
 
     fn wait(&mut self, caller: Caller, request: &ProcessRequest) -> Outcome {
         let process = self.container(&request.id)?.process(&request.exec_id)?;
-        if let Some(end) = process.end {
-            return Ok(Some(waited(end)));
+        match process.end {
+            Some(end) if process.untold.is_none() => Ok(Some(waited(end))),
+            _ => {
+                process.waiters.push(caller);
+                Ok(None)
+            }
         }
-        process.waiters.push(caller);
-        Ok(None)
     }
 
     fn kill(&mut self, caller: Caller, request: &KillRequest) -> Outcome {
@@ -445,10 +382,7 @@ impl Server {
         }
         words.extend([request.id.as_str(), signal.as_str()]);
         let words = container.runtime.command(words);
-        let pid = quiet(None)
-            .and_then(|streams| spawn(&words, streams))
-            .map_err(|error| refuse(&error))?;
-        self.add_job(pid, caller, &request.id, Purpose::Kill);
+        self.call_runtime(&words, Some(caller), &request.id, Purpose::Kill);
         Ok(None)
     }
 
@@ -473,11 +407,7 @@ impl Server {
 
     fn pids(&mut self, request: &ProcessRequest) -> Outcome {
         let container = self.container(&request.id)?;
-        let pids = container
-            .cgroup
-            .as_ref()
-            .map(super::stats::Cgroup::pids)
-            .unwrap_or_default();
+        let pids = container.cgroup().map(Cgroup::pids).unwrap_or_default();
         let processes = pids
             .into_iter()
             .map(|pid| {
@@ -502,8 +432,7 @@ impl Server {
     fn stats(&mut self, request: &ProcessRequest) -> Outcome {
         let container = self.container(&request.id)?;
         let cgroup = container
-            .cgroup
-            .as_ref()
+            .cgroup()
             .ok_or_else(|| Refusal::new(Code::NotFound, "cgroup does not exist: not found"))?;
         done(&StatsResponse {
             stats: Some(cgroup.metrics()),
@@ -536,10 +465,7 @@ impl Server {
             return Err(Refusal::new(Code::FailedPrecondition, text));
         }
         let words = container.runtime.command([word, request.id.as_str()]);
-        let pid = quiet(None)
-            .and_then(|streams| spawn(&words, streams))
-            .map_err(|error| refuse(&error))?;
-        self.add_job(pid, caller, &request.id, purpose);
+        self.call_runtime(&words, Some(caller), &request.id, purpose);
         Ok(None)
     }
 
@@ -550,11 +476,15 @@ impl Server {
             .runtime
             .command(["update", "--resources", "-", request.id.as_str()]);
         let file = container.bundle.join("resources.json");
-        let pid = input_file(&file, &resources)
-            .and_then(|input| quiet(Some(input)))
-            .and_then(|streams| spawn(&words, streams))
-            .map_err(|error| refuse(&error))?;
-        self.add_job(pid, caller, &request.id, Purpose::Update);
+        let streams = || {
+            Ok(Streams {
+                stdin: Some(input_file(&file, &resources)?),
+                ..Streams::null()?
+            })
+        };
+        let streams = streams().map_err(|error| refuse(&error))?;
+        let job = Job::new(caller, &request.id, Purpose::Update);
+        self.launch(&words, &streams, job);
         Ok(None)
     }
 
@@ -578,14 +508,11 @@ impl Server {
         let words = container
             .runtime
             .command(checkpoint_words(request, &options, &work));
-        let pid = quiet(None)
-            .and_then(|streams| spawn(&words, streams))
-            .map_err(|error| refuse(&error))?;
         let purpose = Purpose::Checkpoint {
             path: request.path.clone(),
             work: is_own.then_some(work),
         };
-        self.add_job(pid, caller, &request.id, purpose);
+        self.call_runtime(&words, Some(caller), &request.id, purpose);
         Ok(None)
     }
 }
@@ -594,12 +521,12 @@ fn checkpoint_words(
     request: &CheckpointTaskRequest,
     options: &CheckpointOptions,
     work: &Path,
-) -> Vec<std::ffi::OsString> {
+) -> Vec<OsString> {
     let image = match options.image_path.as_str() {
         "" => &request.path,
         path => path,
     };
-    let mut words: Vec<std::ffi::OsString> = vec![
+    let mut words: Vec<OsString> = vec![
         "checkpoint".into(),
         "--image-path".into(),
         image.into(),
@@ -634,18 +561,50 @@ fn checkpoint_words(
     words
 }
 
-/// What a container's options say of `create`.
-fn add_switches(
-    words: &mut Vec<std::ffi::OsString>,
-    container: &Container,
-    console: Option<&ConsoleSocket>,
-) {
+fn create_words(container: &Container, console: Option<&ConsoleSocket>) -> Vec<OsString> {
+    let mut words = container.runtime.command(["create", "--bundle"]);
+    add_place(&mut words, container);
     if container.options.no_pivot_root {
         words.push("--no-pivot".into());
     }
     if container.options.no_new_keyring {
         words.push("--no-new-keyring".into());
     }
+    add_console(&mut words, console);
+    words.push(container.id.clone().into());
+    words
+}
+
+fn restore_words(container: &Container, console: Option<&ConsoleSocket>) -> Vec<OsString> {
+    let work = match container.options.criu_work_path.as_str() {
+        "" => container.bundle.join("work"),
+        path => PathBuf::from(path),
+    };
+    let mut words =
+        container
+            .runtime
+            .command(["restore", "--detach", "--no-subreaper", "--bundle"]);
+    add_place(&mut words, container);
+    words.push("--image-path".into());
+    words.push(container.checkpoint.clone().into());
+    words.push("--work-path".into());
+    words.push(work.into());
+    if container.options.no_pivot_root {
+        words.push("--no-pivot".into());
+    }
+    add_console(&mut words, console);
+    words.push(container.id.clone().into());
+    words
+}
+
+/// The bundle, and where the id of the first process is to be written.
+fn add_place(words: &mut Vec<OsString>, container: &Container) {
+    words.push(container.bundle.clone().into());
+    words.push("--pid-file".into());
+    words.push(container.bundle.join("init.pid").into());
+}
+
+fn add_console(words: &mut Vec<OsString>, console: Option<&ConsoleSocket>) {
     if let Some(console) = console {
         words.push("--console-socket".into());
         words.push(console.argument().into());
@@ -684,15 +643,14 @@ fn with_terminal(spec: &[u8], terminal: bool) -> Result<Vec<u8>, Refusal> {
 }
 
 /// Writes a file that only we may read: an environment can hold secrets.
-fn write_private(
-    mut options: std::fs::OpenOptions,
-    path: &Path,
-    data: &[u8],
-) -> Result<(), crate::error::Error> {
+fn write_private(path: &Path, data: &[u8]) -> Result<(), crate::error::Error> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
         .open(path)
         .and_then(|mut file| file.write_all(data))
         .map_err(crate::error::Error::path("write", path))

@@ -17,6 +17,8 @@ pub(crate) enum Token {
     Pump(usize),
     /// Out-of-memory notifications of a container.
     Oom(usize),
+    /// A logger that gets ready.
+    Logger(usize),
 }
 
 impl Name for Token {
@@ -28,6 +30,7 @@ impl Name for Token {
             Self::Connection(index) => (3, index),
             Self::Pump(index) => (4, index),
             Self::Oom(index) => (5, index),
+            Self::Logger(index) => (6, index),
         };
         (index as u64) << 8 | kind
     }
@@ -41,6 +44,7 @@ impl Name for Token {
             3 => Self::Connection(index),
             4 => Self::Pump(index),
             5 => Self::Oom(index),
+            6 => Self::Logger(index),
             _ => return None,
         })
     }
@@ -61,6 +65,7 @@ mod tests {
             Token::Connection(70_000),
             Token::Pump(3),
             Token::Oom(1),
+            Token::Logger(2),
         ] {
             assert_eq!(Token::from_number(token.number()), Some(token));
         }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::stream::Binary;
+use super::logger::Binary;
 
 /// Where output goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
