@@ -18,7 +18,7 @@ mod state;
 /// Says whether a test is run in the virtual machine too, which is slow: what depends on the cgroup version, the rights that
 /// the host may withhold, or what its kernel has below `/proc`.
 fn in_machine(name: &str) -> bool {
-    let modules = ["defaults::", "procfs::", "state::"];
+    let modules = ["defaults::", "procfs::"];
     !stack_tests::needs::in_systemd_vm() && modules.iter().any(|module| name.starts_with(module))
 }
 
