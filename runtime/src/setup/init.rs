@@ -31,6 +31,7 @@ use crate::seccomp::Program;
 use crate::spec::Hooks;
 use crate::state::Record;
 use crate::sys;
+use crate::sys::memory::release_code;
 use crate::sys::signal::SignalSet;
 
 /// Everything the new process needs; made by the parent before the fork.
@@ -135,7 +136,9 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
         paths: OnceCell::new(),
         passed: Cell::new(false),
     };
+    release_code();
     let (root, later) = build_root(&gate, &host_proc, place)?;
+    release_code();
     finish_tree(context, channel, &host_proc, &root, later)?;
     // What owns a descriptor goes before all that are left are closed by number.
     drop((root, gate));
