@@ -329,9 +329,9 @@ fn log_beginning(context: &Context<'_>) {
 /// Everything up to the moment the parent is told that the process is ready.
 fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> {
     let request = context.request;
-    finish::begin(context.entry.as_ref())?;
-    // In the container's pid namespace already, where processes might look into this one.
+    // First of all: it is in the container's pid namespace already, where processes might look into this one.
     set_not_dumpable().at(Step::User, "prctl", "")?;
+    finish::begin(context.entry.as_ref())?;
     let host_proc = HostProc::open().at(Step::PrepareRoot, "open", "/proc")?;
     rustix::process::setsid()
         .map(drop)
