@@ -44,8 +44,11 @@ const WRITABLE: u32 = 2;
 /// most of it never used and the rest not used again. Costs about 20 microseconds, and as much for what comes back.
 pub(crate) fn release_code() {
     let program = &raw const __ehdr_start;
-    // SAFETY: the linker puts the header there, and the kernel maps it with the program's first segment.
-    let segments = unsafe { segments(&*program) };
+    let offset = usize::try_from(__ehdr_start.program_headers).unwrap_or_default();
+    let count = usize::from(__ehdr_start.program_headers_count);
+    let first = program.wrapping_byte_add(offset).cast::<Segment>();
+    // SAFETY: the header says so, and the kernel maps both with the program's first segment.
+    let segments = unsafe { std::slice::from_raw_parts(first, count) };
     // A program that is not loaded elsewhere than linked has its first segment's address where it is.
     let first = segments.iter().find(|segment| segment.kind == LOADED);
     let moved = first.map_or(0, |first| program.addr() as u64 - first.address);
@@ -69,17 +72,6 @@ pub(crate) fn release_code() {
             )
         };
     }
-}
-
-/// The segments of a program.
-///
-/// # Safety
-/// `header` is that of a 64-bit program that is in memory with its program headers.
-unsafe fn segments(header: &Header) -> &[Segment] {
-    let offset = usize::try_from(header.program_headers).unwrap_or_default();
-    let first = std::ptr::from_ref(header).wrapping_byte_add(offset).cast();
-    // SAFETY: that is where the caller says they are.
-    unsafe { std::slice::from_raw_parts(first, header.program_headers_count.into()) }
 }
 
 #[cfg(test)]
