@@ -21,6 +21,7 @@ pub(crate) fn tests() -> Vec<Test> {
             memory_limit_kills_and_inspect_says_so,
             cpuset_binds,
             limits_are_in_inspect,
+            a_parent_cgroup_is_the_callers,
             half_a_cpu_is_half_a_cpu,
             a_fork_bomb_is_held,
             update_changes_a_running_container_and_its_next_start,
@@ -167,6 +168,30 @@ fn cpu_seconds(engine: &Engine) -> f64 {
         Some(rest) => rest.lines().next().unwrap().parse::<f64>().unwrap() / 1e6,
         None => text.parse::<f64>().unwrap() / 1e9,
     }
+}
+
+/// It stays, as with docker; here it is removed again, also when the test fails.
+struct Parent(String);
+
+impl Drop for Parent {
+    fn drop(&mut self) {
+        stack_tests::host::remove_empty_cgroups(&self.0);
+    }
+}
+
+fn a_parent_cgroup_is_the_callers() {
+    let parent = Parent(format!("qtnest{}", std::process::id()));
+    let engine = Engine::new().with_base();
+    let name = &parent.0;
+    engine.ok(&format!(
+        "run -d --network none --cgroup-parent {name} --name bird base sleep 1000"
+    ));
+    engine.ok("exec bird true");
+    assert_eq!(engine.look("bird", "/HostConfig/CgroupParent"), **name);
+    let path = engine.look("bird", "/CgroupPath");
+    let below = path.as_str().unwrap().strip_prefix(&format!("/{name}/"));
+    assert!(below.is_some_and(|it| it.starts_with("qengine-")), "{path}");
+    engine.ok("rm -f bird");
 }
 
 fn half_a_cpu_is_half_a_cpu() {
