@@ -10,7 +10,6 @@ use super::Request;
 use crate::container::{Container, Status};
 use crate::hook::{self, Point};
 use crate::state;
-use crate::sys::memory::release_code;
 
 /// How long a killed process may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -99,7 +98,6 @@ pub(super) fn destroy(container: Container) -> Result<()> {
         record,
         cgroup,
     } = container;
-    release_code();
     // With a pid namespace of its own all its processes have ended with the first one.
     if !record.ends_with_init() && cgroup.exists() {
         cgroup.kill_all(Signal::KILL)?;

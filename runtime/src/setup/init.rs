@@ -136,8 +136,8 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
         paths: OnceCell::new(),
         passed: Cell::new(false),
     };
-    release_code();
     let (root, later) = build_root(&gate, &host_proc, place)?;
+    // Here as well the rest is other code.
     release_code();
     finish_tree(context, channel, &host_proc, &root, later)?;
     // What owns a descriptor goes before all that are left are closed by number.

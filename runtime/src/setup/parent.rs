@@ -26,7 +26,6 @@ use crate::seccomp::{self, Program};
 use crate::spec::linux::{IdMapping, Linux};
 use crate::spec::{Hooks, Spec};
 use crate::state::{self, Directory, Record, START_FIFO, Store};
-use crate::sys::memory::release_code;
 use crate::sys::process::Child;
 use crate::told;
 
@@ -190,7 +189,6 @@ fn carry_out(
         // The child enters it first of all, so it comes before the child; and the record before it, for whoever has to
         // clear up after us.
         made.directory.write(&record)?;
-        release_code();
         made.cgroup = Some(cgroup_plan.create(None)?);
     }
     let needs_cgroup = plan.process.scheduling.needs_cgroup()
@@ -223,7 +221,6 @@ fn carry_out(
         locked_directory: made.directory.fd().as_raw_fd(),
     };
     made.root = Uncovered::look(&plan.root)?;
-    release_code();
     let mut started = spawn::spawn(&context);
     if spawn::is_refused_birth(&started, context.entry.as_ref()) {
         context.entry = None;
