@@ -36,11 +36,8 @@ pub fn create(store: &Store, image: &Image, options: Options, disposable: bool) 
     let lock = make_directory(store, &id)?;
     let name = take_name(store, &id, options.name.as_deref())
         .inspect_err(|_| recover::discard(store, &id))?;
-    let (handle, state) = fill(store, image, options, &id, name.clone(), args, disposable)
-        .inspect_err(|_| {
-            drop(reserve::release(store, &store.names().join(&name), &id));
-            recover::discard(store, &id);
-        })?;
+    let (handle, state) = fill(store, image, options, &id, name, args, disposable)
+        .inspect_err(|_| recover::discard(store, &id))?;
     if !handle.config.options.build_step {
         store.emit(&handle.event("create"));
     }

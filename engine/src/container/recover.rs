@@ -158,8 +158,11 @@ fn programs_of(store: &Store) -> Programs {
     ])
 }
 
-/// Removes a container that has nothing but its directory.
+/// Removes a container that has nothing but its directory, and perhaps a name, which stands in no record yet.
 pub(super) fn discard(store: &Store, id: &str) {
+    for name in fs::read_dir(store.names()).into_iter().flatten().flatten() {
+        drop(reserve::release(store, &name.path(), id));
+    }
     drop(remove::erase_directory(store, id));
 }
 

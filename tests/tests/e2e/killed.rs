@@ -20,6 +20,7 @@ pub(crate) fn tests() -> Vec<Test> {
             the_client_of_run_dies_and_the_container_lives,
             the_client_of_run_dies_at_any_moment,
             the_engine_dies_a_hundred_times,
+            a_name_without_a_record_goes,
             qrun_create_dies_at_any_moment,
         ]
     );
@@ -193,6 +194,21 @@ fn the_engine_dies_a_hundred_times() {
     engine.ok("volume rm -f nest");
     engine.ok("network rm fen");
     engine.assert_nothing_left();
+}
+
+/// A container that has a lock and a name, but no record yet when its maker is killed: both go.
+fn a_name_without_a_record_goes() {
+    let engine = Engine::new();
+    engine.ok("system check");
+    let (id, store) = ("7".repeat(64), engine.root());
+    let directory = store.join("containers").join(&id);
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::write(directory.join("lock"), "").unwrap();
+    let name = store.join("names/steady_heron");
+    std::os::unix::fs::symlink(&id, &name).unwrap();
+    engine.ok("ps --all");
+    assert!(!directory.exists());
+    assert!(!name.is_symlink());
 }
 
 /// Removes what the victim made, if it came that far.
