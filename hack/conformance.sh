@@ -2,6 +2,7 @@
 # Runs runc's integration suite against qrun, as it was built last: conformance.sh [--vm] [OPTION…] SUITE [FILE.bats…]
 # SUITE is a checkout of runc whose test programs have been built (`make test-binaries`), see docs/conformance.md.
 # --vm runs it in a virtual machine with pure cgroup v2; --make-tree makes, by debootstrap, the tree that the suite runs in.
+# --unified shows it the v2 hierarchy of a hybrid host alone.
 # OPTION: --runtime FILE, --tree DIR, --images DIR, --work DIR, --results DIR, --known FILE, --filter TEXT. Needs root.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -10,7 +10,7 @@ tests="$quickstart docker-registry:docker-registry iptables:iptables ip:iproute2
     skopeo:skopeo umoci:umoci ps:procps strace:strace htpasswd:apache2-utils openssl:openssl zstd:zstd
     setpriv:util-linux newuidmap:uidmap /usr/include/seccomp.h:libseccomp-dev"
 bench="$tests iperf3:iperf3"
-vm="qemu-system-x86_64:qemu-system-x86 pip3:python3-pip /boot/vmlinuz:linux-image-amd64"
+vm="qemu-system-x86_64:qemu-system-x86 pip3:python3-pip apparmor_parser:apparmor /boot/vmlinuz:linux-image-amd64"
 
 missing() {
     for word in "$@"; do

@@ -23,7 +23,7 @@ done
     echo "mkdir -p '$PWD'; cp /job/bin/* /usr/local/bin"
     echo "mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,ro source '$PWD'"
     echo "mkdir -p '$target' && mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 target '$target'"
-    echo "export QSTACK_BIN=/usr/local/bin QSTACK_VM=systemd CARGO_TARGET_DIR='$target' HOME=/root"
+    echo "export QSTACK_BIN=/usr/local/bin QSTACK_VM=systemd CARGO_TARGET_DIR='$target' CI='${CI:-}' HOME=/root"
     echo "ip link set lo up; cd '$PWD'"
     printf '%q ' "$@"
     echo "; echo \$? > /job/code"

@@ -12,8 +12,9 @@ use std::path::PathBuf;
 use crate::rootless;
 
 mod table;
+pub(crate) mod value;
 
-pub(crate) use table::{COMMANDS, CommandSpec, GLOBAL_OPTIONS, HELP, OptionSpec};
+pub(crate) use table::{COMMANDS, CommandSpec, GLOBAL_OPTIONS, HELP, OptionSpec, Takes};
 
 /// What is wrong with a command line.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,14 +29,14 @@ pub(crate) enum Error {
     #[error("flag needs an argument: {0}")]
     ValueMissing(String),
     /// A value that the option cannot take.
-    #[error("invalid value {value:?} for flag -{option}: {expected}")]
+    #[error("invalid value {value:?} for flag -{option}: {why}")]
     BadValue {
         /// The option.
-        option: &'static str,
+        option: String,
         /// What was given.
         value: String,
-        /// What would be right.
-        expected: &'static str,
+        /// What is wrong with it.
+        why: String,
     },
     /// A value of `--rootless` that is neither a boolean nor "auto".
     #[error("{0}")]
@@ -43,6 +44,9 @@ pub(crate) enum Error {
     /// A log format that does not exist.
     #[error("invalid log-format: {0}")]
     LogFormat(String),
+    /// A cgroup manager that does not exist.
+    #[error("invalid cgroup-manager: {0}; one of cgroupfs, systemd, disabled is wanted")]
+    CgroupManager(String),
     /// No such command.
     #[error("No help topic for '{0}'")]
     UnknownCommand(String),
@@ -100,20 +104,17 @@ impl Parsed {
     }
 
     /// A value as a number.
-    pub(crate) fn number<T: std::str::FromStr>(
-        &self,
-        long: &'static str,
-    ) -> Result<Option<T>, Error> {
-        self.value(long)
-            .map(|value| {
-                let bad = |_| Error::BadValue {
-                    option: long,
-                    value: value.to_owned(),
-                    expected: "expected a number",
-                };
-                value.parse().map_err(bad)
-            })
-            .transpose()
+    pub(crate) fn number<T: TryFrom<i64>>(&self, long: &str) -> Result<Option<T>, Error> {
+        let number = |value: &str| {
+            let bad = |why| Error::BadValue {
+                option: long.to_owned(),
+                value: value.to_owned(),
+                why,
+            };
+            let number = value::integer(value).map_err(|error| bad(error.to_string()))?;
+            T::try_from(number).map_err(|_| bad("value out of range".to_owned()))
+        };
+        self.value(long).map(number).transpose()
     }
 
     /// The first argument: the container id in every command that has one.
@@ -141,8 +142,8 @@ pub(crate) fn parse(
     while let Some(argument) = arguments.get(position) {
         let body = argument
             .strip_prefix("--")
-            .or_else(|| argument.strip_prefix('-'));
-        let Some(body) = body.filter(|body| !body.is_empty() || argument == "--") else {
+            .or_else(|| argument.strip_prefix('-').filter(|body| is_name(body)));
+        let Some(body) = body else {
             if stops {
                 break;
             }
@@ -170,20 +171,25 @@ pub(crate) fn parse(
             ),
         };
         let value = match (spec.value, attached) {
-            (Some(_), Some(value)) => value,
-            (None, Some(value)) => checked_switch(spec, value)?,
+            (Some(_), Some(value)) => checked(spec, name, value)?,
+            (None, Some(value)) => checked_switch(name, value)?,
             (None, None) => "true".to_owned(),
             (Some(_), None) => {
                 let value = arguments
                     .get(position)
                     .ok_or_else(|| Error::ValueMissing(argument.clone()))?;
                 position += 1;
-                value.clone()
+                checked(spec, name, value.clone())?
             }
         };
         found.push((spec.long, value));
     }
     Ok((parsed, position))
+}
+
+/// Whether what follows a single dash can be an option, as that of `kill ID -9` cannot.
+fn is_name(body: &str) -> bool {
+    body.starts_with(char::is_alphabetic)
 }
 
 /// A boolean in one of the spellings of Go's `strconv.ParseBool`, which is what a switch may be set to with `=`.
@@ -206,14 +212,33 @@ fn choice(text: &str) -> Result<rootless::Choice, Error> {
 }
 
 /// A switch's value, if it is one.
-fn checked_switch(spec: &'static OptionSpec, value: String) -> Result<String, Error> {
+fn checked_switch(option: &str, value: String) -> Result<String, Error> {
     match truth(&value) {
         Some(_) => Ok(value),
         None => Err(Error::BadValue {
-            option: spec.long,
+            option: option.to_owned(),
             value,
-            expected: "parse error",
+            why: "parse error".to_owned(),
         }),
+    }
+}
+
+/// An option's value, if it is what the option takes.
+fn checked(spec: &OptionSpec, option: &str, value: String) -> Result<String, Error> {
+    let wrong = match spec.takes {
+        Takes::Text => None,
+        Takes::Number => value::integer(&value).err().map(|error| error.to_string()),
+        Takes::Duration => value::duration(&value)
+            .is_none()
+            .then(|| format!("time: invalid duration {value:?}")),
+    };
+    match wrong {
+        Some(why) => Err(Error::BadValue {
+            option: option.to_owned(),
+            value,
+            why,
+        }),
+        None => Ok(value),
     }
 }
 
@@ -241,6 +266,16 @@ pub(crate) fn parse_command(
 ) -> Result<Parsed, Error> {
     let (mut parsed, used) = parse(arguments, command.options, command.stops)?;
     parsed.arguments.extend_from_slice(&arguments[used..]);
+    if command.stops
+        && used < arguments.len()
+        && parsed.arguments.get(1).is_some_and(|it| it == "--")
+    {
+        // Between the id and what belongs to the other program, as `exec ID -- ls`.
+        let after_dashes = arguments[..used].last().is_some_and(|it| it == "--");
+        if !after_dashes {
+            parsed.arguments.remove(1);
+        }
+    }
     let (least, most) = command.count;
     if parsed.is_on("help") || (least..=most).contains(&parsed.arguments.len()) {
         return Ok(parsed);
@@ -270,6 +305,18 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// Who makes cgroups.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum CgroupManager {
+    /// This program.
+    #[default]
+    Cgroupfs,
+    /// systemd; cgroup paths are systemd's then.
+    Systemd,
+    /// Nobody: containers stay in the caller's cgroup, without limits, as with crun(1) and `podman run --cgroups=disabled`.
+    Disabled,
+}
+
 /// The options before the command.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Global {
@@ -287,8 +334,8 @@ pub(crate) struct Global {
     pub(crate) log_format: LogFormat,
     /// Whether debug messages are logged.
     pub(crate) debug: bool,
-    /// Whether systemd makes the cgroups.
-    pub(crate) systemd_cgroup: bool,
+    /// Who makes the cgroups.
+    pub(crate) cgroup_manager: CgroupManager,
 }
 
 /// A command line, taken apart.
@@ -372,6 +419,13 @@ impl Global {
             Some("json") => LogFormat::Json,
             Some(other) => return Err(Error::LogFormat(other.to_owned())),
         };
+        let cgroup_manager = match parsed.value("cgroup-manager") {
+            None if parsed.is_on("systemd-cgroup") => CgroupManager::Systemd,
+            None | Some("cgroupfs") => CgroupManager::Cgroupfs,
+            Some("systemd") => CgroupManager::Systemd,
+            Some("disabled") => CgroupManager::Disabled,
+            Some(other) => return Err(Error::CgroupManager(other.to_owned())),
+        };
         let (root, root_is_own) = match parsed.path("root") {
             Some(root) => (root, false),
             None => match rootless::own_state_directory() {
@@ -387,7 +441,7 @@ impl Global {
             log: parsed.path("log"),
             log_format,
             debug: parsed.is_on("debug"),
-            systemd_cgroup: parsed.is_on("systemd-cgroup"),
+            cgroup_manager,
         })
     }
 }
@@ -425,7 +479,19 @@ mod tests {
         let parsed = parse_one("exec -t --env A=1 -e B=2 c1 ls -t --all").unwrap();
         assert_eq!(parsed.arguments, ["c1", "ls", "-t", "--all"]);
         assert_eq!(parsed.values("env").collect::<Vec<_>>(), ["A=1", "B=2"]);
-        assert_eq!(parse_one("exec -- c1 -x").unwrap().arguments, ["c1", "-x"]);
+        for (line, arguments) in [
+            ("exec -- c1 -x", ["c1", "-x"].as_slice()),
+            ("exec c1 -- ls -t", &["c1", "ls", "-t"]),
+            ("exec c1 -- -- ls", &["c1", "--", "ls"]),
+            ("exec -- c1 -- ls", &["c1", "--", "ls"]),
+            ("exec c1 ls -- -t", &["c1", "ls", "--", "-t"]),
+            ("ps c1 -- -o pid", &["c1", "-o", "pid"]),
+            ("kill c1 -9", &["c1", "-9"]),
+        ] {
+            assert_eq!(parse_one(line).unwrap().arguments, arguments, "{line}");
+        }
+        assert!(parse_one("kill --all c1 9").unwrap().is_on("all"));
+        assert!(parse_one("kill c1 9 -a").unwrap().is_on("all"));
     }
 
     #[test]
@@ -445,16 +511,24 @@ mod tests {
             "{text}"
         );
         assert!(parse_one("kill a b c").is_err());
-        let number = parse_one("create --preserve-fds x c1")
-            .unwrap()
-            .number::<u32>("preserve-fds");
-        assert!(matches!(
-            number,
-            Err(Error::BadValue {
-                option: "preserve-fds",
-                ..
-            })
-        ));
+        for (line, text) in [
+            (
+                "create --preserve-fds x c1",
+                "invalid value \"x\" for flag -preserve-fds: strconv.ParseInt: parsing \"x\": invalid syntax",
+            ),
+            (
+                "exec -g 5,6 c1 id",
+                "invalid value \"5,6\" for flag -g: strconv.ParseInt: parsing \"5,6\": invalid syntax",
+            ),
+            (
+                "events --interval x c1",
+                "invalid value \"x\" for flag -interval: time: invalid duration \"x\"",
+            ),
+        ] {
+            assert_eq!(parse_one(line).unwrap_err().to_string(), text, "{line}");
+        }
+        let negative = parse_one("create --preserve-fds -1 c1").unwrap();
+        assert!(negative.number::<u32>("preserve-fds").is_err());
     }
 
     #[test]
@@ -467,7 +541,8 @@ mod tests {
             assert_eq!(global.root, PathBuf::from("/r"));
             assert_eq!(global.log, Some(PathBuf::from("/l")));
             assert_eq!(global.log_format, LogFormat::Json);
-            assert!(global.debug && global.systemd_cgroup);
+            assert!(global.debug);
+            assert_eq!(global.cgroup_manager, CgroupManager::Systemd);
             let Action::Run(command, parsed) = action else {
                 panic!("{action:?}");
             };
@@ -479,6 +554,23 @@ mod tests {
             panic!("spec is no command");
         };
         assert!(parsed.is_on("rootless"));
+    }
+
+    #[test]
+    fn cgroup_managers_go_by_name() {
+        for (options, manager) in [
+            ("", CgroupManager::Cgroupfs),
+            ("--cgroup-manager cgroupfs", CgroupManager::Cgroupfs),
+            ("--cgroup-manager=systemd", CgroupManager::Systemd),
+            (
+                "--systemd-cgroup --cgroup-manager disabled",
+                CgroupManager::Disabled,
+            ),
+        ] {
+            let line = parse_line(&words(&format!("{options} list"))).unwrap();
+            assert_eq!(line.global.cgroup_manager, manager, "{options}");
+        }
+        assert!(parse_line(&words("--cgroup-manager none list")).is_err());
     }
 
     #[test]

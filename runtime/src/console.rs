@@ -37,6 +37,24 @@ pub(crate) enum Error {
     Call(#[from] CallFailed),
 }
 
+/// Where a terminal's master end goes, and with that who shows what is written to it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Holder<'a> {
+    /// Whoever listens at the caller's socket: it gets a terminal as the kernel makes them.
+    Caller(&'a OwnedFd),
+    /// We ourselves, in the foreground of another terminal, which adds carriage returns of its own.
+    Foreground(&'a OwnedFd),
+}
+
+impl<'a> Holder<'a> {
+    /// The socket that leads there.
+    pub(crate) fn socket(self) -> &'a OwnedFd {
+        match self {
+            Self::Caller(socket) | Self::Foreground(socket) => socket,
+        }
+    }
+}
+
 /// Connects to a socket that waits for a descriptor.
 pub(crate) fn connect_socket(path: &Path) -> Result<OwnedFd, CallFailed> {
     // As in Go's net package: an at sign stands for the abstract namespace.
@@ -92,7 +110,7 @@ pub(crate) fn receive_descriptor(socket: impl AsFd) -> Result<OwnedFd, Errno> {
 /// Makes a terminal in the container this process is in, sends its master end away and takes the other end as stdio and
 /// controlling terminal. With `mount_console` it also becomes `/dev/console`.
 pub(crate) fn attach_new(
-    socket: &OwnedFd,
+    holder: Holder<'_>,
     size: Option<ConsoleSize>,
     mount_console: bool,
 ) -> Result<(), Fault> {
@@ -109,14 +127,16 @@ pub(crate) fn attach_new(
         };
         tcsetwinsize(&master, size).at(Step::Console, "ioctl", "console size")?;
     }
-    // As runc: newlines go through as they are; whoever shows them adds the carriage return.
-    let mut modes = tcgetattr(&slave).at(Step::Console, "tcgetattr", "")?;
-    modes.output_modes &= !OutputModes::ONLCR;
-    tcsetattr(&slave, OptionalActions::Now, &modes).at(Step::Console, "tcsetattr", "")?;
+    if matches!(holder, Holder::Foreground(_)) {
+        // Here and not where it is received, because the program may write before that.
+        let mut modes = tcgetattr(&slave).at(Step::Console, "tcgetattr", "")?;
+        modes.output_modes &= !OutputModes::ONLCR;
+        tcsetattr(&slave, OptionalActions::Now, &modes).at(Step::Console, "tcsetattr", "")?;
+    }
     if mount_console {
         mount_on_console(&slave).at(Step::Console, "mount", "/dev/console")?;
     }
-    send_descriptor(socket, b"/dev/ptmx", &master).at(
+    send_descriptor(holder.socket(), b"/dev/ptmx", &master).at(
         Step::Console,
         "sendmsg",
         "console socket",

@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::OnceLock;
 
@@ -13,6 +14,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use crate::cli::{Global, LogFormat};
 use crate::clock;
 use crate::failure::{CallFailed, During};
+use crate::sys;
 
 /// Where the lines go, and how they look.
 struct Logger {
@@ -32,6 +34,7 @@ pub(crate) fn start(global: &Global) -> Result<(), CallFailed> {
                 .mode(0o644)
                 .custom_flags(libc::O_CLOEXEC)
                 .open(path)
+                .map(out_of_the_way)
                 .during("open", path)?,
         ),
         None => None,
@@ -48,6 +51,29 @@ pub(crate) fn start(global: &Global) -> Result<(), CallFailed> {
     // Fails only when called twice, which nothing does.
     let _ = log::set_logger(logger);
     Ok(())
+}
+
+/// The same file under a number that nobody preserves for a container, or as it is if there is none.
+fn out_of_the_way(file: File) -> File {
+    /// Above what callers pass with `--preserve-fds`, which podman's user may number with gaps.
+    const FIRST: i32 = 64;
+    match rustix::io::fcntl_dupfd_cloexec(&file, FIRST) {
+        Ok(moved) => moved.into(),
+        Err(_) => file,
+    }
+}
+
+/// The log's file, as long as there is one.
+pub(crate) fn file() -> Option<BorrowedFd<'static>> {
+    LOGGER.get()?.file.as_ref().map(AsFd::as_fd)
+}
+
+/// Ends logging in a process that goes on, and closes the log's file.
+pub(crate) fn stop() {
+    log::set_max_level(LevelFilter::Off);
+    if let Some(file) = file() {
+        sys::process::close_for_good(file);
+    }
 }
 
 /// Tells the error that ends the command: in the log, and on standard error if that is not the log.

@@ -175,6 +175,7 @@ impl Plan {
         }
         let root_path = bundle.join(&root.path);
         let mut process_plan = ProcessPlan::new(process)?;
+        process_plan.keep_groups = crate::rootless::keeps_groups(&spec.annotations);
         let (personality, policy) = (linux.personality.as_ref(), linux.memory_policy.as_ref());
         let confined = scheduling::is_confined(linux);
         process_plan

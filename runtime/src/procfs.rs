@@ -4,7 +4,7 @@
 //! handle is taken from the host's `/proc` before any namespace is entered, its type is checked, and paths are resolved
 //! beneath it without crossing a mount.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstatfs, openat, openat2};
 use rustix::io::Errno;
@@ -27,6 +27,11 @@ impl HostProc {
         } else {
             Err(Errno::XDEV)
         }
+    }
+
+    /// Its descriptor.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 
     /// Reads a small file below it in one call.

@@ -3,6 +3,7 @@
 //! What the kernel refuses such a caller is known only when it does, so nothing here is asked before something failed, but
 //! for the user id. The rules are runc's (`--rootless` in runc(8)).
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// What `--rootless` says: whether a lack of rights on cgroups is passed over. `None` is "auto": as the caller's rights are.
@@ -28,6 +29,14 @@ fn in_user_namespace() -> bool {
     let whole = |map: String| map.split_whitespace().eq(["0", "0", "4294967295"]);
     // Without the file the kernel has no user namespaces.
     !std::fs::read_to_string("/proc/self/uid_map").map_or(true, whole)
+}
+
+/// Whether processes of a container keep the supplementary groups of whoever starts them, as its annotation
+/// `run.oci.keep_original_groups` asks: crun's, with which podman asks for `--group-add keep-groups`. Those of the host's root
+/// are not given away.
+pub(crate) fn keeps_groups(annotations: &BTreeMap<String, String>) -> bool {
+    let asked = annotations.get("run.oci.keep_original_groups");
+    asked.is_some_and(|value| value == "1") && is_unprivileged()
 }
 
 /// The user's own directory for state, below `$XDG_RUNTIME_DIR`; `None` for the host's root, and where there is none.

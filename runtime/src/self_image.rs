@@ -2,10 +2,11 @@
 //!
 //! A process that is about to enter a container runs from our file on the host, and a container that is root can find
 //! ways to open `/proc/PID/exe` of it, wait for it to end, and write to the file. So commands that enter a container first
-//! execute themselves again from a copy that cannot be written to: a detached, read-only bind mount of the file as an
-//! overlay without an upper directory shows it, of the file itself where there are no such overlays, or, on kernels before
-//! 5.12 and without the right to mount, a sealed copy in memory. Costs about a tenth of a millisecond, of which the overlay
-//! takes 30 microseconds: nothing that is done to the mount makes the file writable then.
+//! execute themselves again from a copy that cannot be written to: the file as a detached, read-only overlay of its
+//! directory without an upper one shows it, a detached read-only bind mount of the file where there are no such overlays,
+//! or, on kernels before 5.12 and without the right to mount, a sealed copy in memory. Of an overlay nothing that is done
+//! to the mount makes the file writable. Each mount that goes costs the kernel a grace period, some 0.1 ms: so there is
+//! only one.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -29,6 +30,9 @@ use crate::sys::process::fexecve;
 use crate::told;
 
 const OWN_FILE: &str = "/proc/self/exe";
+
+/// How statfs(2) shows `MOUNT_ATTR_NOSYMFOLLOW`, which nobody sets on a mount with programs: the mark of our overlay.
+const ST_NOSYMFOLLOW: u64 = 0x2000;
 
 /// The seals of a copy in memory.
 const SEALS: SealFlags = SealFlags::SEAL
@@ -69,10 +73,9 @@ fn is_protected() -> Result<bool, Errno> {
     // A file of that name that is not the kernel's word would be executed again and again.
     HostProc::open()?;
     let own = own_file()?;
-    if rustix::fs::fstatvfs(&own)?
-        .f_flag
-        .contains(StatVfsMountFlags::RDONLY)
-        && is_mount_root(&own)?
+    let mount = rustix::fs::fstatvfs(&own)?.f_flag;
+    if mount.contains(StatVfsMountFlags::RDONLY)
+        && (mount.bits() & ST_NOSYMFOLLOW != 0 || is_mount_root(&own)?)
     {
         return Ok(true);
     }
@@ -89,8 +92,8 @@ fn is_protected() -> Result<bool, Errno> {
     Ok(fcntl_get_seals(&own).is_ok_and(|seals| seals.contains(SEALS)))
 }
 
-/// Whether a file is all there is of its mount, as with ours; a read-only `/usr` is one that somebody may make writable
-/// for an update. Before Linux 5.8, which cannot tell, any mount will do.
+/// Whether a file is all there is of its mount, as with our bind mounts; a read-only `/usr` is one that somebody may make
+/// writable for an update. Before Linux 5.8, which cannot tell, any mount will do.
 fn is_mount_root(file: &OwnedFd) -> Result<bool, Errno> {
     let stat = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::empty())?;
     Ok(!stat
@@ -104,7 +107,7 @@ fn own_file() -> Result<OwnedFd, Errno> {
     openat(CWD, OWN_FILE, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// The file in an overlay of its directory that nothing can be written to. Linux 5.2 and the right to mount.
+/// The file in an overlay of its directory that nothing can be written to. Linux 5.14 and the right to mount.
 fn overlay() -> Result<OwnedFd, Errno> {
     /// Overlays without an upper directory have to have two lower ones. This one is everywhere.
     const SECOND: &str = "/dev";
@@ -121,7 +124,8 @@ fn overlay() -> Result<OwnedFd, Errno> {
     fsconfig_create(&context)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
         | MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV;
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW;
     let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(&mounted, name, flags, Mode::empty())?;
@@ -129,9 +133,8 @@ fn overlay() -> Result<OwnedFd, Errno> {
         // Replaced, as by an update, since this process was started.
         return Err(Errno::STALE);
     }
-    let copy = read_only_mount(&file)?;
     told::own_file_in_overlay();
-    Ok(copy)
+    Ok(file)
 }
 
 /// Whether what an overlay shows is the file this process runs from: overlays change numbers, not sizes and times.

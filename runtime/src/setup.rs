@@ -64,6 +64,9 @@ pub(crate) enum Error {
     /// Something inside.
     #[error("error during container init")]
     Init(#[source] fault::Fault),
+    /// The same of a process that joins a container, of which there is no more to say.
+    #[error(transparent)]
+    Joining(fault::Fault),
     /// The process inside ended without a word: killed, most likely.
     #[error("container init ended unexpectedly")]
     Died,

@@ -44,7 +44,7 @@ pub(crate) enum Error {
     #[error("invalid container ID format")]
     InvalidId,
     /// No id.
-    #[error("container ID cannot be empty")]
+    #[error("container id cannot be empty")]
     EmptyId,
     /// The id is taken.
     #[error("container with given ID already exists")]

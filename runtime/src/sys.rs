@@ -10,7 +10,6 @@
 
 pub(crate) mod alloc;
 pub(crate) mod bpf;
-pub(crate) mod memory;
 pub(crate) mod mount;
 pub(crate) mod net;
 pub(crate) mod process;

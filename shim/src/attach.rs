@@ -5,12 +5,19 @@
 //! [`PAYLOAD`] bytes. From a client comes stdin, raw; an empty packet or a
 //! half-close ends it.
 //!
-//! No client can stop the container. What a client has not taken yet waits in
-//! memory, up to [`client::BACKLOG`]. While a client has that much waiting but still
-//! takes something, the container is read no faster than the client reads. As
-//! soon as it has taken nothing for [`client::PATIENCE`], it counts as stalled:
-//! the container goes on, the client misses what follows (the log does not), and
-//! when it comes back it is told on stderr how much is missing.
+//! What a client has not taken yet waits in memory, up to [`client::BACKLOG`]. While
+//! a client has that much waiting but still takes something, the container is read
+//! no faster than the client reads.
+//!
+//! No client can stop the container for good. As soon as one has taken nothing for
+//! [`client::PATIENCE`], it counts as stalled: the container goes on, the client misses
+//! what follows (the log does not), and when it comes back it is told on stderr
+//! how much is missing.
+//!
+//! A client that was there before the container said anything is whoever started it:
+//! to that one the container is a program whose output goes down a pipe, perhaps
+//! to a pager or a slow disk. It has [`client::STARTERS_PATIENCE`], and after the
+//! container's end as long as it wants.
 
 pub(crate) mod client;
 
@@ -52,6 +59,8 @@ pub(crate) struct Attach {
     clients: Vec<Option<Client>>,
     listening: bool,
     paused_until: Option<Instant>,
+    /// The container has said something.
+    spoken: bool,
 }
 
 impl Attach {
@@ -71,6 +80,7 @@ impl Attach {
             clients: Vec::new(),
             listening: false,
             paused_until: None,
+            spoken: false,
         })
     }
 
@@ -103,18 +113,22 @@ impl Attach {
             diag::warning!("attach client refused: {CLIENTS} are here");
             return;
         }
-        match Client::new(fd, Token::Client(slot), poller) {
-            Ok(client) if slot == self.clients.len() => self.clients.push(Some(client)),
-            Ok(client) => self.clients[slot] = Some(client),
-            Err(errno) => diag::warning!("watch an attach client: {errno}"),
+        let mut client = match Client::new(fd, Token::Client(slot), poller) {
+            Ok(client) => client,
+            Err(errno) => return diag::warning!("watch an attach client: {errno}"),
+        };
+        if !self.spoken {
+            client.make_starter();
+        }
+        match self.clients.get_mut(slot) {
+            Some(free) => *free = Some(client),
+            None => self.clients.push(Some(client)),
         }
     }
 
     /// Sends a chunk of output to everybody.
     pub(crate) fn broadcast(&mut self, stream: Stream, data: &[u8], now: Instant) {
-        if self.clients.is_empty() {
-            return;
-        }
+        self.spoken = true;
         for packet in data.chunks(PAYLOAD) {
             for client in self.clients.iter_mut().flatten() {
                 client.send(stream, packet, now);
@@ -184,6 +198,11 @@ impl Attach {
     pub(crate) fn stop_listening(&mut self) {
         self.listener = None;
         self.link = None;
+    }
+
+    /// Whether somebody is here who is waited for without end after the container's.
+    pub(crate) fn waits(&self) -> bool {
+        self.clients.iter().flatten().any(Client::is_starter)
     }
 
     /// Lets everybody go who has got everything, and those who do not take the

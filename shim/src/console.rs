@@ -5,8 +5,10 @@ use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{Mode, mkdir};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, accept_with,
     listen, recvmsg,
@@ -19,6 +21,9 @@ use crate::socket::{Bound, LONGEST_PATH, bind_in};
 
 /// Name of the socket in its directory.
 const NAME: &str = "console";
+
+/// How long a runtime that has connected may take to send the terminal: it does that at once.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A console socket that waits for the runtime.
 #[derive(Debug)]
@@ -76,6 +81,8 @@ impl ConsoleSocket {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
             Err(errno) => return Err(Error::call("accept on the console socket")(errno)),
         };
+        set_socket_timeout(&connection, Timeout::Recv, Some(PATIENCE))
+            .map_err(Error::call("limit the wait for the terminal"))?;
         let mut name = [0_u8; 256];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -94,9 +101,11 @@ impl ConsoleSocket {
         });
         match terminal {
             Some(fd) if rustix::termios::isatty(&fd) => Ok(Some(fd)),
-            _ => Err(Error::Runtime(
+            Some(_) => Err(Error::Runtime(
                 "the runtime sent no terminal over the console socket".into(),
             )),
+            // It failed after it had connected. Its own words, soon to come, say more.
+            None => Ok(None),
         }
     }
 }

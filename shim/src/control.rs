@@ -1,6 +1,6 @@
 //! The fifos `ctl` and `winsz`, through which a caller resizes the terminal
 //! (`1 ROWS COLUMNS`, or `ROWS COLUMNS` in `winsz`) and has logs opened again
-//! (`2 0 0`). One line a message.
+//! (`2 0 0`; SIGHUP asks for the same). One line a message.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;

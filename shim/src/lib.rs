@@ -22,9 +22,8 @@ mod init;
 mod log;
 #[expect(
     unsafe_code,
-    reason = "the one thing the shim does that has no safe wrapper, and the runtime does as well"
+    reason = "the one thing the shim does that has no safe wrapper"
 )]
-#[path = "../../runtime/src/sys/memory.rs"]
 mod memory;
 mod monitor;
 mod notify;
@@ -52,6 +51,7 @@ pub fn conmon_main() -> ExitCode {
         diag::error!("{}", error.chain());
         return ExitCode::from(127);
     }
+    process::take_name(arguments.first());
     frontend::conmon::run(inherited, arguments).unwrap_or_else(|error| {
         diag::error!("{}", error.chain());
         ExitCode::FAILURE
@@ -62,6 +62,7 @@ pub fn conmon_main() -> ExitCode {
 #[must_use]
 pub fn containerd_main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    process::take_name(arguments.first());
     frontend::containerd::run(&arguments).unwrap_or_else(|error| {
         diag::error!("{}", error.chain());
         ExitCode::FAILURE

@@ -88,7 +88,7 @@ pub(crate) struct Limits {
     pub(crate) total: Option<u64>,
 }
 
-/// What journal entries say about the container besides its output.
+/// What journal entries say about the container besides its output, and json-file's records as far as labels go.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Labels {
     /// Full id.
@@ -118,7 +118,8 @@ impl Logs {
         for target in targets {
             match target {
                 Target::File { format, path } => {
-                    logs.files.push(LogFile::open(path, *format, limits)?);
+                    let file = LogFile::open(path, *format, limits)?;
+                    logs.files.push(file.with_labels(&labels.extra));
                 }
                 Target::Journald => logs.journal = Some(Journal::connect(labels)?),
             }
@@ -145,6 +146,13 @@ impl Logs {
         }
         if let Some(journal) = &mut self.journal {
             journal.finish();
+        }
+    }
+
+    /// Gives back the memory that is only needed while something is written.
+    pub(crate) fn settle(&mut self) {
+        for file in &mut self.files {
+            file.settle();
         }
     }
 

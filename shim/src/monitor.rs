@@ -10,8 +10,8 @@
 //!    loop is over; [`end`] publishes the rest.
 //!
 //! The loop sets up what to wait for, waits, and handles what came. Nothing it
-//! calls blocks on a client, and in phase 4 nothing allocates unless a client
-//! is slow.
+//! calls blocks on a client, and in phase 4 nothing allocates unless a client is
+//! slow or the container has said nothing for a while.
 
 mod end;
 mod runtime;
@@ -40,12 +40,17 @@ use crate::notify::Notify;
 use crate::oom::OomWatch;
 use crate::plan::{Detach, Plan, StdioKind};
 use crate::poller::{Batch, Poller};
-use crate::process::{ExitStatus, Streams};
+use crate::process::{self, ExitStatus, Streams};
 use crate::stdio::{self, Input, Stdio};
 use token::Token;
 
-/// Bytes read at once: the usual capacity of a pipe.
-const BUFFER: usize = 64 * 1024;
+/// Bytes read at once: what a busy pipe holds.
+const BUFFER: usize = stdio::BUSY_PIPE;
+
+/// Makes room for them, which takes no memory until something is read.
+fn buffer() -> Box<[u8]> {
+    vec![0; BUFFER].into_boxed_slice()
+}
 
 /// How long a container that was killed at its time limit may take to die.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -142,6 +147,7 @@ impl Monitor {
     /// Does everything up to, not including, the runtime's start.
     fn prepare(plan: Plan, start: Option<OwnedFd>, inherited: Inherited) -> Result<Self, Error> {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+        process::dump_no_core();
         // Fails only for the leader of a group, which has then left its
         // caller's already.
         if let Err(errno) = rustix::process::setsid() {
@@ -190,7 +196,7 @@ impl Monitor {
             deadline: None,
             timed_out: false,
             oom_score: None,
-            buffer: vec![0; BUFFER].into_boxed_slice(),
+            buffer: buffer(),
             plan,
         };
         monitor
@@ -235,8 +241,12 @@ impl Monitor {
                 .watch_variable(Instant::now())
                 .map_err(Error::call("epoll_ctl"))?;
             let timeout = wake.map(|wake| wake.saturating_duration_since(Instant::now()));
+            let settle = || {
+                self.buffer = buffer();
+                self.logs.settle();
+            };
             self.poller
-                .wait(&mut batch, timeout)
+                .wait(&mut batch, timeout, settle)
                 .map_err(Error::call("epoll_wait"))?;
             self.handle(&batch)?;
             self.check_deadline(Instant::now());
@@ -325,6 +335,7 @@ impl Monitor {
                 Ok(NixSignal::SIGTERM) => self.forward(Signal::TERM)?,
                 Ok(NixSignal::SIGINT) => self.forward(Signal::INT)?,
                 Ok(NixSignal::SIGQUIT) => self.forward(Signal::QUIT)?,
+                Ok(NixSignal::SIGHUP) => self.logs.reopen(),
                 _ => {}
             }
         }
@@ -436,18 +447,10 @@ impl Monitor {
     }
 }
 
-/// Has the signals that concern us delivered through a descriptor.
+/// Has signals delivered through a descriptor: all there are, because none may end who alone knows the exit code. What is
+/// no business of ours is read there and forgotten.
 pub(crate) fn catch_signals() -> Result<SignalFd, Error> {
-    let caught = SigSet::from_iter([
-        NixSignal::SIGCHLD,
-        NixSignal::SIGTERM,
-        NixSignal::SIGINT,
-        NixSignal::SIGQUIT,
-        // Nothing to do at these, but they must not kill us: a terminal that is
-        // gone, a log beyond RLIMIT_FSIZE.
-        NixSignal::SIGHUP,
-        NixSignal::SIGXFSZ,
-    ]);
+    let caught = SigSet::all();
     caught
         .thread_block()
         .map_err(Error::call("pthread_sigmask"))?;

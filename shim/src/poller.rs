@@ -103,15 +103,22 @@ impl<N: Name> Poller<N> {
         epoll::delete(&self.epoll, fd)
     }
 
-    /// Waits for events, at most for `timeout`. A process for which there are none for a second takes no more memory than
-    /// waiting does: it may wait for months.
-    pub(crate) fn wait(&self, batch: &mut Batch, timeout: Option<Duration>) -> Result<()> {
+    /// Waits for events, at most for `timeout`. When there are none for a second, `settle` is called once, to give back what is
+    /// not needed until the next: a process may wait for months, and takes no more memory meanwhile than waiting does.
+    pub(crate) fn wait(
+        &self,
+        batch: &mut Batch,
+        timeout: Option<Duration>,
+        settle: impl FnOnce(),
+    ) -> Result<()> {
         let mut left = timeout;
         if self.busy.get() && timeout.is_none_or(|timeout| timeout > SETTLED) {
             self.wait_for(batch, Some(SETTLED))?;
             if batch.count > 0 {
                 return Ok(());
             }
+            settle();
+            // After that, which is code as well.
             release_code();
             self.busy.set(false);
             left = timeout.map(|timeout| timeout.saturating_sub(SETTLED));

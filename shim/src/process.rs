@@ -12,8 +12,9 @@ use std::process::{Child, Command};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawnp};
 use nix::sys::signal::{SigSet, Signal};
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitStatus};
+use rustix::process::{DumpableBehavior, Pid, WaitStatus};
 
+use crate::diag;
 use crate::error::Error;
 
 /// First argument of the helper start that only rewrites LISTEN_PID.
@@ -21,6 +22,16 @@ pub(crate) const LAUNCH: &str = "--launch";
 
 /// The program that runs.
 pub(crate) const SELF: &str = "/proc/self/exe";
+
+/// Goes by the name that it was called by: started through [`SELF`] it is `exe` in ps(1) and top(1).
+pub(crate) fn take_name(program: Option<&OsString>) {
+    if let Some(name) = program.and_then(|program| Path::new(program).file_name())
+        && let Ok(name) = CString::new(name.as_encoded_bytes())
+    {
+        // A longer one is cut off. Without it all goes on.
+        let _ = rustix::thread::set_name(&name);
+    }
+}
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +159,41 @@ pub(crate) fn pid_of(child: &Child) -> Result<Pid, Error> {
         .ok()
         .and_then(Pid::from_raw)
         .ok_or_else(|| Error::Runtime(format!("child with impossible pid {}", child.id())))
+}
+
+/// Has the kernel write no core of this process, whoever is to get it: what the container says and is told is in its
+/// memory. A program that is started from here is not concerned.
+pub(crate) fn dump_no_core() {
+    // Fails only for values that there are not.
+    let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}
+
+/// Leaves the caller's cgroup where that decides who is killed with the caller's session or service: in cgroup v2, alone
+/// or beside v1, and in systemd's own hierarchy of v1. Where that is not allowed (in a container, say) it stays.
+pub(crate) fn leave_cgroup() {
+    for line in cgroups_of(rustix::process::getpid()).lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let files: &[_] = match (parts.next(), parts.next()) {
+            (_, None | Some("/")) => continue,
+            (Some(""), _) => &["cgroup.procs", "unified/cgroup.procs"],
+            // The only thread is the process; to move it as such would wait for every fork there is.
+            (Some("name=systemd"), _) => &["systemd/tasks"],
+            _ => continue,
+        };
+        for name in files {
+            let file = Path::new("/sys/fs/cgroup").join(name);
+            // Never created: only one of the two that v2 may have is there.
+            let joined = File::options()
+                .write(true)
+                .open(&file)
+                .and_then(|mut file| file.write_all(b"0"));
+            if let Err(error) = joined
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                diag::debug!("join {}: {error}", file.display());
+            }
+        }
+    }
 }
 
 /// The cgroups of a process, as its file in `/proc` lists them; nothing if it is gone.

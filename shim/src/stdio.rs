@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::EventFlags;
 use rustix::fs::{Mode, OFlags, fchmod, fcntl_getfl, fcntl_setfl, open};
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
 use crate::error::Error;
 use crate::log::Stream;
@@ -19,6 +19,13 @@ use crate::process::Streams;
 /// How long to leave a terminal alone that nobody has open: epoll would report
 /// its hang-up without end, and somebody may still open it.
 const TERMINAL_PAUSE: Duration = Duration::from_millis(100);
+
+/// Bytes that a pipe holds if nobody asks for more.
+const PIPE: usize = 64 * 1024;
+
+/// Bytes that a pipe is to hold as soon as it was full: reader and writer wait for each other less often, and who
+/// writes little takes no more than before.
+pub(crate) const BUSY_PIPE: usize = 256 * 1024;
 
 /// The monitor's ends.
 #[derive(Debug, Default)]
@@ -90,6 +97,8 @@ pub(crate) struct Output {
     fd: OwnedFd,
     stream: Stream,
     terminal: bool,
+    /// The size was asked for.
+    enlarged: bool,
     watched: bool,
     paused_until: Option<Instant>,
 }
@@ -112,6 +121,7 @@ impl Output {
             fd,
             stream,
             terminal,
+            enlarged: false,
             watched: false,
             paused_until: None,
         }
@@ -123,10 +133,17 @@ impl Output {
     }
 
     /// Reads once.
-    pub(crate) fn read(&self, buffer: &mut [u8]) -> Chunk {
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Chunk {
         match rustix::io::read(&self.fd, buffer) {
             Ok(0) => Chunk::End,
-            Ok(count) => Chunk::Data(count),
+            Ok(count) => {
+                if count >= PIPE && !self.enlarged {
+                    self.enlarged = true;
+                    // Refused to a user who has many such pipes: then it stays as it is.
+                    let _ = fcntl_setpipe_size(&self.fd, BUSY_PIPE);
+                }
+                Chunk::Data(count)
+            }
             Err(Errno::AGAIN | Errno::INTR) => Chunk::Nothing,
             // A terminal that nobody has open.
             Err(_) => Chunk::End,
@@ -224,7 +241,7 @@ impl Input {
             Err(_) => return false,
         }
         if self.offset == self.pending.len() {
-            self.pending.clear();
+            self.pending = Vec::new();
             self.offset = 0;
         }
         !(self.close_when_empty && self.pending.is_empty())
@@ -283,7 +300,7 @@ pub(crate) fn disconnect() -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
+    use std::io::{Read, Write};
 
     #[test]
     fn input_keeps_what_does_not_fit_and_closes_after_it() {
@@ -305,6 +322,21 @@ mod tests {
         drop(input);
         reader.read_to_end(&mut got).unwrap();
         assert_eq!(got, data);
+    }
+
+    #[test]
+    fn a_pipe_grows_when_it_was_full() {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let mut output = Output::new(nonblocking(reader.into()).unwrap(), Stream::Stdout, false);
+        let mut buffer = vec![0; BUSY_PIPE];
+        writer.write_all(&[b'x'; PIPE - 1]).unwrap();
+        assert_eq!(output.read(&mut buffer), Chunk::Data(PIPE - 1));
+        assert_eq!(rustix::pipe::fcntl_getpipe_size(&writer), Ok(PIPE));
+        writer.write_all(&[b'x'; PIPE]).unwrap();
+        assert_eq!(output.read(&mut buffer), Chunk::Data(PIPE));
+        assert_eq!(rustix::pipe::fcntl_getpipe_size(&writer), Ok(BUSY_PIPE));
+        writer.write_all(&[b'x'; BUSY_PIPE]).unwrap();
+        assert_eq!(output.read(&mut buffer), Chunk::Data(BUSY_PIPE));
     }
 
     #[test]

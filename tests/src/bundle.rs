@@ -132,9 +132,7 @@ pub fn unpack_busybox(rootfs: &Path) -> anyhow::Result<()> {
     let mut archive = Vec::new();
     crate::image::busybox_tar(&mut archive)?;
     std::fs::create_dir_all(rootfs)?;
-    let mut archive = tar::Archive::new(&archive[..]);
-    archive.set_preserve_permissions(true);
-    archive.unpack(rootfs)?;
+    crate::executable::unpack(&archive, rootfs);
     Ok(())
 }
 

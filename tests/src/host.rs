@@ -8,13 +8,16 @@ use crate::command::run;
 use crate::programs::on_path;
 
 /// Programs whose processes would be ours: those under test, and the servers tests start.
-const OURS: [&str; 8] = [
+const OURS: [&str; 10] = [
     "qrun",
     "qshim",
     "qengine",
     "qbundle",
     "conmon",
     "containerd",
+    // As much as the kernel keeps of containerd-shim-qrun-v2.
+    "containerd-shim",
+    "dockerd",
     "docker-registry",
     "nginx",
 ];
@@ -92,6 +95,13 @@ pub fn mounts() -> BTreeSet<String> {
     table.lines().filter_map(mount_of).collect()
 }
 
+/// Whether something is mounted at exactly `path`.
+#[must_use]
+pub fn is_mount_point(path: &str) -> bool {
+    let start = format!("{path} (");
+    mounts().iter().any(|mount| mount.starts_with(&start))
+}
+
 /// The part of a line of mountinfo that stays the same when mounted anew: point, type and source.
 fn mount_of(line: &str) -> Option<String> {
     let (before, after) = line.split_once(" - ")?;
@@ -157,12 +167,12 @@ fn is_beside(path: &Path, (mount, own): &Own) -> bool {
     shared > 0 && !is_above_or_below
 }
 
-/// Removes cgroups called `name`, and `name/conmon`, where nothing is in them: parents that other
-/// engines make for their containers and leave. Podman leaves them also in plain directories that
+/// Removes cgroups called `name`, and those below, where nothing is in them: parents that other
+/// engines make for their containers and pods, and leave. Podman leaves them also in plain directories that
 /// it names after controllers without a v1 hierarchy.
 pub fn remove_empty_cgroups(name: &str) {
     for path in cgroups().iter().rev() {
-        if path.ends_with(&format!("/{name}")) || path.ends_with(&format!("/{name}/conmon")) {
+        if path.split('/').any(|part| part == name) {
             let _ = std::fs::remove_dir(path);
         }
     }

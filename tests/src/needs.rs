@@ -16,6 +16,8 @@ pub enum Need {
     Cgroup1,
     /// A host with all controllers on cgroup v2.
     Cgroup2,
+    /// AppArmor, switched on in the kernel.
+    AppArmor,
     /// systemd as process 1, which makes cgroups for others.
     Systemd,
     /// The machine itself, not the virtual machine: disk space, time, or a server.
@@ -37,6 +39,7 @@ impl Need {
             Self::Root if !nix::unistd::Uid::effective().is_root() => Some("not root".into()),
             Self::Cgroup1 if v2 => Some("no controllers on cgroup v1".into()),
             Self::Cgroup2 if !v2 => Some("no controllers on cgroup v2".into()),
+            Self::AppArmor if !is_apparmor_on() => Some("no AppArmor in the kernel".into()),
             Self::Systemd if !Path::new("/run/systemd/system").is_dir() => {
                 Some("process 1 is not systemd".into())
             }
@@ -49,6 +52,11 @@ impl Need {
             _ => None,
         }
     }
+}
+
+fn is_apparmor_on() -> bool {
+    std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
+        .is_ok_and(|answer| answer.starts_with('Y'))
 }
 
 /// What [`criu_missing`] found: `criu check` takes a while.

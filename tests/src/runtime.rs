@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::bundle::Bundle;
 use crate::command::{Outcome, run, typed, wait};
+use crate::executable;
 use crate::host;
 use crate::programs::built;
 use crate::user::{USER, give};
@@ -41,6 +42,16 @@ pub struct Runtime {
     wrapper: Vec<String>,
 }
 
+/// What is put before `qrun` where `$QSTACK_WITHOUT` asks for it: the program beside the tests.
+fn without_calls() -> Vec<String> {
+    let (Ok(calls), Ok(test)) = (std::env::var("QSTACK_WITHOUT"), std::env::current_exe()) else {
+        return Vec::new();
+    };
+    let programs = test.parent().and_then(Path::parent);
+    let program = programs.map(|directory| directory.join("without-calls").display().to_string());
+    program.into_iter().chain([calls]).collect()
+}
+
 impl Runtime {
     /// Makes a runtime without containers whose `qrun` is run by `wrapper`.
     #[must_use]
@@ -50,7 +61,8 @@ impl Runtime {
         runtime
     }
 
-    /// Makes a runtime without containers.
+    /// Makes a runtime without containers. With names of system calls in `$QSTACK_WITHOUT`, separated by commas, `qrun` runs
+    /// as on a kernel that lacks them, and with it every test that asks for nothing else.
     ///
     /// # Panics
     /// When `qrun` is not built.
@@ -62,7 +74,7 @@ impl Runtime {
                 directory,
                 user: None,
                 ids: RefCell::default(),
-                wrapper: Vec::new(),
+                wrapper: without_calls(),
             },
             Err(error) => panic!("make a state directory: {error}"),
         }
@@ -76,11 +88,10 @@ impl Runtime {
     pub fn of_user(place: Option<PathBuf>) -> Self {
         let mut runtime = Self::new();
         let program = runtime.directory().join("bin/qrun");
-        let copied = std::fs::create_dir(runtime.directory().join("bin"))
-            .and_then(|()| std::fs::copy(built("qrun"), &program));
-        if let Err(error) = copied {
-            panic!("copy qrun: {error}");
+        if let Err(error) = std::fs::create_dir(runtime.directory().join("bin")) {
+            panic!("make a directory for qrun: {error}");
         }
+        executable::copy(&built("qrun"), &program);
         give(runtime.directory());
         runtime.user = Some(ByUser { program, place });
         runtime

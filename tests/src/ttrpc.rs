@@ -26,9 +26,15 @@ impl Message {
 
     /// Sets field `number`, a switch.
     #[must_use]
-    pub fn with_true(mut self, number: u8) -> Self {
+    pub fn with_true(self, number: u8) -> Self {
+        self.with_number(number, 1)
+    }
+
+    /// Sets field `number`, a number of at most seven bits.
+    #[must_use]
+    pub fn with_number(mut self, number: u8, value: u8) -> Self {
         // Wire type 0: a number.
-        self.0.extend_from_slice(&[number << 3, 1]);
+        self.0.extend_from_slice(&[number << 3, value & 0x7f]);
         self
     }
 
@@ -52,16 +58,30 @@ impl AsRef<[u8]> for Message {
 /// # Errors
 /// What the shim says, or why it could not be asked.
 pub fn call(path: &Path, method: &str, payload: &Message) -> Result<Vec<u8>, String> {
-    exchange(path, method, payload).map_err(|error| format!("{method}: {error}"))?
+    call_service(path, "containerd.task.v2.Task", method, payload)
+}
+
+/// As above, of another service.
+///
+/// # Errors
+/// The same.
+pub fn call_service(
+    path: &Path,
+    service: &str,
+    method: &str,
+    payload: &Message,
+) -> Result<Vec<u8>, String> {
+    exchange(path, service, method, payload).map_err(|error| format!("{method}: {error}"))?
 }
 
 fn exchange(
     path: &Path,
+    service: &str,
     method: &str,
     payload: &Message,
 ) -> std::io::Result<Result<Vec<u8>, String>> {
     let request = Message::default()
-        .with(1, "containerd.task.v2.Task")
+        .with(1, service)
         .with(2, method)
         .with(3, payload);
     let length = u32::try_from(request.0.len()).map_err(std::io::Error::other)?;
@@ -86,8 +106,9 @@ fn exchange(
     })
 }
 
-/// The first field `wanted` of those that hold bytes.
-fn field(mut message: &[u8], wanted: u8) -> Option<&[u8]> {
+/// The first field `wanted` of a message's fields that hold bytes.
+#[must_use]
+pub fn field(mut message: &[u8], wanted: u8) -> Option<&[u8]> {
     while let Some((&key, rest)) = message.split_first() {
         let (value, rest) = varint(rest)?;
         message = rest;

@@ -3,12 +3,13 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use memchr::{memchr, memchr2};
 use serde::Deserialize;
 
 use super::find::Handle;
@@ -16,22 +17,26 @@ use super::model::Status;
 use super::{Error, Result, SystemContext};
 use crate::store::Store;
 
+mod backwards;
 pub mod driver;
 mod journal;
+
+use backwards::Lines;
 
 pub use driver::{Driver, details};
 
 /// Which of the container's two streams a line came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Stream {
     /// Standard output.
+    #[default]
     Output,
     /// Standard error.
     Error,
 }
 
 /// One entry of the log; a long line of the container is several.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Entry {
     /// Where it was written.
     pub stream: Stream,
@@ -87,48 +92,49 @@ pub fn read(
         Driver::JsonFile | Driver::K8sFile => {}
     }
     let path = handle.log();
-    let mut kept = VecDeque::new();
-    let mut lines_kept = 0usize;
-    let mut reader = None;
-    for mut file in after(&path, None) {
-        collect(&mut file, query, &mut kept, &mut lines_kept, &mut emit)?;
-        reader = Some(file);
-    }
-    for entry in kept {
-        emit(&entry)?;
+    let mut files = after(&path, None);
+    if let Some(tail) = query.tail {
+        for entry in last(&mut files, query, tail).system("read", "log")? {
+            emit(&entry)?;
+        }
+    } else {
+        for file in &mut files {
+            while let Some(entry) = file.next().system("read", "log")? {
+                if query.wants(entry) {
+                    emit(entry)?;
+                }
+            }
+        }
     }
     if query.follow {
-        follow(store, handle, &path, reader, query, &mut emit)?;
+        follow(store, handle, &path, files.pop(), query, &mut emit)?;
     }
     Ok(())
 }
 
-/// Entries up to the present end: straight on, or the last ones held back for `tail`.
-fn collect(
-    reader: &mut Reader,
-    query: &Query,
-    kept: &mut VecDeque<Entry>,
-    lines_kept: &mut usize,
-    emit: &mut dyn FnMut(&Entry) -> Result<()>,
-) -> Result<()> {
-    while let Some(entry) = reader.next().system("read", "log")? {
-        if !query.wants(&entry) {
-            continue;
-        }
-        let Some(tail) = query.tail else {
-            emit(&entry)?;
-            continue;
-        };
-        *lines_kept += usize::from(entry.text.ends_with(b"\n"));
-        kept.push_back(entry);
-        while *lines_kept > tail {
-            match kept.pop_front() {
-                Some(first) => *lines_kept -= usize::from(first.text.ends_with(b"\n")),
-                None => break,
+/// The last `tail` lines of what is wanted, found from the end on. The files are left at their present ends.
+fn last(files: &mut [Reader], query: &Query, tail: usize) -> io::Result<VecDeque<Entry>> {
+    let mut kept = VecDeque::new();
+    let mut lines_kept = 0;
+    let mut entry = Entry::default();
+    for reader in files.iter_mut().rev() {
+        let mut lines = Lines::new(reader.file.get_ref())?;
+        let end = lines.end();
+        while lines_kept <= tail
+            && let Some(line) = lines.next()?
+        {
+            if parse(line, &mut entry).is_none() || !query.wants(&entry) {
+                continue;
+            }
+            lines_kept += usize::from(entry.text.ends_with(b"\n"));
+            // The end of the line before them is the first that is too much.
+            if lines_kept <= tail {
+                kept.push_front(entry.clone());
             }
         }
+        reader.file.seek(SeekFrom::Start(end))?;
     }
-    Ok(())
+    Ok(kept)
 }
 
 /// Goes on until the container has ended and everything it wrote was read. A rotation is noticed by the new file's
@@ -150,8 +156,8 @@ fn follow(
         let over = query.until.is_some_and(|until| Timestamp::now() > until);
         if let Some(reader) = &mut reader {
             while let Some(entry) = reader.next().system("read", path)? {
-                if query.wants(&entry) {
-                    emit(&entry)?;
+                if query.wants(entry) {
+                    emit(entry)?;
                 }
             }
         }
@@ -160,8 +166,8 @@ fn follow(
             let newer = after(path, reader.as_ref().map(|reader| reader.inode));
             for mut file in reader.take().into_iter().chain(newer) {
                 while let Some(entry) = file.next().system("read", path)? {
-                    if query.wants(&entry) {
-                        emit(&entry)?;
+                    if query.wants(entry) {
+                        emit(entry)?;
                     }
                 }
                 reader = Some(file);
@@ -242,7 +248,10 @@ impl Changes {
 struct Reader {
     file: BufReader<File>,
     inode: u64,
+    /// The beginning of a line whose rest was not in the buffer.
     line: Vec<u8>,
+    /// The latest, again and again: there are millions, and memory for each costs more than reading it.
+    entry: Entry,
 }
 
 impl Reader {
@@ -251,21 +260,36 @@ impl Reader {
             inode: file.metadata().map_or(0, |metadata| metadata.ino()),
             file: BufReader::with_capacity(1 << 16, file),
             line: Vec::new(),
+            entry: Entry::default(),
         }
     }
 
     /// The next whole entry; `None` at the present end. A line that is still being written is kept for the next call.
-    fn next(&mut self) -> io::Result<Option<Entry>> {
+    fn next(&mut self) -> io::Result<Option<&Entry>> {
         loop {
-            self.file.read_until(b'\n', &mut self.line)?;
-            if !self.line.ends_with(b"\n") {
-                return Ok(None);
-            }
-            let entry = parse(&self.line);
-            self.line.clear();
+            let buffer = self.file.fill_buf()?;
+            let Some(end) = memchr(b'\n', buffer) else {
+                let length = buffer.len();
+                if length == 0 {
+                    return Ok(None);
+                }
+                self.line.extend_from_slice(buffer);
+                self.file.consume(length);
+                continue;
+            };
+            // Most lines lie in the buffer as a whole, and need not be copied.
+            let parsed = if self.line.is_empty() {
+                parse(&buffer[..=end], &mut self.entry)
+            } else {
+                self.line.extend_from_slice(&buffer[..=end]);
+                let parsed = parse(&self.line, &mut self.entry);
+                self.line.clear();
+                parsed
+            };
+            self.file.consume(end + 1);
             // A line that is no entry (the tail of a disk that ran full) is passed over.
-            if entry.is_some() {
-                return Ok(entry);
+            if parsed.is_some() {
+                return Ok(Some(&self.entry));
             }
         }
     }
@@ -278,31 +302,74 @@ struct JsonEntry {
     time: String,
 }
 
-fn parse(line: &[u8]) -> Option<Entry> {
+/// Reads a line into `entry`, whose memory is used again; `None` when it is no entry.
+fn parse(line: &[u8], entry: &mut Entry) -> Option<()> {
     if line.first() == Some(&b'{') {
-        let entry: JsonEntry = serde_json::from_slice(line).ok()?;
-        return Some(Entry {
-            stream: stream(&entry.stream)?,
-            time: entry.time,
-            text: entry.log.into_bytes(),
-        });
+        if parse_plain_json(line, entry).is_some() {
+            return Some(());
+        }
+        let json: JsonEntry = serde_json::from_slice(line).ok()?;
+        *entry = Entry {
+            stream: stream(&json.stream)?,
+            time: json.time,
+            text: json.log.into_bytes(),
+        };
+        return Some(());
     }
     // k8s-file: TIME STREAM F|P TEXT
-    let mut parts = line.splitn(4, |&byte| byte == b' ');
-    let time = std::str::from_utf8(parts.next()?).ok()?.to_owned();
-    let name = std::str::from_utf8(parts.next()?).ok()?;
-    let whole = parts.next()? == b"F";
-    let text = parts.next()?;
-    Some(Entry {
-        stream: stream(name)?,
-        time,
-        text: if whole {
-            text
-        } else {
-            text.strip_suffix(b"\n")?
-        }
-        .to_vec(),
-    })
+    let (time, rest) = cut(line)?;
+    let (name, rest) = cut(rest)?;
+    let (tag, text) = cut(rest)?;
+    let time = std::str::from_utf8(time).ok()?;
+    let stream = stream(std::str::from_utf8(name).ok()?)?;
+    let text = match tag {
+        b"F" => text,
+        _ => text.strip_suffix(b"\n")?,
+    };
+    entry.set(stream, time, text);
+    Some(())
+}
+
+/// What is before and after the first space.
+fn cut(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let space = memchr(b' ', line)?;
+    Some((&line[..space], &line[space + 1..]))
+}
+
+/// A line of the monitor's own without an escape but that of the newline at the end, as most are.
+fn parse_plain_json(line: &[u8], entry: &mut Entry) -> Option<()> {
+    let rest = line.strip_prefix(b"{\"log\":\"")?;
+    let rest = rest.strip_suffix(b"\"}\n")?;
+    let quote = rest.iter().rposition(|&byte| byte == b'"')?;
+    let time = std::str::from_utf8(&rest[quote + 1..]).ok()?;
+    let rest = rest[..quote].strip_suffix(b"\",\"time\":")?;
+    let (stream, text) = match rest.strip_suffix(b"\",\"stream\":\"stdout") {
+        Some(text) => (Stream::Output, text),
+        None => (Stream::Error, rest.strip_suffix(b"\",\"stream\":\"stderr")?),
+    };
+    let (text, whole) = match text.strip_suffix(b"\\n") {
+        Some(text) => (text, true),
+        None => (text, false),
+    };
+    if memchr2(b'\\', b'"', text).is_some() || time.contains('\\') {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?;
+    entry.set(stream, time, text);
+    if whole {
+        entry.text.push(b'\n');
+    }
+    Some(())
+}
+
+impl Entry {
+    fn set(&mut self, stream: Stream, time: &str, text: &[u8]) {
+        self.stream = stream;
+        self.time.clear();
+        self.time.push_str(time);
+        self.text.clear();
+        self.text.extend_from_slice(text);
+    }
 }
 
 fn stream(name: &str) -> Option<Stream> {
@@ -317,9 +384,18 @@ fn stream(name: &str) -> Option<Stream> {
 mod tests {
     use super::*;
 
+    fn parsed(line: &[u8]) -> Option<Entry> {
+        let mut entry = Entry {
+            stream: Stream::Error,
+            time: "before".into(),
+            text: b"before".into(),
+        };
+        parse(line, &mut entry).map(|()| entry)
+    }
+
     #[test]
     fn both_formats_are_read() {
-        let json = parse(
+        let json = parsed(
             b"{\"log\":\"a\\n\",\"stream\":\"stderr\",\"time\":\"2026-01-02T03:04:05.6Z\"}\n",
         )
         .unwrap();
@@ -327,14 +403,93 @@ mod tests {
             (json.stream, json.text.as_slice()),
             (Stream::Error, b"a\n".as_slice())
         );
-        let whole = parse(b"2026-01-02T03:04:05.6+00:00 stdout F hello world\n").unwrap();
+        let whole = parsed(b"2026-01-02T03:04:05.6+00:00 stdout F hello world\n").unwrap();
         assert_eq!(
             (whole.stream, whole.text.as_slice()),
             (Stream::Output, b"hello world\n".as_slice())
         );
-        let part = parse(b"2026-01-02T03:04:05.6+00:00 stdout P hello\n").unwrap();
+        let part = parsed(b"2026-01-02T03:04:05.6+00:00 stdout P hello\n").unwrap();
         assert_eq!(part.text, b"hello");
-        assert_eq!(parse(b"garbage\n"), None);
-        assert_eq!(parse(b"{\"log\":\n"), None);
+        assert_eq!(parsed(b"garbage\n"), None);
+        assert_eq!(parsed(b"{\"log\":\n"), None);
+    }
+
+    #[test]
+    fn the_short_way_reads_what_the_long_one_does() {
+        let texts = [
+            r"plain\n",
+            r"plain",
+            r"",
+            r"\n",
+            r"\\n",
+            r"\\\n",
+            r#"a \"quoted\" one\n"#,
+            r"tab\there\n",
+            r"\u001b[0m\n",
+            "gr\u{fc}n\\n",
+            r#"\",\"stream\":\"stdout\n"#,
+            r#"{\"log\":\"x\"}\n"#,
+        ];
+        for text in texts {
+            for stream in ["stdout", "stderr"] {
+                let line = format!(
+                    "{{\"log\":\"{text}\",\"stream\":\"{stream}\",\"time\":\"2026-01-02T03:04:05.6Z\"}}\n"
+                );
+                let long: JsonEntry = serde_json::from_str(&line).unwrap();
+                let short = parsed(line.as_bytes()).unwrap();
+                assert_eq!(short.text, long.log.as_bytes(), "{line}");
+                assert_eq!(short.time, long.time, "{line}");
+                assert_eq!(Some(short.stream), super::stream(&long.stream), "{line}");
+            }
+        }
+        // What is no text is refused on either way.
+        let line = b"{\"log\":\"\xff\",\"stream\":\"stdout\",\"time\":\"x\"}\n";
+        assert_eq!(parsed(line), None);
+    }
+
+    #[test]
+    fn the_last_lines_are_found_from_the_end() {
+        use std::io::Write;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let record =
+            |tag: &str, text: &str| format!("2026-01-02T03:04:05.6+00:00 stdout {tag} {text}\n");
+        let old = ["F 1", "P 2", "F a", "F 3"];
+        let new = ["P 4", "P b", "F c", "F 5", "P 6"];
+        for (path, records) in [
+            (path.with_extension("1"), &old[..]),
+            (path.clone(), &new[..]),
+        ] {
+            let pairs = records.iter().filter_map(|record| record.split_once(' '));
+            let text: String = pairs.map(|(tag, text)| record(tag, text)).collect();
+            std::fs::write(path, text).unwrap();
+        }
+        let mut log = File::options().append(true).open(&path).unwrap();
+        let half = record("F", "7");
+        log.write_all(&half.as_bytes()[..10]).unwrap();
+        for (tail, expected) in [
+            (0, "6"),
+            (1, "5\n6"),
+            (2, "4bc\n5\n6"),
+            (3, "3\n4bc\n5\n6"),
+            (4, "2a\n3\n4bc\n5\n6"),
+            (5, "1\n2a\n3\n4bc\n5\n6"),
+            (6, "1\n2a\n3\n4bc\n5\n6"),
+        ] {
+            let mut files = after(&path, None);
+            let entries = last(&mut files, &Query::default(), tail).unwrap();
+            let text: Vec<u8> = entries.into_iter().flat_map(|entry| entry.text).collect();
+            assert_eq!(String::from_utf8(text).unwrap(), expected, "{tail}");
+            for file in &mut files {
+                assert_eq!(file.next().unwrap(), None);
+            }
+        }
+        // Whoever follows goes on behind them, with what was half there.
+        let mut files = after(&path, None);
+        last(&mut files, &Query::default(), 1).unwrap();
+        let file = files.last_mut().unwrap();
+        assert_eq!(file.next().unwrap(), None);
+        log.write_all(&half.as_bytes()[10..]).unwrap();
+        assert_eq!(file.next().unwrap().unwrap().text, b"7\n");
     }
 }

@@ -22,6 +22,8 @@ use crate::failure::{CallFailed, During};
 const DESCRIPTORS: &str = "descriptors.json";
 /// The link to the directory of an earlier dump that this one is based on, the only link criu makes.
 const PARENT: &str = "parent";
+/// What a restore writes in its work directory.
+const WRITTEN: [&str; 2] = [super::restore::LOG, "stats-restore"];
 /// Longest `descriptors.json` that is read: three names of at most some twenty characters.
 const LONGEST: u64 = 4096;
 
@@ -76,6 +78,16 @@ impl Place {
     /// Refuses what has no business in a checkpoint: links, by which criu would read and write somewhere else, and what
     /// it would wait for or drive when it opens it.
     pub(super) fn check(&self) -> Result<(), Error> {
+        self.check_entries(|_| false)
+    }
+
+    /// Refuses the same in a work directory, where fifos may be that criu does not open: the work directory of podman's
+    /// restores is the bundle, with the monitor's fifos in it.
+    pub(super) fn check_work(&self) -> Result<(), Error> {
+        self.check_entries(|name| !WRITTEN.contains(&name))
+    }
+
+    fn check_entries(&self, fifo_fits: fn(&str) -> bool) -> Result<(), Error> {
         for entry in Dir::read_from(&self.fd).during("readdir", &self.path)? {
             let entry = entry.during("readdir", &self.path)?;
             let name = entry.file_name().to_string_lossy();
@@ -92,6 +104,7 @@ impl Place {
                 // A socket is that of a lazy restore.
                 FileType::RegularFile | FileType::Directory | FileType::Socket => true,
                 FileType::Symlink => name == PARENT,
+                FileType::Fifo => fifo_fits(&name),
                 _ => false,
             };
             if !fits {
@@ -226,6 +239,18 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", &log).unwrap();
         assert!(matches!(place.check(), Err(Error::Hostile(path)) if path == log));
         std::fs::remove_file(&log).unwrap();
+        let fifo = |name: &str| {
+            let mode = Mode::from_raw_mode(0o600);
+            rustix::fs::mknodat(&place.fd, name, FileType::Fifo, mode, 0).unwrap();
+        };
+        fifo("ctl");
+        place.check_work().unwrap();
+        assert!(matches!(place.check(), Err(Error::Hostile(_))));
+        fifo("stats-restore");
+        assert!(matches!(place.check_work(), Err(Error::Hostile(_))));
+        for name in ["ctl", "stats-restore"] {
+            std::fs::remove_file(place.path.join(name)).unwrap();
+        }
         std::os::unix::fs::symlink("/etc/passwd", place.path.join(DESCRIPTORS)).unwrap();
         assert!(place.read_descriptors().is_err());
         assert!(place.write_descriptors(&[]).is_err());

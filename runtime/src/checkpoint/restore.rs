@@ -31,7 +31,7 @@ use crate::state::{self, CRIU_ROOT, Directory, Record};
 use crate::sys::process::{Child, unshare};
 
 /// criu's log.
-const LOG: &str = "restore.log";
+pub(super) const LOG: &str = "restore.log";
 /// The first version in which another security label can be given.
 const CHANGES_LABELS: u32 = 31_600;
 
@@ -78,9 +78,10 @@ pub(crate) struct Restored {
 pub(crate) fn restore(request: &Request<'_>, wanted: &RestoreWanted) -> Result<Restored, Error> {
     let image = Place::open(&wanted.common.image)?;
     image.check()?;
+    let streams = image.read_descriptors()?;
     let work = work_directory(&wanted.common)?;
     if let Some(work) = &work {
-        work.check()?;
+        work.check_work()?;
     }
     let prepared = parent::prepare(request)?;
     let mut made = Made::of(request.store.create(&request.plan.id)?);
@@ -90,6 +91,7 @@ pub(crate) fn restore(request: &Request<'_>, wanted: &RestoreWanted) -> Result<R
         record: record::first(request, &prepared),
         image: &image,
         work: work.as_ref(),
+        streams,
     };
     match restoring.carry_out(prepared, &mut made) {
         Ok(child) => Ok(Restored {
@@ -112,6 +114,8 @@ struct Restoring<'a> {
     record: Record,
     image: &'a Place,
     work: Option<&'a Place>,
+    /// Streams of the saved processes that are pipes, by their names.
+    streams: Vec<(u32, String)>,
 }
 
 impl Restoring<'_> {
@@ -143,7 +147,7 @@ impl Restoring<'_> {
         let mut options = self.wanted.common.options(LOG, &image, work.as_ref());
         self.describe(&mut options, &criu, &descriptors, &place)?;
         self.external_mounts(&mut options, &prepared.hierarchies)?;
-        for (stream, name) in self.image.read_descriptors()? {
+        for (stream, name) in std::mem::take(&mut self.streams) {
             options.inherit(&name, stream);
         }
         for (controller, path) in cgroup::of_process(pid).map_err(SetupError::from)? {
@@ -298,8 +302,8 @@ impl Restoring<'_> {
             }
             "orphan-pts-master" => {
                 let master = notice.descriptor.ok_or(Error::Protocol)?;
-                let socket = self.request.console_socket.ok_or(Error::Terminal)?;
-                console::send_descriptor(socket, b"/dev/ptmx", &master)
+                let holder = self.request.holder.ok_or(Error::Terminal)?;
+                console::send_descriptor(holder.socket(), b"/dev/ptmx", &master)
                     .during("sendmsg", "console socket")?;
             }
             "post-restore" => {

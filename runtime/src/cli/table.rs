@@ -9,8 +9,29 @@ pub(crate) struct OptionSpec {
     pub(crate) short: Option<char>,
     /// Placeholder of the value; `None` for a switch.
     pub(crate) value: Option<&'static str>,
+    /// What the value is checked to be while the line is taken apart.
+    pub(crate) takes: Takes,
     /// What it does.
     pub(crate) help: &'static str,
+}
+
+impl OptionSpec {
+    /// The same with another kind of value. Where runc takes text and reads it later, [`Takes::Text`] stays, and the command
+    /// reads it.
+    const fn taking(self, takes: Takes) -> Self {
+        Self { takes, ..self }
+    }
+}
+
+/// What an option's value has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Takes {
+    /// Anything; the command makes sense of it.
+    Text,
+    /// A whole number.
+    Number,
+    /// A duration as Go spells it.
+    Duration,
 }
 
 /// A command.
@@ -41,6 +62,7 @@ const fn value(
         long,
         short,
         value: Some(placeholder),
+        takes: Takes::Text,
         help,
     }
 }
@@ -51,6 +73,7 @@ const fn switch(long: &'static str, short: Option<char>, help: &'static str) -> 
         long,
         short,
         value: None,
+        takes: Takes::Text,
         help,
     }
 }
@@ -74,6 +97,12 @@ pub(crate) const GLOBAL_OPTIONS: &[OptionSpec] = &[
         "systemd-cgroup",
         None,
         "let systemd make cgroups; cgroupsPath is then SLICE:PREFIX:NAME",
+    ),
+    value(
+        "cgroup-manager",
+        None,
+        "MANAGER",
+        "who makes cgroups: cgroupfs (default), systemd, or disabled: nobody",
     ),
     value(
         "rootless",
@@ -116,7 +145,8 @@ const PRESERVE_FDS: OptionSpec = value(
     None,
     "N",
     "pass N descriptors after stdio to the process",
-);
+)
+.taking(Takes::Number);
 
 const IMAGE_PATH: OptionSpec = value(
     "image-path",
@@ -199,7 +229,8 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
                 None,
                 "FD",
                 "write a zero byte to FD once lazy pages can be fetched",
-            ),
+            )
+            .taking(Takes::Number),
             value(
                 "page-server",
                 None,
@@ -253,7 +284,8 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
                 None,
                 "DURATION",
                 "pause between two reports (default: 5s)",
-            ),
+            )
+            .taking(Takes::Duration),
             switch("stats", None, "show the usage once and end"),
         ],
     },
@@ -280,7 +312,8 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
                 Some('g'),
                 "GID",
                 "supplementary group (repeatable)",
-            ),
+            )
+            .taking(Takes::Number),
             value(
                 "process",
                 Some('p'),
@@ -483,7 +516,7 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
                 "FILE",
                 "read a resources object from FILE, or from standard input with \"-\"",
             ),
-            value("blkio-weight", None, "N", "block I/O weight, 10 to 1000"),
+            value("blkio-weight", None, "N", "block I/O weight, 10 to 1000").taking(Takes::Number),
             value("cpu-period", None, "MICROSECONDS", "CPU period"),
             value("cpu-quota", None, "MICROSECONDS", "CPU time per period"),
             value(
@@ -517,7 +550,7 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
                 "BYTES",
                 "limit of memory and swap together; -1 for none",
             ),
-            value("pids-limit", None, "N", "number of tasks"),
+            value("pids-limit", None, "N", "number of tasks").taking(Takes::Number),
             value(
                 "l3-cache-schema",
                 None,

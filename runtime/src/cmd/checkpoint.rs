@@ -1,6 +1,6 @@
 //! `checkpoint`: saves a container's processes, and ends it.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use super::{Request, delete, warn_of_rootless};
 use crate::checkpoint::dump::{self, DumpWanted};
@@ -54,5 +54,5 @@ fn save(container: &Container, wanted: &DumpWanted) -> Result<()> {
         ..Extra::default()
     };
     let plan = Plan::new(&spec, bundle, &container.record.id, extra)?;
-    dump::dump(container, &spec, &plan, wanted).context("checkpoint failed")
+    Ok(dump::dump(container, &spec, &plan, wanted)?)
 }

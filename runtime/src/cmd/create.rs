@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result};
 
 use super::{Request, launch};
+use crate::console::Holder;
 use crate::help;
 
 /// Runs the command.
@@ -16,9 +17,9 @@ fn create_container(request: &Request<'_>) -> Result<u8> {
     let report = launch::report(request.parsed);
     let socket = request.parsed.path("console-socket");
     let bundle = launch::load(request)?;
-    let console_socket =
-        launch::console_socket(socket.as_deref(), bundle.plan.process.terminal, true)?;
-    let wanted = launch::wanted(request, &bundle, report, true, console_socket.as_ref());
+    let socket = launch::console_socket(socket.as_deref(), bundle.plan.process.terminal, true)?;
+    let holder = socket.as_ref().map(Holder::Caller);
+    let wanted = launch::wanted(request, &bundle, report, true, holder);
     launch::create(&wanted)?;
     Ok(0)
 }

@@ -1,5 +1,6 @@
 //! `delete`: removes what is left of a container.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -13,6 +14,8 @@ use crate::state;
 
 /// How long a killed process may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// And how long before what else is in its cgroup is killed, too.
+const HINDERED: Duration = Duration::from_secs(1);
 
 /// Runs the command.
 pub(super) fn delete(request: &Request<'_>) -> Result<u8> {
@@ -64,17 +67,33 @@ fn kill(container: &Container) -> Result<()> {
     if container.status() == Status::Paused {
         container.cgroup.thaw()?;
     }
-    let deadline = Instant::now() + PATIENCE;
+    if ends_within(&pidfd, HINDERED)? {
+        return Ok(());
+    }
+    // It cannot end before somebody who traces its children lets go of them: criu, left behind in the container's cgroup
+    // by a restore that was killed.
+    if let Err(error) = container.cgroup.kill_all(Signal::KILL) {
+        log::warn!("{}", crate::failure::chain(&error));
+    }
+    if !ends_within(&pidfd, PATIENCE)? {
+        bail!("container init still running");
+    }
+    Ok(())
+}
+
+/// Whether a process ends in that time.
+fn ends_within(pidfd: &OwnedFd, time: Duration) -> Result<bool> {
+    let deadline = Instant::now() + time;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            bail!("container init still running");
-        }
-        let left = Timespec::try_from(left)?;
+        let wait = Timespec::try_from(left)?;
         // An interrupted wait is followed by another one.
-        if poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)).is_ok_and(|ready| ready > 0)
+        if poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&wait)).is_ok_and(|ready| ready > 0)
         {
-            return Ok(());
+            return Ok(true);
+        }
+        if left.is_zero() {
+            return Ok(false);
         }
     }
 }

@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use serde::Serialize;
 
 use super::Request;
 use crate::cgroup::{Heard, Stats, Watch};
+use crate::cli::value;
 use crate::container::{Container, Status};
 use crate::failure::During;
 
@@ -25,9 +26,8 @@ struct Event<'a> {
 /// Runs the command.
 pub(super) fn events(request: &Request<'_>) -> Result<u8> {
     let text = request.parsed.value("interval").unwrap_or("5s");
-    let interval = duration(text).with_context(|| {
-        format!("invalid value {text:?} for flag -interval: time: invalid duration {text:?}")
-    })?;
+    // It was checked when the line was taken apart.
+    let interval = value::duration(text).unwrap_or_default();
     let container = Container::load(&request.store, request.parsed.id())?;
     if interval.is_zero() {
         bail!("duration interval must be greater than 0");
@@ -94,63 +94,4 @@ fn show(container: &Container, kind: &'static str, data: Option<&Stats>) -> Resu
     };
     super::print(&(serde_json::to_string(&event)? + "\n"))?;
     Ok(())
-}
-
-/// A duration as Go spells it: `500ms`, `5s`, `1h15m30.5s`; a negative one counts as none.
-fn duration(text: &str) -> Option<Duration> {
-    let (negative, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest == "0" {
-        return Some(Duration::ZERO);
-    }
-    let mut total = Duration::ZERO;
-    let mut first = true;
-    while first || !rest.is_empty() {
-        first = false;
-        let digits =
-            rest.find(|character: char| !character.is_ascii_digit() && character != '.')?;
-        let (number, after) = rest.split_at(digits);
-        let letters = after
-            .find(|character: char| character.is_ascii_digit() || character == '.')
-            .unwrap_or(after.len());
-        let (unit, after) = after.split_at(letters);
-        let unit = match unit {
-            "ns" => 1e-9,
-            "us" | "µs" | "μs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        let seconds = number.parse::<f64>().ok()? * unit;
-        total = total.checked_add(Duration::try_from_secs_f64(seconds).ok()?)?;
-        rest = after;
-    }
-    Some(if negative { Duration::ZERO } else { total })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations() {
-        for (text, expected) in [
-            ("500ms", Some(Duration::from_millis(500))),
-            ("1s", Some(Duration::from_secs(1))),
-            ("1h15m30.5s", Some(Duration::from_millis(4_530_500))),
-            (".5s", Some(Duration::from_millis(500))),
-            ("0", Some(Duration::ZERO)),
-            ("-5s", Some(Duration::ZERO)),
-            ("5", None),
-            ("soon", None),
-            ("5x", None),
-            ("", None),
-        ] {
-            assert_eq!(duration(text), expected, "{text}");
-        }
-    }
 }

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Request, launch};
 use crate::cgroup::{Cgroup, Record};
-use crate::cli::Parsed;
+use crate::cli::{Parsed, value};
 use crate::container::{Container, Status};
 use crate::failure::During;
 use crate::plan;
@@ -40,7 +40,8 @@ pub(super) fn exec(request: &Request<'_>) -> Result<u8> {
     if rootless::is_other_user() {
         plan::rootless::check_groups(&process)?;
     }
-    let process = container.record.inherited.plan(process)?;
+    let mut process = container.record.inherited.plan(process)?;
+    process.keep_groups = crate::rootless::keeps_groups(&container.record.annotations);
     let cgroup = own_cgroup(parsed, &container)?;
     let detach = parsed.is_on("detach");
     let socket = parsed.path("console-socket");
@@ -49,7 +50,7 @@ pub(super) fn exec(request: &Request<'_>) -> Result<u8> {
         container: &container,
         process: &process,
         cgroup: cgroup.as_ref(),
-        console_socket: front.console_socket(),
+        holder: front.holder(),
         keep_fds,
         report: launch::report(parsed),
     };
@@ -154,16 +155,17 @@ fn set_user(process: &mut Process, parsed: &Parsed) -> Result<()> {
             Some((uid, gid)) => (uid, Some(gid)),
             None => (user, None),
         };
-        process.user.uid = uid.parse().with_context(|| format!("bad uid: {uid}"))?;
+        process.user.uid = value::decimal("Atoi", uid).context("bad uid")?;
         if let Some(gid) = gid {
-            process.user.gid = gid.parse().with_context(|| format!("bad gid: {gid}"))?;
+            process.user.gid = value::decimal("Atoi", gid).context("bad gid")?;
         }
     }
     for gid in parsed.values("additional-gids") {
-        let gid = gid
-            .parse()
-            .with_context(|| format!("additional-gids must be a positive number {gid}"))?;
-        process.user.additional_gids.push(gid);
+        let number = value::integer(gid).ok();
+        let Some(number) = number.and_then(|number| u32::try_from(number).ok()) else {
+            bail!("additional-gids must be a positive number {gid}");
+        };
+        process.user.additional_gids.push(number);
     }
     Ok(())
 }

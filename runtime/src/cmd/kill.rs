@@ -1,5 +1,7 @@
 //! `kill`: sends a signal to a container.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail};
 
 use super::Request;
@@ -40,6 +42,7 @@ pub(super) fn kill(request: &Request<'_>) -> Result<u8> {
             other => return other.map(|()| 0),
         }
     }
+    await_handler(&container, number);
     if !container.signal(number)? {
         bail!("container not running");
     }
@@ -48,6 +51,68 @@ pub(super) fn kill(request: &Request<'_>) -> Result<u8> {
         container.cgroup.thaw()?;
     }
     Ok(0)
+}
+
+/// Gives a program that was only just started the time to say what it does about a signal.
+///
+/// The first process of a pid namespace does not get signals that it has no handler for (pid_namespaces(7)): what comes
+/// before it has set itself up is lost. Those who start and signal at once rely on a runtime that takes its time.
+fn await_handler(container: &Container, number: i32) {
+    /// For how long a program counts as just started.
+    const YOUNG: Duration = Duration::from_millis(100);
+    /// And for how long if it has not yet had a processor for as much time, nor waited for anything.
+    const HINDERED: Duration = Duration::from_secs(2);
+    if [0, libc::SIGKILL, libc::SIGSTOP].contains(&number) || !container.record.ends_with_init() {
+        return;
+    }
+    let Some(pid) = container.pid() else { return };
+    let file = |name| {
+        let path = format!("/proc/{}/{name}", pid.as_raw_nonzero());
+        std::fs::read_to_string(path).unwrap_or_default()
+    };
+    // From start on nothing happens to the directory until something else does to the container.
+    let started = std::fs::metadata(container.directory.path()).and_then(|stat| stat.modified());
+    let age = || started.as_ref().ok()?.elapsed().ok();
+    while let Some(age) = age()
+        && age < HINDERED
+        && container.status() == Status::Running
+    {
+        let status = file("status");
+        let is_hindered = || is_busy(&status) && has_run(&file("schedstat")) < YOUNG;
+        if does_something_about(&status, number) || age >= YOUNG && !is_hindered() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether the process of a `status` file catches or ignores a signal; also when that cannot be told.
+fn does_something_about(status: &str, number: i32) -> bool {
+    let bit = 1_u64 << (number - 1).clamp(0, 63);
+    let masks = status.lines().filter_map(|line| {
+        let mask = line
+            .strip_prefix("SigIgn:")
+            .or(line.strip_prefix("SigCgt:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    });
+    status.is_empty() || masks.fold(0, |all, mask| all | mask) & bit != 0
+}
+
+/// Whether the process of a `status` file runs, would if it had a processor, or waits for a disk.
+fn is_busy(status: &str) -> bool {
+    let mut states = status
+        .lines()
+        .filter_map(|line| line.strip_prefix("State:"));
+    states.any(|state| state.trim_start().starts_with(['R', 'D']))
+}
+
+/// For how long a process has had a processor, by its `schedstat` file; for ever where the kernel does not count.
+fn has_run(schedstat: &str) -> Duration {
+    let nanoseconds = schedstat
+        .split(' ')
+        .next()
+        .and_then(|word| word.parse().ok());
+    nanoseconds.map_or(Duration::MAX, Duration::from_nanos)
 }
 
 /// Sends a signal to every process in the container's cgroup.

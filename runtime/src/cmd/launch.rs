@@ -1,15 +1,16 @@
 //! What the commands that start processes share: from what was typed to a container, and on to its end in the foreground.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::{Request, delete};
 use crate::cgroup::Cgroup;
 use crate::cli::Parsed;
-use crate::console;
+use crate::console::{self, Holder};
 use crate::container::Container;
 use crate::failure::{CallFailed, During};
 use crate::plan::{self, Extra, Plan};
@@ -22,7 +23,6 @@ use crate::setup::spawn;
 use crate::spec::Spec;
 use crate::state::{self, Directory, Record};
 use crate::supervise::{Foreground, Terminal};
-use crate::sys::memory::release_code;
 use crate::sys::process::{Child, is_inherited};
 
 /// A bundle, read and checked.
@@ -38,15 +38,12 @@ pub(super) fn load(request: &Request<'_>) -> Result<Bundle> {
     let id = request.parsed.id();
     state::check_id(id)?;
     self_image::protect()?;
-    // Each phase is other code: what came before, reading and planning, setting up.
-    release_code();
     let extra = extra(request.parsed, &request.store.path(id))?;
     enter_bundle(request.parsed.path("bundle").as_deref())?;
     let bundle = std::env::current_dir().during("getwd", ".")?;
     let spec = plan::load_spec()?;
     let plan = Plan::new(&spec, &bundle, id, extra)?;
     crate::rootfs::check_root(&plan.root)?;
-    release_code();
     Ok(Bundle { spec, plan })
 }
 
@@ -85,16 +82,33 @@ fn listen_fds() -> u32 {
 }
 
 /// Checks that descriptors to be passed on are there: otherwise something of our own would take their numbers.
+///
+/// A caller who passes single ones of higher numbers (`podman run --preserve-fd 7`) can only say how many there would be,
+/// with gaps: `/dev/null` goes there.
 pub(super) fn check_inherited(count: u32) -> Result<()> {
-    for number in 3..3 + i32::try_from(count).unwrap_or(i32::MAX - 3) {
-        if !is_inherited(number) {
-            bail!(
-                "please check that preserved-fd {} (of {count}) is present",
-                number - 3
-            );
+    let end = 3 + i32::try_from(count).unwrap_or(i32::MAX - 3);
+    for number in 3..end {
+        if is_inherited(number) || is_inherited(end - 1) && fill(number)? {
+            continue;
         }
+        bail!(
+            "unable to stat preserved-fd {} (of {count}): no such file or directory",
+            number - 3
+        );
     }
     Ok(())
+}
+
+/// Opens `/dev/null` as `number`, for whoever we start. `false` when the number is taken.
+fn fill(number: i32) -> Result<bool> {
+    let null = Path::new("/dev/null");
+    let fd = rustix::fs::open(null, OFlags::RDWR, Mode::empty()).during("open", null)?;
+    let fits = fd.as_raw_fd() == number;
+    if fits {
+        // Ours no more.
+        let _ = fd.into_raw_fd();
+    }
+    Ok(fits)
 }
 
 /// Who wants to know the process.
@@ -126,16 +140,16 @@ pub(super) fn wanted<'a>(
     bundle: &'a Bundle,
     report: Report,
     wait_for_start: bool,
-    console_socket: Option<&'a OwnedFd>,
+    holder: Option<Holder<'a>>,
 ) -> parent::Request<'a> {
     parent::Request {
         store: &request.store,
         plan: &bundle.plan,
         spec: &bundle.spec,
-        systemd_cgroup: request.global.systemd_cgroup,
+        cgroup_manager: request.global.cgroup_manager,
         rootless: request.global.rootless,
         wait_for_start,
-        console_socket,
+        holder,
         report,
     }
 }
@@ -178,9 +192,10 @@ impl Front {
     }
 
     /// Where the terminal's master end goes.
-    pub(super) fn console_socket(&self) -> Option<&OwnedFd> {
+    pub(super) fn holder(&self) -> Option<Holder<'_>> {
         let own = self.attended.as_ref().and_then(|it| it.own.as_ref());
-        self.outside.as_ref().or(own.map(|(_, inside)| inside))
+        let outside = self.outside.as_ref().map(Holder::Caller);
+        outside.or(own.map(|(_, inside)| Holder::Foreground(inside)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! `restore`: makes a container of a checkpoint, and, unless detached, waits for its end and deletes it.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::{Request, launch, warn_of_rootless};
 use crate::checkpoint::restore::{self as checkpoint, RestoreWanted};
@@ -19,8 +19,8 @@ pub(super) fn restore(request: &Request<'_>) -> Result<u8> {
     if !detach {
         launch::adopt_orphans(parsed)?;
     }
-    let request = launch::wanted(request, &bundle, report, false, front.console_socket());
-    let restored = checkpoint::restore(&request, &wanted).context("restore failed")?;
+    let request = launch::wanted(request, &bundle, report, false, front.holder());
+    let restored = checkpoint::restore(&request, &wanted)?;
     // From here on others may deal with the container as well.
     restored.directory.unlock();
     let Some(attended) = front.attended else {

@@ -30,7 +30,7 @@ fn run_container(request: &Request<'_>) -> Result<u8> {
     if !detach {
         launch::adopt_orphans(parsed)?;
     }
-    let wanted = launch::wanted(request, &bundle, report, false, front.console_socket());
+    let wanted = launch::wanted(request, &bundle, report, false, front.holder());
     let created = launch::create(&wanted)?;
     // From here on others may deal with the container as well.
     created.directory.unlock();

@@ -1,4 +1,4 @@
-//! `spec`: a config.json to start from, the same as runc's but for the host name.
+//! `spec`: a config.json to start from, to the letter that of runc 1.5.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -80,6 +80,8 @@ mod tests {
             rootless(1000, 1001),
             with_cgroup_namespace(DEFAULT),
         ] {
+            let version = format!("\t\"ociVersion\": \"{}\",\n", crate::spec::VERSION);
+            assert!(text.contains(&version), "{text}");
             let spec = serde_json::from_str(&text).unwrap();
             Plan::new(&spec, Path::new("/bundle"), "c1", Extra::default()).unwrap();
         }

@@ -21,8 +21,11 @@ use crate::state::START_FIFO;
 
 /// Runs the command.
 pub(super) fn start(request: &Request<'_>) -> Result<u8> {
-    let container = Container::load(&request.store, request.parsed.id())?;
-    container.directory.lock()?;
+    let directory = request.store.open(request.parsed.id())?;
+    // Before it is read: while its container is being created, the record does not tell yet which process it is.
+    directory.lock()?;
+    let record = directory.read()?;
+    let container = Container::new(directory, record);
     match container.status() {
         Status::Created => {}
         Status::Stopped => bail!("cannot start a container that has stopped"),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 
 use super::Request;
-use crate::cli::Parsed;
+use crate::cli::{Parsed, value};
 use crate::container::{Container, Status};
 use crate::failure::During;
 use crate::resctrl;
@@ -133,13 +133,14 @@ fn from_options(parsed: &Parsed) -> Result<Resources> {
 }
 
 /// A number; an empty value is none.
-fn number<T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>>(
-    parsed: &Parsed,
-    option: &str,
-) -> Result<Option<T>> {
+fn number<T: TryFrom<i128>>(parsed: &Parsed, option: &str) -> Result<Option<T>> {
+    let function = match T::try_from(-1) {
+        Ok(_) => "ParseInt",
+        Err(_) => "ParseUint",
+    };
     let value = parsed.value(option).filter(|value| !value.is_empty());
     value
-        .map(str::parse)
+        .map(|text| value::decimal(function, text))
         .transpose()
         .with_context(|| format!("invalid value for {option}"))
 }

@@ -33,6 +33,8 @@ pub(crate) struct ProcessPlan {
     pub(crate) cwd: String,
     /// User and groups.
     pub(crate) user: User,
+    /// Whether the caller's supplementary groups are kept instead; see [`crate::rootless::keeps_groups`].
+    pub(crate) keep_groups: bool,
     /// Capability sets.
     pub(crate) capabilities: capability::Sets,
     /// Resource limits.
@@ -73,6 +75,7 @@ impl ProcessPlan {
             env: environment(&process.env)?,
             cwd: process.cwd.clone(),
             user: process.user.clone(),
+            keep_groups: false,
             capabilities,
             rlimits: rlimits(&process.rlimits)?,
             no_new_privileges: process.no_new_privileges,

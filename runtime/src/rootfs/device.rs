@@ -29,6 +29,8 @@ const DEFAULT: [(&str, u32, u32); 6] = [
     ("tty", 5, 0),
 ];
 
+const PTMX: &str = "/dev/ptmx";
+
 /// Links every container has: name and target.
 const LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),
@@ -64,7 +66,9 @@ pub(crate) fn populate(root: &Root, plan: &RootPlan) -> Result<(), Fault> {
             Err(errno) => return Err(errno).at(Step::Device, "mknod", &format!("/dev/{name}")),
         }
     }
-    for device in &plan.devices {
+    // Whoever lists `ptmx` gets it of the container's own devpts, like everybody.
+    let listed = plan.devices.iter().filter(|device| device.path != PTMX);
+    for device in listed {
         make_listed(root, device, plan.bind_devices)?;
     }
     for (name, target) in LINKS {
@@ -193,7 +197,7 @@ fn link(dev: &OwnedFd, name: &str, target: &str) -> Result<(), Fault> {
     if name == "ptmx" {
         match unlinkat(dev, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno).at(Step::Device, "unlink", "/dev/ptmx"),
+            Err(errno) => return Err(errno).at(Step::Device, "unlink", PTMX),
         }
     }
     match symlinkat(target, dev, name) {

@@ -3,6 +3,7 @@
 //! Random profiles go through both, and random system calls through both filters, on an interpreter. `reference.c` is the
 //! program that asks libseccomp; without a C compiler or the library's headers (Debian: libseccomp-dev) nothing is
 //! compared, which is said, and is a failure where `QSTACK_NO_SKIPS` is set, as `hack/test.sh` does, which installs both.
+//! `QRUN_SECCOMP_REFERENCE` names such a program that is there already, of another version of the library.
 //! `QRUN_SECCOMP_PROFILES` and `QRUN_SECCOMP_SEED` choose how many profiles, a thousand decisions each, and others.
 //!
 //! What may differ, and nothing else:
@@ -10,10 +11,10 @@
 //!   made here to libseccomp's answer as well. `socketcall` and `ipc` are exempt where a rule is for a part of theirs.
 //! - Where several conditional rules with different actions hold for a call, libseccomp's answer is that of one of them,
 //!   ours that of the first.
-//! - libseccomp 2.5.4 forgets to load the call's number where the last rule added has no call on one of the architectures, and
-//!   compares the architecture's with it. That its filter does so on the way to its answer is checked.
-//! - Where several lists of conditions are for one call, libseccomp 2.5.4 may compare one argument with another one's value,
-//!   so that its answer is one that no rule gives. Then ours must be what the profile says, evaluated without a filter.
+//! - libseccomp (2.5.4 and 2.6.1) forgets to load the call's number where the last rule added has no call on one of the
+//!   architectures, and compares the architecture's with it. That its filter does so on the way to its answer is checked.
+//! - Where several lists of conditions are for one call, it may compare one argument with another one's value, so that its
+//!   answer is one that no rule gives. Then ours must be what the profile says, evaluated without a filter.
 //! - Calls that are newer than the library: those of which it knows no number are left out of the profiles.
 //! - Profiles that libseccomp refuses, as it does with two rules of the same conditions and different actions.
 //!

@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, accessat, fchown, fstat, openat};
 use rustix::io::Errno;
@@ -18,6 +18,7 @@ use rustix::thread::{
 use super::fault::{At, Fault, Step};
 use super::handshake::{InitEnd, ToInit};
 use crate::cgroup::Entry;
+use crate::logging;
 use crate::plan::process::ProcessPlan;
 use crate::procfs::HostProc;
 use crate::rootfs::mask::is_null;
@@ -180,6 +181,16 @@ pub(crate) fn become_process(identity: Identity<'_>, channel: &InitEnd) -> Resul
         set_no_new_privs(true).at(Step::User, "prctl", "no_new_privs")?;
     }
     set_limits(process)?;
+    // Before a filter that may not know of the call.
+    close_descriptors(
+        keep_fds,
+        &[
+            Some(channel.fd()),
+            start_fifo.map(AsFd::as_fd),
+            Some(host_proc.fd()),
+            logging::file(),
+        ],
+    )?;
     let mut filter_left = seccomp.is_some();
     if let Some(program) = seccomp
         && (!process.no_new_privileges || program.listener)
@@ -215,7 +226,7 @@ pub(crate) fn become_process(identity: Identity<'_>, channel: &InitEnd) -> Resul
         umask(Mode::from_raw_mode(mask));
     }
     // Before the first path of the container's is looked at that is followed wherever it leads.
-    close_descriptors(keep_fds, channel, start_fifo)?;
+    logging::stop();
     let env = complete_environment(process);
     let program = find_program(process)?;
     Ok(Prepared {
@@ -391,17 +402,8 @@ fn check_working_directory() -> Result<(), Fault> {
 fn change_user(process: &ProcessPlan, host_proc: &HostProc) -> Result<(), Fault> {
     set_keep_capabilities(true).at(Step::User, "prctl", "keepcaps")?;
     let user = &process.user;
-    let groups: Vec<Gid> = user
-        .additional_gids
-        .iter()
-        .map(|gid| Gid::from_raw(*gid))
-        .collect();
-    match set_thread_groups(&groups) {
-        // A user namespace of somebody without privileges, where groups cannot be changed. As with runc, those asked for are
-        // passed over: they come from an image's /etc/group, mostly.
-        Err(Errno::PERM)
-            if groups_are_frozen(host_proc) || groups.is_empty() && has_no_groups() => {}
-        other => other.at(Step::User, "setgroups", "")?,
+    if !process.keep_groups {
+        change_groups(&user.additional_gids, host_proc)?;
     }
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     match set_thread_res_gid(gid, gid, gid) {
@@ -413,6 +415,21 @@ fn change_user(process: &ProcessPlan, host_proc: &HostProc) -> Result<(), Fault>
         other => other.at(Step::User, "setuid", &user.uid.to_string())?,
     }
     set_keep_capabilities(false).at(Step::User, "prctl", "keepcaps")
+}
+
+/// Sets the supplementary groups.
+fn change_groups(gids: &[u32], host_proc: &HostProc) -> Result<(), Fault> {
+    let groups: Vec<Gid> = gids.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    match set_thread_groups(&groups) {
+        // A user namespace of somebody without privileges, where groups cannot be changed. As with runc, those asked for are
+        // passed over: they come from an image's /etc/group, mostly.
+        Err(Errno::PERM)
+            if groups_are_frozen(host_proc) || groups.is_empty() && has_no_groups() =>
+        {
+            Ok(())
+        }
+        other => other.at(Step::User, "setgroups", ""),
+    }
 }
 
 /// An id that its user namespace does not have; runc's words.
@@ -514,30 +531,24 @@ fn check_executable(path: &CStr) -> Result<(), Errno> {
         return Err(Errno::ACCESS);
     }
     match accessat(CWD, path, rustix::fs::Access::EXEC_OK, AtFlags::EACCESS) {
-        // Before Linux 5.8; exec itself will tell.
-        Err(Errno::NOSYS) => Ok(()),
+        // Before Linux 5.8, or under a seccomp filter from before that; what is left to find exec itself will tell.
+        Err(Errno::NOSYS | Errno::PERM) if stat.st_mode & 0o111 != 0 => Ok(()),
+        Err(Errno::NOSYS | Errno::PERM) => Err(Errno::ACCESS),
         other => other,
     }
 }
 
-/// Closes all descriptors but stdio, what the caller asked for, and what ends with exec and leads nowhere: a socket, a fifo.
+/// Closes all descriptors but stdio, what the caller asked for, and `kept`: what ends with exec and leads nowhere, a socket,
+/// a fifo, and what is closed before paths are looked up in the container.
 ///
 /// That the others are close-on-exec is not enough: exec looks its paths up while they are still open, so a program, or a
 /// script's interpreter, at `/proc/self/fd/N/../…` would be one of the host's (CVE-2024-21626).
-fn close_descriptors(
-    keep: u32,
-    channel: &InitEnd,
-    start_fifo: Option<&OwnedFd>,
-) -> Result<(), Fault> {
-    // The log's file goes too.
-    log::set_max_level(log::LevelFilter::Off);
+fn close_descriptors(keep: u32, kept: &[Option<BorrowedFd<'_>>]) -> Result<(), Fault> {
     let first = 3 + i32::try_from(keep).unwrap_or(0);
     for raw in 3..first {
         sys::process::keep_over_exec(raw).at(Step::Descriptors, "fcntl", &raw.to_string())?;
     }
-    let kept: Vec<_> = std::iter::once(channel.fd())
-        .chain(start_fifo.map(AsFd::as_fd))
-        .collect();
+    let kept: Vec<_> = kept.iter().copied().flatten().collect();
     sys::process::close_all_but(first, &kept).at(Step::Descriptors, "close_range", "")
 }
 

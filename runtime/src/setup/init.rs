@@ -18,7 +18,7 @@ use super::handshake::{InitEnd, ToInit};
 use super::source::Users;
 use super::spawn;
 use crate::cgroup::{Entry, Hierarchies};
-use crate::console;
+use crate::console::{self, Holder};
 use crate::hook::{self, Point};
 use crate::namespace::Kind;
 use crate::plan::Plan;
@@ -31,7 +31,6 @@ use crate::seccomp::Program;
 use crate::spec::Hooks;
 use crate::state::Record;
 use crate::sys;
-use crate::sys::memory::release_code;
 use crate::sys::signal::SignalSet;
 
 /// Everything the new process needs; made by the parent before the fork.
@@ -49,7 +48,7 @@ pub(crate) struct Context<'a> {
     /// Where to wait for `start`; `None` to go on at once.
     pub(crate) start_fifo: Option<&'a OwnedFd>,
     /// Where the terminal's master end goes.
-    pub(crate) console_socket: Option<&'a OwnedFd>,
+    pub(crate) holder: Option<Holder<'a>>,
     /// The way into the cgroup, unless the parent puts the process there.
     pub(crate) entry: Option<Entry<'a>>,
     /// Namespaces to join.
@@ -137,8 +136,6 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
         passed: Cell::new(false),
     };
     let (root, later) = build_root(&gate, &host_proc, place)?;
-    // Here as well the rest is other code.
-    release_code();
     finish_tree(context, channel, &host_proc, &root, later)?;
     // What owns a descriptor goes before all that are left are closed by number.
     drop((root, gate));
@@ -191,8 +188,8 @@ fn finish_tree(
     pivot::change_root(root, &plan.root)?;
     rootfs::set_propagation(&plan.root)?;
     make_working_directory(root, &plan.process.cwd)?;
-    if let Some(socket) = context.console_socket {
-        console::attach_new(socket, plan.process.console_size, plan.root.populate_dev)?;
+    if let Some(holder) = context.holder {
+        console::attach_new(holder, plan.process.console_size, plan.root.populate_dev)?;
     }
     // After the last thing that is made in them: the mount point of the console.
     mount::finish(later)?;

@@ -17,7 +17,7 @@ use super::handshake::{self, FromInit, InitEnd, ParentEnd, ToInit};
 use super::report::Report;
 use super::{filter, outside, spawn};
 use crate::cgroup::{Cgroup, Entry};
-use crate::console;
+use crate::console::{self, Holder};
 use crate::container::Container;
 use crate::failure::{CallFailed, During};
 use crate::namespace::Kind;
@@ -39,7 +39,7 @@ pub(crate) struct Request<'a> {
     /// Cgroup to run it in instead of the container's own.
     pub(crate) cgroup: Option<&'a Cgroup>,
     /// Where the terminal's master end goes.
-    pub(crate) console_socket: Option<&'a OwnedFd>,
+    pub(crate) holder: Option<Holder<'a>>,
     /// How many descriptors after stdio it inherits.
     pub(crate) keep_fds: u32,
     /// Who is told which process it is.
@@ -111,7 +111,7 @@ pub(crate) fn join(request: &Request<'_>) -> Result<Child, Error> {
             // What fails on a child that has ended is not what the user wants to know.
             let fault = channel.fault_now();
             spawn::end(&child);
-            Err(fault.map_or(error, Error::Init))
+            Err(fault.map_or(error, Error::Joining))
         }
     }
 }
@@ -243,7 +243,7 @@ fn attend(
                 let listener = outside::fetch(number, child)?;
                 outside::pass_listener(&listener, record, channel, child)?;
             }
-            Some(FromInit::Failed(fault)) => return Err(Error::Init(fault)),
+            Some(FromInit::Failed(fault)) => return Err(Error::Joining(fault)),
             Some(_) => return Err(Error::Protocol),
             None => return Err(Error::Died),
         }
@@ -253,7 +253,7 @@ fn attend(
     // The end of the conversation means that the program has been executed.
     match channel.receive().during("recvmsg", "exec")? {
         None => Ok(()),
-        Some(FromInit::Failed(fault)) => Err(Error::Init(fault)),
+        Some(FromInit::Failed(fault)) => Err(Error::Joining(fault)),
         Some(_) => Err(Error::Protocol),
     }
 }
@@ -347,8 +347,8 @@ fn prepare(context: &Context<'_>, channel: &InitEnd) -> Result<Prepared, Fault> 
         let id = &request.container.record.id;
         finish::join_keyring(id, request.process, &host_proc)?;
     }
-    if let Some(socket) = request.console_socket {
-        console::attach_new(socket, request.process.console_size, false)?;
+    if let Some(holder) = request.holder {
+        console::attach_new(holder, request.process.console_size, false)?;
     }
     finish::reopen_null()?;
     let identity = Identity {

@@ -14,6 +14,8 @@ use super::report::Report;
 use super::source::Users;
 use super::{Error, converse, filter, outside, record, spawn};
 use crate::cgroup::{self, Cgroup, Hierarchies};
+use crate::cli::CgroupManager;
+use crate::console::Holder;
 use crate::failure::{CallFailed, During};
 use crate::namespace::{Kind, mapping};
 use crate::plan::Plan;
@@ -38,14 +40,14 @@ pub(crate) struct Request<'a> {
     pub(crate) plan: &'a Plan,
     /// The spec it was made from.
     pub(crate) spec: &'a Spec,
-    /// Whether cgroup paths are systemd's.
-    pub(crate) systemd_cgroup: bool,
+    /// Who makes the cgroup.
+    pub(crate) cgroup_manager: CgroupManager,
     /// Whether a lack of rights on cgroups is passed over.
     pub(crate) rootless: rootless::Choice,
     /// Whether the process waits for `start`.
     pub(crate) wait_for_start: bool,
     /// Where the terminal's master end goes.
-    pub(crate) console_socket: Option<&'a OwnedFd>,
+    pub(crate) holder: Option<Holder<'a>>,
     /// Where the process id goes, and a pidfd.
     pub(crate) report: Report,
 }
@@ -102,19 +104,21 @@ pub(crate) fn create(request: &Request<'_>) -> Result<Created, Error> {
 pub(crate) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     let no_linux = Linux::default();
     let linux = request.spec.linux.as_ref().unwrap_or(&no_linux);
+    let manager = request.cgroup_manager;
     let hierarchies = match Hierarchies::detect() {
+        _ if manager == CgroupManager::Disabled => Hierarchies::none(),
         Err(cgroup::Error::NoHierarchy) if rootless::forgives(request.rootless) => {
             Hierarchies::none()
         }
         other => other?,
     };
-    let path = Some(linux.cgroups_path.as_str()).filter(|path| !path.is_empty());
+    let has_path = !linux.cgroups_path.is_empty() && manager != CgroupManager::Disabled;
     let mut cgroup = cgroup::Plan::new(
         &hierarchies,
         &request.plan.id,
-        path,
+        has_path.then_some(&linux.cgroups_path),
         linux.resources.as_ref(),
-        request.systemd_cgroup.then_some(&request.spec.annotations),
+        (manager == CgroupManager::Systemd).then_some(&request.spec.annotations),
     )?;
     cgroup.set_rootless(request.rootless);
     if hierarchies.is_pure_v2() && manages_its_cgroup(request.plan) {
@@ -208,7 +212,7 @@ fn carry_out(
         hooks: &prepared.hooks,
         record: &record,
         start_fifo: fifo.as_ref(),
-        console_socket: request.console_socket,
+        holder: request.holder,
         waits_for_cgroup: needs_cgroup && entry.is_none() || needs_limits,
         entry,
         joins: &prepared.joins,

@@ -217,6 +217,12 @@ pub(crate) fn close_all_but(first: RawFd, kept: &[BorrowedFd<'_>]) -> Result<(),
     close_range(from, RawFd::MAX)
 }
 
+/// Closes a descriptor whose owner is a `static`, in a process that is about to execute and does not use it any more.
+pub(crate) fn close_for_good(fd: BorrowedFd<'static>) {
+    // SAFETY: nothing uses it after this, as said above, and what is static is not dropped.
+    unsafe { libc::close(fd.as_raw_fd()) };
+}
+
 /// Closes descriptors, by `close_range(2)` since Linux 5.9 and one by one before.
 fn close_range(first: RawFd, last: RawFd) -> Result<(), Errno> {
     if first > last {

@@ -21,6 +21,9 @@ pub(crate) const BACKLOG: usize = 1024 * 1024;
 /// behind. Long enough for a reader on a machine that is busy with other things.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
+/// The same for whoever started the container and is behind a pager or a slow disk perhaps.
+pub(crate) const STARTERS_PATIENCE: Duration = Duration::from_secs(10);
+
 /// How long a client may take nothing after the container's end before the rest
 /// of its backlog is dropped. Nobody waits for it then but us.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -39,6 +42,8 @@ pub(crate) struct Client {
     progress: Instant,
     /// Bytes that were left out since it stalled; `None` when it has not.
     missed: Option<u64>,
+    /// It is given more time: it started the container.
+    is_starter: bool,
     /// The client may still send.
     pub(super) sends: bool,
     /// The client may still receive.
@@ -59,7 +64,7 @@ pub(crate) enum Received {
 }
 
 impl Client {
-    /// Welcomes a client.
+    /// Welcomes a client, that is passed over when it stalls.
     pub(crate) fn new(fd: OwnedFd, token: Token, poller: &Poller<Token>) -> Result<Self, Errno> {
         poller.add(&fd, token, EventFlags::empty())?;
         Ok(Self {
@@ -70,9 +75,20 @@ impl Client {
             queued: 0,
             progress: Instant::now(),
             missed: None,
+            is_starter: false,
             sends: true,
             receives: true,
         })
+    }
+
+    /// Gives this client the time of whoever started the container.
+    pub(crate) fn make_starter(&mut self) {
+        self.is_starter = true;
+    }
+
+    /// Whether it started the container.
+    pub(crate) fn is_starter(&self) -> bool {
+        self.is_starter
     }
 
     /// Sends at most [`PAYLOAD`] bytes of output, or queues them.
@@ -151,7 +167,12 @@ impl Client {
         if self.queued < BACKLOG {
             return false;
         }
-        if now.duration_since(self.progress) >= PATIENCE {
+        let patience = if self.is_starter {
+            STARTERS_PATIENCE
+        } else {
+            PATIENCE
+        };
+        if now.duration_since(self.progress) >= patience {
             self.missed = Some(0);
             return false;
         }
@@ -196,14 +217,15 @@ impl Client {
     }
 
     /// After the container's end: whether this client has everything, or has
-    /// taken nothing for too long.
+    /// taken nothing for longer than it is waited for.
     pub(crate) fn is_finished(&mut self, now: Instant) -> bool {
         self.flush(now);
         if self.backlog.is_empty() {
             self.catch_up();
             self.flush(now);
         }
-        self.backlog.is_empty() || now.duration_since(self.progress) >= FAREWELL
+        let patient = self.is_starter || now.duration_since(self.progress) < FAREWELL;
+        self.backlog.is_empty() || !patient
     }
 
     /// Watches for what can be handled now.
@@ -329,6 +351,38 @@ mod tests {
             )
         );
         assert_eq!(tail[1], b"\x02again");
+    }
+
+    #[test]
+    fn who_started_the_container_gets_more_time_and_after_its_end_all_there_is() {
+        let (mut client, theirs, _poller) = pair();
+        client.make_starter();
+        let start = Instant::now();
+        let mut sent = 0;
+        while !client.is_congested(start) {
+            client.send(Stream::Stdout, &[b'x'; PAYLOAD], start);
+            sent += PAYLOAD;
+        }
+        assert!(client.is_congested(start + STARTERS_PATIENCE - PATIENCE));
+        let later = start + 100 * FAREWELL;
+        assert!(!client.is_finished(later));
+        let mut got = 0;
+        while !client.is_finished(later) {
+            let lengths = packets(&theirs).into_iter().map(|packet| packet.len() - 1);
+            got += lengths.sum::<usize>();
+        }
+        got += packets(&theirs)
+            .iter()
+            .map(|packet| packet.len() - 1)
+            .sum::<usize>();
+        assert_eq!(got, sent);
+        while !client.is_congested(later) {
+            client.send(Stream::Stdout, &[b'x'; PAYLOAD], later);
+        }
+        assert!(!client.is_congested(later + STARTERS_PATIENCE));
+        // Unless it goes: then nobody is there to wait for.
+        drop(theirs);
+        assert!(client.is_finished(later));
     }
 
     #[test]

@@ -17,7 +17,8 @@
 //! a child it never waits for; it also closes at once the descriptors that the
 //! caller left open by accident (after the runtime's start if LISTEN_FDS or
 //! `--preserve-fds` is for the runtime). conmon keeps those until the container
-//! ends: podman reserves ports that way.
+//! ends: podman reserves ports that way. And it leaves its caller's cgroup, where
+//! podman and CRI-O put conmon where they want it.
 
 mod check;
 pub(crate) mod flags;

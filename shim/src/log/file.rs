@@ -9,19 +9,21 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::SystemTime;
 
+use memchr::memchr;
 use rustix::fs::{Mode, OFlags, ftruncate, open};
 use rustix::io::Errno;
 
-use super::json_file::{Pending, Trailer};
-use super::k8s_file::Header;
+use super::json_file::{self, Pending, Trailer};
+use super::k8s_file::{self, Header};
 use super::{Format, Limits, Stream};
 use crate::diag;
 use crate::error::Error;
 
 /// Bytes gathered before they are written.
-const FLUSH: usize = 64 * 1024;
+const FLUSH: usize = 128 * 1024;
 
 /// An open log file.
 #[derive(Debug)]
@@ -38,10 +40,14 @@ pub(crate) struct LogFile {
     rotate_at: Option<u64>,
     /// Bytes written since the monitor started, over all rotations.
     total: u64,
+    /// What each record says of the container besides (json-file only).
+    attributes: Rc<[u8]>,
     /// Unfinished lines, a stream each (json-file only).
     pending: [Pending; 2],
-    /// Records that could not be written since the last one that could.
+    /// Lines that could not be written since the last one that could.
     lost: u64,
+    /// Streams in the middle of a line of which a piece was lost (k8s-file only).
+    severed: [bool; 2],
     /// Why.
     lost_to: Option<Errno>,
 }
@@ -50,6 +56,12 @@ impl LogFile {
     /// Opens or creates the log at `path` and goes on at its end.
     pub(crate) fn open(path: &Path, format: Format, limits: Limits) -> Result<Self, Error> {
         let (file, size) = open_log(path).map_err(Error::path("open log file", path))?;
+        // Nobody wants /dev/null moved aside.
+        let file_size = limits.file_size.filter(|_| is_regular(&file));
+        let limits = Limits {
+            file_size,
+            ..limits
+        };
         Ok(Self {
             path: path.to_owned(),
             format,
@@ -59,10 +71,18 @@ impl LogFile {
             size,
             rotate_at: limits.file_size,
             total: size,
+            attributes: Rc::new([]),
             pending: Default::default(),
             lost: 0,
+            severed: [false; 2],
             lost_to: None,
         })
+    }
+
+    /// Says this of the container in each record, of `NAME=VALUE` each, where the format has room for it.
+    pub(crate) fn with_labels(mut self, labels: &[String]) -> Self {
+        self.attributes = json_file::attributes(labels);
+        self
     }
 
     /// Writes a chunk of output that arrived at `now`.
@@ -70,6 +90,13 @@ impl LogFile {
         let mut rest = data;
         match self.format {
             Format::K8s => {
+                let severed = &mut self.severed[stream.index()];
+                if *severed {
+                    let end = memchr(b'\n', rest);
+                    rest = &rest[end.map_or(rest.len(), |index| index + 1)..];
+                    *severed = end.is_none();
+                    self.lost += u64::from(end.is_some());
+                }
                 let header = Header::new(stream, now);
                 while !rest.is_empty() {
                     let start = self.out.len();
@@ -78,7 +105,7 @@ impl LogFile {
                 }
             }
             Format::Json => {
-                let trailer = Trailer::new(stream, now);
+                let trailer = Trailer::new(stream, &self.attributes, now);
                 while !rest.is_empty() {
                     let start = self.out.len();
                     let (pending, out) = (&mut self.pending[stream.index()], &mut self.out);
@@ -95,13 +122,19 @@ impl LogFile {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let start = self.out.len();
             let (pending, out) = (&mut self.pending[stream.index()], &mut self.out);
-            pending.finish(|text| Trailer::new(stream, now).record(text, out));
+            let trailer = Trailer::new(stream, &self.attributes, now);
+            pending.finish(|text| trailer.record(text, out));
             self.accept(start, now);
         }
         self.flush(now);
         if self.lost > 0 {
             self.write_loss(now);
         }
+    }
+
+    /// Gives back the buffer, which is empty between two writes.
+    pub(crate) fn settle(&mut self) {
+        self.out = Vec::new();
     }
 
     /// Takes the record that begins at `start` of the buffer into the file, into
@@ -141,17 +174,29 @@ impl LogFile {
         if self.out.is_empty() {
             return;
         }
+        let out = std::mem::take(&mut self.out);
         if self.lost > 0 && !self.write_loss(now) {
-            self.lost += count_lines(&self.out);
-        } else {
-            let out = std::mem::take(&mut self.out);
-            if let Err((written, errno)) = self.append(&out) {
-                self.lost += count_lines(&out[written..]);
-                self.note_loss(errno);
-            }
-            self.out = out;
+            self.lose(&out);
+        } else if let Err((written, errno)) = self.append(&out) {
+            self.lose(&out[written..]);
+            self.note_loss(errno);
         }
+        self.out = out;
         self.out.clear();
+    }
+
+    /// Counts the lines that end in these records: of one that came in pieces, none but the last. If the last here goes
+    /// on, the rest of its line is lost as well.
+    fn lose(&mut self, records: &[u8]) {
+        for record in records.split_inclusive(|&byte| byte == b'\n') {
+            match self.format {
+                Format::K8s => match k8s_file::goes_on(record) {
+                    Some(stream) => self.severed[stream.index()] = true,
+                    None => self.lost += 1,
+                },
+                Format::Json => self.lost += 1,
+            }
+        }
     }
 
     /// Writes the line that tells how many lines are missing.
@@ -167,7 +212,8 @@ impl LogFile {
                 Header::new(Stream::Stderr, now).record(text.as_bytes(), &mut record);
             }
             Format::Json => {
-                Trailer::new(Stream::Stderr, now).record(text.as_bytes(), &mut record);
+                let trailer = Trailer::new(Stream::Stderr, &self.attributes, now);
+                trailer.record(text.as_bytes(), &mut record);
             }
         }
         match self.append(&record) {
@@ -231,10 +277,22 @@ impl LogFile {
             }
             Err(error) => {
                 diag::warning!("rotate log {}: {error}", self.path.display());
+                if self.is_nameless()
+                    && let Some(file) = &self.file
+                    && ftruncate(file, 0).is_ok()
+                {
+                    self.size = 0;
+                }
                 // Try again after as much output as a file may hold.
                 self.rotate_at = self.limits.file_size.map(|limit| self.size + limit);
             }
         }
+    }
+
+    /// Whether the file was removed: it still takes room, and nobody can read it.
+    fn is_nameless(&self) -> bool {
+        let stat = self.file.as_ref().map(rustix::fs::fstat);
+        stat.is_some_and(|stat| stat.is_ok_and(|stat| stat.st_nlink == 0))
     }
 
     fn shift(&self) -> io::Result<File> {
@@ -293,6 +351,10 @@ fn open_log(path: &Path) -> io::Result<(File, u64)> {
     Ok((file, size))
 }
 
+fn is_regular(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.is_file())
+}
+
 fn numbered(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
@@ -305,11 +367,6 @@ fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-/// Records in a buffer: each ends with the only newline it has.
-fn count_lines(records: &[u8]) -> u64 {
-    records.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
 
 #[cfg(test)]
@@ -424,6 +481,27 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_which_a_piece_is_lost_is_lost() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut log = LogFile::open(&path, Format::K8s, Limits::default()).unwrap();
+        let full = || File::options().write(true).open("/dev/full").unwrap();
+        let disk = log.file.replace(full());
+        log.write(Stream::Stdout, b"lost\nbegin", UNIX_EPOCH);
+        log.file = disk;
+        log.write(Stream::Stdout, b"middle", UNIX_EPOCH);
+        log.write(Stream::Stderr, b"other\n", UNIX_EPOCH);
+        log.write(Stream::Stdout, b"end\nafter\n", UNIX_EPOCH);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let ends: Vec<_> = text.lines().map(|line| &line[36..]).collect();
+        assert_eq!(ends.len(), 4, "{text}");
+        assert!(ends[0].contains("qshim: 1 log lines lost: "), "{text}");
+        assert_eq!(ends[1], "stderr F other");
+        assert!(ends[2].contains("qshim: 1 log lines lost"), "{text}");
+        assert_eq!(ends[3], "stdout F after");
+    }
+
+    #[test]
     fn reopening_follows_the_path() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
@@ -433,6 +511,21 @@ mod tests {
         log.reopen();
         log.write(Stream::Stdout, b"new\n", UNIX_EPOCH);
         assert!(std::fs::read_to_string(&path).unwrap().ends_with("F new\n"));
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_rotated() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mode = Mode::from_raw_mode(0o600);
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, fifo, mode, 0).unwrap();
+        let _reader = open(&path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).unwrap();
+        let mut log = LogFile::open(&path, Format::K8s, limits(100, 2)).unwrap();
+        for _ in 0..5 {
+            log.write(Stream::Stdout, b"line\n", UNIX_EPOCH);
+        }
+        assert_eq!(names(directory.path()), ["log"]);
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! docker's json-file format: one JSON object a line,
-//! `{"log":"text\n","stream":"stdout","time":"…Z"}`.
+//! `{"log":"text\n","stream":"stdout","time":"…Z"}`, with labels
+//! `"attrs":{"name":"value"}` before the time.
 //!
 //! A line without its end is held back until the end arrives, or until it is
 //! as long as docker's buffer: then it goes out in pieces, of which only the
 //! last has the newline in its `log`.
 
+use std::rc::Rc;
 use std::time::SystemTime;
+
+use memchr::memchr;
 
 use super::{Stream, timestamp};
 
@@ -26,7 +30,7 @@ impl Pending {
     ) -> &'data [u8] {
         let room = LONGEST.saturating_sub(self.0.len()).max(1);
         let window = &data[..data.len().min(room)];
-        let line = match find_newline(window) {
+        let line = match memchr(b'\n', window) {
             Some(index) => index + 1,
             None if window.len() < room => {
                 self.0.extend_from_slice(window);
@@ -63,41 +67,26 @@ impl Pending {
 const LOW: u64 = 0x0101_0101_0101_0101;
 const HIGH: u64 = 0x8080_8080_8080_8080;
 
-/// Position of the first byte that `single` picks. `word` says the same for
-/// eight bytes at a time, by the highest bit of each; only its lowest set bit
-/// has to be right. Output is logged at the speed of this loop.
-fn find(data: &[u8], word: impl Fn(u64) -> u64, single: impl Fn(u8) -> bool) -> Option<usize> {
-    let (words, tail) = data.as_chunks::<8>();
-    for (index, bytes) in words.iter().enumerate() {
-        let found = word(u64::from_le_bytes(*bytes)) & HIGH;
-        if found != 0 {
-            return Some(index * 8 + found.trailing_zeros() as usize / 8);
-        }
-    }
-    let position = tail.iter().position(|&byte| single(byte))?;
-    Some(words.len() * 8 + position)
-}
-
 /// Marks the bytes of `word` that equal `byte`.
 fn equal(word: u64, byte: u8) -> u64 {
     let differs = word ^ (LOW * u64::from(byte));
     differs.wrapping_sub(LOW) & !differs
 }
 
-fn find_newline(data: &[u8]) -> Option<usize> {
-    find(data, |word| equal(word, b'\n'), |byte| byte == b'\n')
-}
-
-/// Position of the first byte that does not stand for itself in a JSON string.
+/// Position of the first byte that does not stand for itself in a JSON string. Eight at a time: output is logged at the
+/// speed of this loop. Only the lowest bit that is found has to be right.
 fn find_special(data: &[u8]) -> Option<usize> {
-    find(
-        data,
-        |word| {
-            let control = word.wrapping_sub(LOW * 0x20) & !word;
-            control | word | equal(word, b'"') | equal(word, b'\\')
-        },
-        |byte| !(0x20..0x80).contains(&byte) || byte == b'"' || byte == b'\\',
-    )
+    let (words, tail) = data.as_chunks::<8>();
+    for (index, bytes) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*bytes);
+        let control = word.wrapping_sub(LOW * 0x20) & !word;
+        let found = (control | word | equal(word, b'"') | equal(word, b'\\')) & HIGH;
+        if found != 0 {
+            return Some(index * 8 + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let special = |&byte: &u8| !(0x20..0x80).contains(&byte) || byte == b'"' || byte == b'\\';
+    Some(words.len() * 8 + tail.iter().position(special)?)
 }
 
 /// Length of `text` without a UTF-8 character that is cut off at its end.
@@ -121,39 +110,74 @@ fn whole_characters(text: &[u8]) -> usize {
     text.len()
 }
 
+/// What every record says of the container, of `NAME=VALUE` each; nothing without labels.
+pub(crate) fn attributes(labels: &[String]) -> Rc<[u8]> {
+    let mut out = Vec::new();
+    for label in labels {
+        let (name, value) = label.split_once('=').unwrap_or((label, ""));
+        out.extend_from_slice(if out.is_empty() {
+            b"\"attrs\":{\""
+        } else {
+            b",\""
+        });
+        escape(name.as_bytes(), &mut out);
+        out.extend_from_slice(b"\":\"");
+        escape(value.as_bytes(), &mut out);
+        out.push(b'"');
+    }
+    if !out.is_empty() {
+        out.extend_from_slice(b"},");
+    }
+    out.into()
+}
+
 /// What follows the text in each record of one chunk of output.
 #[derive(Debug)]
 pub(crate) struct Trailer {
     bytes: [u8; TRAILER],
+    /// Where the attributes go.
+    middle: usize,
     length: usize,
+    attributes: Rc<[u8]>,
 }
 
-/// Bytes after the text at most.
+/// Bytes after the text at most, without the attributes.
 const TRAILER: usize = 13 + 6 + 10 + timestamp::LENGTH + 4;
 
 impl Trailer {
     /// The trailer for output that arrived on `stream` at `time`.
-    pub(crate) fn new(stream: Stream, time: SystemTime) -> Self {
-        let mut bytes = [0; TRAILER];
-        let mut length = 0;
-        for part in [
-            b"\",\"stream\":\"",
-            stream.name().as_bytes(),
-            b"\",\"time\":\"",
-            &timestamp::format(time),
-            b"Z\"}\n",
-        ] {
-            bytes[length..length + part.len()].copy_from_slice(part);
-            length += part.len();
-        }
-        Self { bytes, length }
+    pub(crate) fn new(stream: Stream, attributes: &Rc<[u8]>, time: SystemTime) -> Self {
+        let mut trailer = Self {
+            bytes: [0; TRAILER],
+            middle: 0,
+            length: 0,
+            attributes: Rc::clone(attributes),
+        };
+        trailer.push(b"\",\"stream\":\"");
+        trailer.push(stream.name().as_bytes());
+        trailer.push(b"\",");
+        trailer.middle = trailer.length;
+        trailer.push(b"\"time\":\"");
+        trailer.push(&timestamp::format(time));
+        trailer.push(b"Z\"}\n");
+        trailer
+    }
+
+    fn push(&mut self, part: &[u8]) {
+        self.bytes[self.length..self.length + part.len()].copy_from_slice(part);
+        self.length += part.len();
     }
 
     /// Appends one record to `out`.
     pub(crate) fn record(&self, text: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"log\":\"");
         escape(text, out);
-        out.extend_from_slice(&self.bytes[..self.length]);
+        if self.attributes.is_empty() {
+            return out.extend_from_slice(&self.bytes[..self.length]);
+        }
+        out.extend_from_slice(&self.bytes[..self.middle]);
+        out.extend_from_slice(&self.attributes);
+        out.extend_from_slice(&self.bytes[self.middle..self.length]);
     }
 }
 
@@ -259,16 +283,6 @@ mod tests {
     }
 
     #[test]
-    fn newlines_are_found() {
-        for at in 0..40 {
-            let mut data = vec![b'a'; 40];
-            data[at] = b'\n';
-            assert_eq!(find_newline(&data), Some(at));
-        }
-        assert_eq!(find_newline(b"\x0b\x8a\x09 no newline \xff"), None);
-    }
-
-    #[test]
     fn every_byte_is_escaped_as_json_wants() {
         for byte in 0..=255_u8 {
             for at in [0, 3, 7, 8, 12] {
@@ -286,11 +300,24 @@ mod tests {
     #[test]
     fn records_are_json() {
         let mut out = Vec::new();
-        Trailer::new(Stream::Stdout, std::time::UNIX_EPOCH)
+        Trailer::new(Stream::Stdout, &attributes(&[]), std::time::UNIX_EPOCH)
             .record(b"a\"b\\c\t\x01\x7f\xff\xc3\xa9\r\n", &mut out);
         assert!(out.ends_with(b"\"time\":\"1970-01-01T00:00:00.000000000Z\"}\n"));
         let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(value["log"], "a\"b\\c\t\u{1}\u{7f}\u{fffd}é\r\n");
         assert_eq!(value["stream"], "stdout");
+    }
+
+    #[test]
+    fn labels_are_in_every_record() {
+        let labels = ["a=b=\"c\"", "none"].map(str::to_owned);
+        let mut out = Vec::new();
+        Trailer::new(Stream::Stderr, &attributes(&labels), std::time::UNIX_EPOCH)
+            .record(b"x\n", &mut out);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "{\"log\":\"x\\n\",\"stream\":\"stderr\",\"attrs\":{\"a\":\"b=\\\"c\\\"\",\"none\":\"\"},\
+             \"time\":\"1970-01-01T00:00:00.000000000Z\"}\n"
+        );
     }
 }

@@ -11,6 +11,7 @@ use rustix::process::WaitOptions;
 
 use super::runtime::unprotect_from_oom;
 use super::{Monitor, Phase};
+use crate::attach::Attach;
 use crate::diag;
 use crate::error::Error;
 use crate::exit::{self, Unpublished};
@@ -24,7 +25,14 @@ const TERMINAL_REST: u64 = 1024 * 1024;
 /// How often clients and the exit command are looked after.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Longest time that clients get to take what waits for them, however slowly.
+/// The same when that has lasted for so long that a pager may be behind it.
+const LONG_TICK: Duration = Duration::from_millis(100);
+
+/// How long it lasts before that is supposed.
+const IMPATIENT: Duration = Duration::from_secs(5);
+
+/// Longest time that clients get to take what waits for them, however slowly,
+/// unless they are waited for.
 const FAREWELL: Duration = Duration::from_secs(120);
 
 impl Monitor {
@@ -89,8 +97,8 @@ impl Monitor {
         let mut left = None;
         loop {
             let output = match stream {
-                Stream::Stdout => &self.stdio.stdout,
-                Stream::Stderr => &self.stdio.stderr,
+                Stream::Stdout => &mut self.stdio.stdout,
+                Stream::Stderr => &mut self.stdio.stderr,
             };
             let Some(output) = output else { return };
             let rest = left.unwrap_or_else(|| {
@@ -138,6 +146,11 @@ impl Monitor {
             .is_none_or(|attach| attach.close_finished(Instant::now()))
     }
 
+    /// Whether a client is left that gets all the time it wants.
+    fn waits_for_a_client(&self) -> bool {
+        self.attach.as_ref().is_some_and(Attach::waits)
+    }
+
     /// Runs the exit command, and lets clients take their rest meanwhile.
     fn wind_down(&mut self) {
         let begin = Instant::now();
@@ -160,15 +173,14 @@ impl Monitor {
                     }
                 }
             }
-            clients_done |= self.close_finished_clients() || begin.elapsed() >= FAREWELL;
+            let elapsed = begin.elapsed();
+            clients_done |=
+                self.close_finished_clients() || elapsed >= FAREWELL && !self.waits_for_a_client();
             if command.is_none() && running.is_none() && clients_done {
                 return;
             }
-            self.rest(if clients_done {
-                command.is_some().then_some(TICK)
-            } else {
-                Some(TICK)
-            });
+            let tick = if elapsed < IMPATIENT { TICK } else { LONG_TICK };
+            self.rest((command.is_some() || !clients_done).then_some(tick));
         }
     }
 

@@ -51,6 +51,8 @@ impl Monitor {
         }
         if self.plan.detach == Detach::NoDaemon {
             self.inherited.close();
+            // Before the caller hears of the container, and may end. conmon's callers see to it themselves.
+            process::leave_cgroup();
         }
         self.oom_score = protect_from_oom();
         // Keeps no file system busy.
@@ -103,6 +105,10 @@ impl Monitor {
                 "the runtime did not set up a terminal".into(),
             ));
         }
+        // What a quick process wrote to its stdout comes before what it wrote to its stderr, which
+        // was held back: more likely its order than the other way round. Not after the message,
+        // for its reader may attach and must miss nothing.
+        self.pump(Stream::Stdout);
         if let Some(sync) = &mut self.sync {
             sync.started(pid.as_raw_nonzero().get());
         }
@@ -151,7 +157,7 @@ impl Monitor {
 
     /// Why the runtime failed: in its own words, from stderr or from its log.
     fn complaint(&mut self, status: ExitStatus) -> String {
-        if let Some(stderr) = &self.stdio.stderr {
+        if let Some(stderr) = &mut self.stdio.stderr {
             while let Chunk::Data(count) = stderr.read(&mut self.buffer) {
                 self.held.extend_from_slice(&self.buffer[..count]);
                 if self.held.len() > HELD {

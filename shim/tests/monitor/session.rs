@@ -198,9 +198,14 @@ impl Session {
         report(&mut self.sync)
     }
 
+    /// Whether there is an exit code.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.path(&self.id).exists()
+    }
+
     /// Waits for the exit code as a caller does.
     pub(crate) fn exit_code(&self) -> i32 {
-        until("exit file", || self.path(&self.id).exists());
+        until("exit file", || self.has_ended());
         self.read(&self.id).parse().unwrap()
     }
 

@@ -42,6 +42,8 @@ struct Settings {
     known: Option<PathBuf>,
     /// Text that a test's name has to contain.
     filter: String,
+    /// Whether only the machine's v2 hierarchy is to be seen.
+    unified: bool,
     /// The suite's files.
     files: Vec<String>,
 }
@@ -79,6 +81,7 @@ fn parse(arguments: &[String]) -> anyhow::Result<Settings> {
         results: place("results"),
         known: None,
         filter: String::new(),
+        unified: false,
         files: Vec::new(),
     };
     let mut rest = arguments.iter();
@@ -93,6 +96,7 @@ fn parse(arguments: &[String]) -> anyhow::Result<Settings> {
             "--results" => settings.results = value()?.into(),
             "--known" => settings.known = Some(value()?.into()),
             "--filter" => settings.filter = value()?,
+            "--unified" => settings.unified = true,
             option if option.starts_with('-') => bail!("no such option: {option}"),
             _ => free.push(argument.clone()),
         }
@@ -100,7 +104,7 @@ fn parse(arguments: &[String]) -> anyhow::Result<Settings> {
     ensure!(
         !free.is_empty(),
         "usage: conformance [--runtime FILE] [--tree DIR] [--images DIR] [--work DIR] [--results DIR] [--known FILE] \
-         [--filter TEXT] SUITE [FILE.bats...]"
+         [--filter TEXT] [--unified] SUITE [FILE.bats...]"
     );
     settings.suite = std::fs::canonicalize(free.remove(0)).context("the suite's directory")?;
     settings.files = free;
@@ -159,7 +163,7 @@ fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     );
     std::fs::create_dir_all(&settings.results)?;
     std::fs::create_dir_all(&settings.work)?;
-    let machine = surroundings::Machine::prepare(&settings.work)?;
+    let machine = surroundings::Machine::prepare(&settings.work, settings.unified)?;
     for file in &settings.files {
         let said = run_file(settings, &machine, file)?;
         let name = report::result_file(&settings.results, file);
@@ -177,21 +181,18 @@ fn run_file(
     file: &str,
 ) -> anyhow::Result<String> {
     let place = surroundings::Place::make(&settings.work, machine, file)?;
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--pid", "--net", "--ipc", "--uts", "--fork"]);
-    command.args(machine.more_namespaces()).arg("--kill-child");
     // Two CPUs hand out mount namespaces' numbers in batches of their own, and the kernel refuses to bind a mount namespace
     // with a lower number than ours has.
-    let pin = file.starts_with("mounts_propagation_unsafe");
-    let pin: &[&str] = if pin {
-        &["taskset", "--cpu-list", "0"]
+    let mut command = if file.starts_with("mounts_propagation_unsafe") {
+        let mut pinned = Command::new("taskset");
+        pinned.args(["--cpu-list", "0", "unshare"]);
+        pinned
     } else {
-        &[]
+        Command::new("unshare")
     };
-    command
-        .args(pin)
-        .arg(std::env::current_exe()?)
-        .arg("inside");
+    command.args(["--mount", "--pid", "--net", "--ipc", "--uts", "--fork"]);
+    command.args(machine.more_namespaces()).arg("--kill-child");
+    command.arg(std::env::current_exe()?).arg("inside");
     for path in [
         place.directory(),
         &settings.tree,

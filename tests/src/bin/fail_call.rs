@@ -34,12 +34,11 @@ fn main() -> anyhow::Result<()> {
 #[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
 mod tracer {
     use std::fs::File;
-    use std::process::{Command, Stdio};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
-    use anyhow::{Context as _, bail};
+    use anyhow::Context as _;
     use nix::errno::Errno;
     use nix::libc;
     use nix::sys::ptrace::{self, Options};
@@ -89,27 +88,12 @@ mod tracer {
         errors: File,
         limit: Duration,
     ) -> anyhow::Result<Value> {
-        // Stops itself to be seized, then becomes the command.
-        let child = Command::new("/bin/sh")
-            .args(["-c", "kill -STOP $$; exec \"$@\"", "sh"])
-            .args(command)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(errors)
-            .spawn()
-            .context("start /bin/sh")?;
-        let main = Pid::from_raw(i32::try_from(child.id())?);
-        match waitpid(main, Some(WaitPidFlag::WUNTRACED))? {
-            WaitStatus::Stopped(..) => {}
-            other => bail!("did not stop: {other:?}"),
-        }
         let options = Options::PTRACE_O_TRACESYSGOOD
             | Options::PTRACE_O_TRACECLONE
             | Options::PTRACE_O_TRACEFORK
             | Options::PTRACE_O_TRACEVFORK
             | Options::PTRACE_O_TRACEEXEC;
-        ptrace::seize(main, options).context("seize")?;
-        kill(main, Signal::SIGCONT)?;
+        let main = stack_tests::trace::start(command, errors.into(), options)?;
         let mut tracer = Tracer {
             processes: Vec::new(),
             fault,

@@ -24,6 +24,7 @@ pub(crate) fn tests() -> Vec<Test> {
             update_reads_both_spellings_of_cpu,
             cache_options_of_update_are_refused_without_the_hardware,
             a_read_only_cgroup_mount_is_told,
+            nobody_makes_a_cgroup_when_told_so,
         ]
     );
     both.extend(tests!(
@@ -38,6 +39,43 @@ pub(crate) fn tests() -> Vec<Test> {
         ]
     ));
     both
+}
+
+/// As with crun: `podman run --cgroups=disabled`.
+fn nobody_makes_a_cgroup_when_told_so() {
+    let runtime = Runtime::new();
+    let bundle = Bundle::sleeper();
+    let id = runtime.id("free");
+    let place = bundle.path().display();
+    runtime.leave(&format!(
+        "--cgroup-manager disabled run -d --bundle {place} {id}"
+    ));
+    let pid = runtime.state(&id)["pid"].to_string();
+    let of = |pid: &str| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert_eq!(of(&pid), of("self"));
+    let inside = runtime.run(&format!("exec {id} sh -c 'cat /proc/self/cgroup | wc -l'"));
+    assert_eq!(inside.ok(), of("self").lines().count().to_string());
+    for (line, text) in [
+        ("ps", "cgroups not configured for container"),
+        ("pause", "cgroups not configured for container"),
+        ("update --memory 10m", "cannot set memory limit"),
+    ] {
+        let outcome = runtime.run(&format!("{line} {id}"));
+        outcome.code(1).err(text);
+    }
+    let limited = bundle.with("/linux/resources/pids", json!({"limit": 7}));
+    let limited = limited.path().display();
+    runtime
+        .run(&format!(
+            "--cgroup-manager disabled run --bundle {limited} {}",
+            runtime.id("limited")
+        ))
+        .code(1)
+        .err("cannot set pids limit");
+    runtime.run(&format!("kill {id} KILL")).ok();
+    runtime.wait_for(&id, "stopped");
+    runtime.run(&format!("delete {id}")).ok();
+    runtime.assert_nothing_left();
 }
 
 fn stats(runtime: &Runtime, id: &str) -> Value {
@@ -241,7 +279,7 @@ fn a_container_in_a_container() {
     }
     outer.config["linux"]["maskedPaths"] = json!([]);
     outer.config["linux"]["readonlyPaths"] = json!([]);
-    fs::copy(built("qrun"), outer.rootfs().join("bin/qrun")).unwrap();
+    stack_tests::executable::copy(&built("qrun"), &outer.rootfs().join("bin/qrun"));
     let inner = Bundle::new(&["cat", "/proc/self/cgroup"]);
     let outer = outer.with(
         "/linux/resources/devices",

@@ -1,15 +1,18 @@
 //! containerd with our shim: the runtime `io.containerd.qrun.v2`, as `ctr` drives it.
 
+mod cri;
+mod page;
 mod requests;
+mod wrapped;
 
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use stack_tests::command::{run, run_with_input, wait};
+use stack_tests::executable;
 use stack_tests::needs::{Need, Test};
 use stack_tests::peers::Containerd;
 use stack_tests::pty::Pty;
@@ -17,10 +20,19 @@ use stack_tests::tests;
 use stack_tests::ttrpc::{Message, call};
 use stack_tests::wait::{patience, until};
 
+use cri::a_pod_of_cri_has_one_shim;
+use page::{
+    the_page_of_ctr_can_be_followed, the_page_of_kubernetes_is_understood,
+    the_page_of_options_and_logs_can_be_followed,
+};
 use requests::{
     a_failed_exec_has_an_end, a_root_can_have_many_layers, a_terminals_output_goes_to_a_program,
-    an_exec_without_its_output_can_be_started_again, descriptors_do_not_pile_up,
+    an_exec_without_its_output_can_be_started_again, both_versions_of_the_service_have_all_methods,
+    children_that_keep_the_pipe_cost_nothing, descriptors_do_not_pile_up,
     signals_do_not_end_a_shim,
+};
+use wrapped::{
+    a_process_without_its_terminal_is_ended, a_start_is_told_before_an_end_that_was_quicker,
 };
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -36,6 +48,13 @@ pub(crate) fn tests() -> Vec<Test> {
         Need::Program("containerd"),
         Need::Program("ctr"),
         Need::Program("runc"),
+    ];
+    const CRIU: &[Need] = &[
+        Need::Root,
+        Need::Host,
+        Need::Program("containerd"),
+        Need::Program("ctr"),
+        Need::Criu,
     ];
     let mut all = tests!(
         "containerd",
@@ -54,21 +73,34 @@ pub(crate) fn tests() -> Vec<Test> {
             an_exec_ends_though_its_child_keeps_the_pipe,
             a_kill_for_memory_is_told,
             a_pod_has_one_shim,
+            a_pod_of_cri_has_one_shim,
             a_stopped_client_stalls_nobody_else,
             a_log_may_lose_its_directory,
             wrong_options_are_refused,
             a_checkpoint_without_criu_is_refused,
             limits_can_be_changed,
+            both_versions_of_the_service_have_all_methods,
             descriptors_do_not_pile_up,
+            children_that_keep_the_pipe_cost_nothing,
             a_failed_exec_has_an_end,
             signals_do_not_end_a_shim,
             an_exec_without_its_output_can_be_started_again,
             a_terminals_output_goes_to_a_program,
             a_logger_that_takes_its_time_stalls_nobody_else,
             a_root_can_have_many_layers,
+            a_start_is_told_before_an_end_that_was_quicker,
+            a_process_without_its_terminal_is_ended,
+            the_page_of_ctr_can_be_followed,
+            the_page_of_options_and_logs_can_be_followed,
+            the_page_of_kubernetes_is_understood,
         ]
     );
     all.extend(tests!("containerd", RUNC, [another_runtime_can_be_used]));
+    all.extend(tests!(
+        "containerd",
+        CRIU,
+        [a_checkpoint_is_kept_by_containerd]
+    ));
     all
 }
 
@@ -307,23 +339,23 @@ fn much_output_comes_through_whole() {
 
 fn containers_outlive_containerd() {
     let mut containerd = Containerd::start();
-    let names = ["a", "b", "c", "d", "e"];
-    for name in names {
+    let names: Vec<_> = ('a'..='t').map(String::from).collect();
+    for name in &names {
         let line = format!("{RUN} -d ~ {name} /bin/sh -c 'while [ ! -e /tmp/{name} ]; do :; done'");
         ok(&containerd, &line.replace(":;", "sleep 0.1;"));
     }
     let before = containerd.shims();
     containerd.restart();
-    for name in names {
+    for name in &names {
         wait_for(&containerd, name, "RUNNING");
     }
-    assert_eq!(containerd.shims(), before);
+    assert_eq!((containerd.shims(), before.len()), (before, names.len()));
     // One is still served, and one ends by itself.
     let line = "task exec --exec-id 1 a /bin/echo inside";
     assert_eq!(ok(&containerd, line), "inside");
     ok(&containerd, "task exec --exec-id 1 b /bin/touch /tmp/b");
     wait_for(&containerd, "b", "STOPPED");
-    for name in names {
+    for name in &names {
         remove(&containerd, name);
     }
     wait_for_end(&containerd);
@@ -336,6 +368,8 @@ fn a_killed_shim_takes_its_container_along() {
     let [shim] = containerd.shims()[..] else {
         panic!("expected one shim");
     };
+    let name = std::fs::read_to_string(format!("/proc/{shim}/comm")).unwrap();
+    assert_eq!(name, "containerd-shim\n", "as ps shows containerd's own");
     let init = std::fs::read_to_string(containerd.bundle("bird").join("init.pid")).unwrap();
     let socket = socket(&containerd, "bird");
     kill(Pid::from_raw(shim), Signal::SIGKILL).unwrap();
@@ -375,8 +409,7 @@ fn output_goes_to_a_program() {
          cat <&3\ncat <&4\necho end\n",
         log.display()
     );
-    std::fs::write(&logger, script).unwrap();
-    std::fs::set_permissions(&logger, std::fs::Permissions::from_mode(0o755)).unwrap();
+    executable::script(&logger, &script);
     let uri = format!("binary://{}?--tag=a%20b", logger.display());
     let line = "echo out; echo err >&2; until [ -e /tmp/go ]; do sleep 0.1; done";
     ok(
@@ -416,8 +449,7 @@ fn a_logger_that_takes_its_time_stalls_nobody_else() {
         "#!/bin/sh\necho asked >{0}/asked\nuntil [ -e {0}/go ]; do sleep 0.1; done\nexec 5>&-\ncat <&3 >{0}/log\n",
         place.display()
     );
-    std::fs::write(&logger, script).unwrap();
-    std::fs::set_permissions(&logger, std::fs::Permissions::from_mode(0o755)).unwrap();
+    executable::script(&logger, &script);
     let uri = format!("binary://{}", logger.display());
     let line = "/bin/sh -c 'echo out; exec sleep 1000'";
     let line = format!("{RUN} -d {pod} --log-uri {uri} ~ jay {line}");
@@ -496,6 +528,7 @@ fn a_stopped_client_stalls_nobody_else() {
     until("the loud one goes on", || {
         (loud.heard().len() > before).then_some(())
     });
+    // Killed: what it has left in the fifo is nobody's any more.
     drop(loud);
     remove(&containerd, "jay");
     remove(&containerd, "bird");
@@ -570,6 +603,35 @@ fn a_checkpoint_without_criu_is_refused() {
         let outcome = run(&mut containerd.ctr("task checkpoint bird"));
         outcome.code(1).err("criu");
     }
+    let line = "task exec --exec-id 1 bird /bin/echo inside";
+    assert_eq!(ok(&containerd, line), "inside");
+    remove(&containerd, "bird");
+    wait_for_end(&containerd);
+}
+
+fn a_checkpoint_is_kept_by_containerd() {
+    let containerd = Containerd::start();
+    // A single sleep may end at once: criu interrupts it.
+    let script = "while :; do sleep 1; done";
+    ok(
+        &containerd,
+        &format!("{RUN} -d ~ bird /bin/sh -c '{script}'"),
+    );
+    let events = listen(&containerd);
+    // Its name. 1.6 hands `--exit` and `--image-path` to its own type alone.
+    let said = ok(&containerd, "task checkpoint bird");
+    events.expect("/tasks/checkpointed");
+    assert!(said.starts_with("containerd.io/checkpoint/bird"), "{said}");
+    let stored = ok(&containerd, "content ls --quiet");
+    let index = stored
+        .lines()
+        .map(|digest| ok(&containerd, &format!("content get {digest}")));
+    assert!(
+        index
+            .into_iter()
+            .any(|text| text.contains("container.criu")),
+        "{stored}"
+    );
     let line = "task exec --exec-id 1 bird /bin/echo inside";
     assert_eq!(ok(&containerd, line), "inside");
     remove(&containerd, "bird");

@@ -29,6 +29,7 @@ pub(crate) fn tests() -> Vec<Test> {
             qrun_command_not_found,
             qrun_id_taken,
             qrun_bad_ids_never_become_paths,
+            qrun_wrong_use_is_explained,
             without_root_rights,
         ]
     )
@@ -279,6 +280,132 @@ fn qrun_bad_ids_never_become_paths() {
     assert!(bundle.path().join("config.json").exists());
 }
 
+/// runc's texts and exit codes, with how it would be right on standard output where runc shows it.
+fn qrun_wrong_use_is_explained() {
+    let runtime = Runtime::new();
+    let (usage, none) = ("NAME:\n   qrun ", "");
+    for (line, code, out, err) in [
+        ("nonsense", 3, none, "No help topic for 'nonsense'"),
+        (
+            "start",
+            1,
+            usage,
+            "\\\"start\\\" requires exactly 1 argument(s)",
+        ),
+        (
+            "start a b",
+            1,
+            usage,
+            "\\\"start\\\" requires exactly 1 argument(s)",
+        ),
+        (
+            "exec",
+            1,
+            usage,
+            "\\\"exec\\\" requires a minimum of 1 argument(s)",
+        ),
+        (
+            "kill a 9 b",
+            1,
+            usage,
+            "\\\"kill\\\" requires a maximum of 2 argument(s)",
+        ),
+        (
+            "start --nonsense a",
+            1,
+            usage,
+            "Incorrect Usage: flag provided but not defined: -nonsense",
+        ),
+        (
+            "state a --bundle",
+            1,
+            usage,
+            "Incorrect Usage: flag provided but not defined: -bundle",
+        ),
+        (
+            "create --bundle",
+            1,
+            usage,
+            "Incorrect Usage: flag needs an argument: --bundle",
+        ),
+        (
+            "create --no-pivot=maybe a",
+            1,
+            usage,
+            "Incorrect Usage: invalid value \"maybe\" for flag -no-pivot: parse error",
+        ),
+        (
+            "update --pids-limit 5x a",
+            1,
+            usage,
+            "Incorrect Usage: invalid value \"5x\" for flag -pids-limit: strconv.ParseInt: parsing \"5x\": invalid syntax",
+        ),
+        (
+            "exec -g 5,6 a id",
+            1,
+            usage,
+            "Incorrect Usage: invalid value \"5,6\" for flag -g: strconv.ParseInt: parsing \"5,6\": invalid syntax",
+        ),
+        (
+            "events --interval soon a",
+            1,
+            usage,
+            "Incorrect Usage: invalid value \"soon\" for flag -interval: time: invalid duration \"soon\"",
+        ),
+        ("state nobody", 1, none, "container does not exist"),
+        (
+            "exec nobody true",
+            255,
+            none,
+            "exec failed: container does not exist",
+        ),
+        ("kill nobody -9", 1, none, "container does not exist"),
+        ("start \"\"", 1, none, "container id cannot be empty"),
+    ] {
+        let outcome = runtime.run(line);
+        outcome.code(code).err(err);
+        assert_eq!(
+            outcome.stdout.is_empty(),
+            out.is_empty(),
+            "{line}: {}",
+            outcome.stdout
+        );
+        assert!(outcome.stdout.contains(out), "{line}: {}", outcome.stdout);
+    }
+    let (bundle, id) = (Bundle::new(&["sleep", "1000"]), runtime.id("a"));
+    let line = format!("run -d --bundle {} {id}", bundle.path().display());
+    let mut run = runtime.command(&line);
+    let null = std::process::Stdio::null;
+    let status = run.stdin(null()).stdout(null()).stderr(null()).status();
+    assert!(status.unwrap().success());
+    runtime
+        .run(&format!("exec {id} -- echo --said"))
+        .out("--said\n");
+    for (user, said) in [
+        (
+            "nobody",
+            "bad uid: strconv.Atoi: parsing \\\"nobody\\\": invalid syntax",
+        ),
+        (
+            "1:x",
+            "bad gid: strconv.Atoi: parsing \\\"x\\\": invalid syntax",
+        ),
+        (
+            "4294967296",
+            "bad uid: strconv.Atoi: parsing \\\"4294967296\\\": value out of range",
+        ),
+    ] {
+        let outcome = runtime.run(&format!("exec --user {user} {id} true"));
+        outcome.code(255).err(said);
+    }
+    let wrong = runtime.run(&format!("update --cpu-share -5 {id}"));
+    wrong
+        .code(1)
+        .err("invalid value for cpu-share: strconv.ParseUint: parsing \\\"-5\\\": invalid syntax");
+    runtime.run(&format!("delete --force {id}")).ok();
+    runtime.assert_nothing_left();
+}
+
 fn without_root_rights() {
     let (runtime, bundle) = (Runtime::new(), Bundle::new(&["true"]));
     let copies = tempfile::Builder::new()
@@ -289,7 +416,7 @@ fn without_root_rights() {
     shell(&format!("chmod -R a+rX {}", bundle.path().display()));
     for program in ["qrun", "qengine"] {
         let path = stack_tests::programs::built(program);
-        std::fs::copy(path, copies.path().join(program)).unwrap();
+        stack_tests::executable::copy(&path, &copies.path().join(program));
     }
     let as_nobody = |line: String| {
         let args = [

@@ -185,4 +185,12 @@ fn what_cannot_be_had_is_said() {
         runtime.run_bundle(&bundle).code(1).err(text);
         runtime.assert_nothing_left();
     }
+    // The old call does not say what is wrong.
+    let coloured =
+        json!({"destination": "/x", "type": "tmpfs", "source": "t", "options": ["colour=blue"]});
+    let bundle = Bundle::new(&["true"]).with("/mounts/-", coloured);
+    let refused = without("fsopen").run_bundle(&bundle);
+    refused
+        .code(1)
+        .err("rootfs at \\\"/x\\\": mount: invalid argument");
 }

@@ -8,8 +8,10 @@ use stack_tests::engine::Engine;
 use stack_tests::evil::{Evil, Malice};
 use stack_tests::needs::{Need, Test};
 use stack_tests::programs::built;
+use stack_tests::random::Random;
 use stack_tests::runtime::Runtime;
 use stack_tests::tests;
+use stack_tests::usage::times;
 use stack_tests::wait::until;
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -21,6 +23,7 @@ pub(crate) fn tests() -> Vec<Test> {
             the_client_of_run_dies_at_any_moment,
             the_engine_dies_a_hundred_times,
             a_name_without_a_record_goes,
+            logs_and_codes_are_whole_whoever_dies,
             qrun_create_dies_at_any_moment,
         ]
     );
@@ -194,6 +197,69 @@ fn the_engine_dies_a_hundred_times() {
     engine.ok("volume rm -f nest");
     engine.ok("network rm fen");
     engine.assert_nothing_left();
+}
+
+/// What is asked about containers while they write.
+const ASKED: [&str; 6] = ["logs -f", "attach", "wait", "inspect", "top", "exec -i"];
+
+fn logs_and_codes_are_whole_whoever_dies() {
+    const LINES: usize = 3000;
+    let containers = times(20, 100);
+    let engine = Engine::new().with_base();
+    for number in 1..=containers {
+        let script = format!(
+            "i=0; while [ $i -lt {LINES} ]; do i=$((i+1)); echo $i; [ $((i % 100)) != 0 ] || usleep 100000; done; exit {number}"
+        );
+        engine.ok(&format!("run -d --name c{number} base sh -c '{script}'"));
+    }
+    let seed = u64::from(std::process::id());
+    let mut random = Random::new(seed);
+    for _ in 0..containers * 5 {
+        let container = random.below(containers) + 1;
+        let program = random.one(&ASKED);
+        let rest = if program == "exec -i" {
+            " sleep 10"
+        } else {
+            ""
+        };
+        let client = start(engine.command(&format!("{program} c{container}{rest}")));
+        std::thread::sleep(Duration::from_millis(random.number() % 40));
+        if random.chance(50) {
+            kill_runtimes(engine.directory());
+        }
+        kill(client);
+    }
+    let whole: String = (1..=LINES).map(|line| format!("{line}\n")).collect();
+    for number in 1..=containers {
+        let name = format!("c{number}");
+        engine.wait_for(&name, "exited");
+        assert_eq!(engine.look(&name, "/State/ExitCode"), number, "seed {seed}");
+        let log = engine.run(&format!("logs {name}"));
+        assert!(log.stdout == whole, "seed {seed}, {name}{}", log.report());
+        engine.ok(&format!("rm {name}"));
+    }
+    engine.assert_nothing_left();
+}
+
+/// Kills every `qrun` that is at work below a directory.
+fn kill_runtimes(directory: &std::path::Path) {
+    let runtime = built("qrun");
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let place = entry.path();
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let line = std::fs::read(place.join("cmdline")).unwrap_or_default();
+        if std::fs::read_link(place.join("exe")).is_ok_and(|program| program == runtime)
+            && String::from_utf8_lossy(&line).contains(&*directory.to_string_lossy())
+        {
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid),
+                nix::sys::signal::Signal::SIGKILL,
+            );
+        }
+    }
 }
 
 /// A container that has a lock and a name, but no record yet when its maker is killed: both go.

@@ -277,6 +277,12 @@ fn log_drivers_and_their_options() {
         engine.ok("logs --details bird"),
         "A=b,tag=bird,tier=front hi"
     );
+    // Each record has them, for whoever collects the files.
+    let path = engine.look("bird", "/LogPath");
+    let text = std::fs::read_to_string(path.as_str().unwrap()).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let attributes = serde_json::json!({"A": "b", "tag": "bird", "tier": "front"});
+    assert_eq!(record["attrs"], attributes);
     assert_eq!(engine.ok("logs --until 1h bird"), "");
     assert_eq!(engine.ok("logs --since 1h bird"), "hi");
     for (flags, text) in [

@@ -14,6 +14,7 @@ pub(crate) fn tests() -> Vec<Test> {
         [
             run_passes_output_and_exit_code_through,
             create_start_state_kill_delete,
+            start_waits_until_the_container_is_created,
             delete_refuses_a_running_container_unless_forced,
             exec_joins_the_container,
             exec_detached_writes_a_pid_file,
@@ -27,6 +28,7 @@ pub(crate) fn tests() -> Vec<Test> {
             masked_and_read_only_paths,
             volumes_are_bound,
             file_descriptors_are_preserved_on_request_only,
+            sockets_of_the_service_manager_are_passed_on,
             the_default_seccomp_profile_refuses_what_it_should,
             options_may_follow_the_id,
         ]
@@ -91,6 +93,34 @@ fn create_start_state_kill_delete() {
     let gone = runtime.run(&format!("state {id}"));
     gone.code(1).err("does not exist");
     runtime.assert_nothing_left();
+}
+
+/// Whoever creates a container holds its lock, and writes which process it is into a record that is there already.
+fn start_waits_until_the_container_is_created() {
+    let (runtime, bundle) = (Runtime::new(), Bundle::sleeper());
+    let id = runtime.id("early");
+    let line = format!("create --bundle {} {id}", bundle.path().display());
+    runtime.leave(&line);
+    let directory = runtime.root().join(&id);
+    let record = directory.join("state.json");
+    let whole = std::fs::read_to_string(&record).unwrap();
+    let mut early: serde_json::Value = serde_json::from_str(&whole).unwrap();
+    early["pid"] = 0.into();
+    let lock = std::fs::File::open(&directory).unwrap();
+    lock.lock().unwrap();
+    std::fs::write(&record, early.to_string()).unwrap();
+    let start = runtime.command(&format!("start {id}")).spawn().unwrap();
+    let waits = format!("-> FLOCK ADVISORY WRITE {} ", start.id());
+    until("start waits for the lock", || {
+        let locks = std::fs::read_to_string("/proc/locks").unwrap();
+        let squeezed = locks.split_whitespace().collect::<Vec<_>>().join(" ");
+        squeezed.contains(&waits).then_some(())
+    });
+    std::fs::write(&record, whole).unwrap();
+    drop(lock);
+    let ended = start.wait_with_output().unwrap();
+    assert!(ended.status.success());
+    assert_eq!(runtime.state(&id)["status"], "running");
 }
 
 fn delete_refuses_a_running_container_unless_forced() {
@@ -330,12 +360,18 @@ fn volumes_are_bound() {
 
 fn file_descriptors_are_preserved_on_request_only() {
     let runtime = Runtime::new();
-    let bundle = Bundle::new(&["sh", "-c", "cat <&3"]);
-    for (flag, code) in [("--preserve-fds 1", 0), ("", 1)] {
+    let bundle = Bundle::new(&["sh", "-c", "grep . <&5 || grep . <&3"]);
+    for (flag, redirection, code) in [
+        ("--preserve-fds 1", "3</etc/hostname", 0),
+        ("", "3</etc/hostname", 1),
+        // The last of three, and not one of them.
+        ("--preserve-fds 3", "5</etc/hostname 3<&- 4<&-", 0),
+        ("--preserve-fds 3", "3<&- 4<&- 5<&-", 1),
+    ] {
         let id = runtime.id("fd");
         let qrun = stack_tests::programs::built("qrun");
         let script = format!(
-            "{} --root {} run {flag} --bundle {} {id} 3</etc/hostname",
+            "{} --root {} run {flag} --bundle {} {id} {redirection}",
             qrun.display(),
             runtime.root().display(),
             bundle.path().display()
@@ -344,6 +380,57 @@ fn file_descriptors_are_preserved_on_request_only() {
             stack_tests::command::run(std::process::Command::new("sh").args(["-c", &script]));
         let succeeded = outcome.code == 0;
         assert_eq!(succeeded, code == 0, "{flag}{}", outcome.report());
+    }
+}
+
+/// Socket activation (sd_listen_fds(3)): the container's process gets what was meant for the runtime, before what the
+/// command line asks for.
+fn sockets_of_the_service_manager_are_passed_on() {
+    let runtime = Runtime::new();
+    let bundle = Bundle::new(&[
+        "sh",
+        "-c",
+        "echo \"$LISTEN_FDS,$LISTEN_PID\"; cat <&3 && cat <&4",
+    ]);
+    let file = |name: &str| {
+        let path = runtime.directory().join(name);
+        std::fs::write(&path, format!("{name}\n")).unwrap();
+        path.display().to_string()
+    };
+    let (one, two) = (file("one"), file("two"));
+    for (environment, flag, code, said) in [
+        (
+            "LISTEN_FDS=1 LISTEN_PID=$$",
+            "--preserve-fds 1",
+            0,
+            "1,1\none\ntwo\n",
+        ),
+        ("LISTEN_FDS=2 LISTEN_PID=$$", "", 0, "2,1\none\ntwo\n"),
+        ("LISTEN_FDS=1 LISTEN_PID=$$", "", 1, "1,1\none\n"),
+        // Meant for another process.
+        ("LISTEN_FDS=2 LISTEN_PID=1", "", 1, ",\n"),
+    ] {
+        let id = runtime.id("listens");
+        let script = format!(
+            "export {environment}; exec {} --root {} run {flag} --bundle {} {id} 3<{one} 4<{two}",
+            stack_tests::programs::built("qrun").display(),
+            runtime.root().display(),
+            bundle.path().display()
+        );
+        let mut command = std::process::Command::new("sh");
+        let outcome = stack_tests::command::run(command.args(["-c", &script]));
+        assert_eq!(
+            outcome.stdout,
+            said,
+            "{environment} {flag}{}",
+            outcome.report()
+        );
+        assert_eq!(
+            outcome.code,
+            code,
+            "{environment} {flag}{}",
+            outcome.report()
+        );
     }
 }
 

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod apparmor;
 mod archives;
 mod build;
 mod bundles;
@@ -13,6 +14,7 @@ mod checkpoint;
 mod containerd;
 mod copy;
 mod differential;
+mod dockerd;
 mod errors;
 mod events;
 mod faults;
@@ -23,11 +25,13 @@ mod killed;
 mod life;
 mod lifecycle;
 mod limits;
+mod monitor;
 mod mounts;
 mod names;
 mod nested;
 mod networks;
 mod peers;
+mod podman;
 mod portmap;
 mod ports;
 mod process;
@@ -59,6 +63,10 @@ fn in_machine(name: &str) -> bool {
         "mounts::",
         "rootless::",
         "nested::",
+        // What depends on the kind of cgroup, and on a kernel that tracks memory: all of them take four minutes there.
+        "checkpoint::goes_on",
+        "checkpoint::in_every_cgroup_mode",
+        "checkpoint::pre_dumps",
     ];
     let resources = [" -m ", "cpu", "oom_kill", "-mmem"];
     let tables = ["a:", "b:", "d:", "e:"];
@@ -69,6 +77,7 @@ fn in_machine(name: &str) -> bool {
 
 fn main() -> std::process::ExitCode {
     let modules = [
+        apparmor::tests(),
         archives::tests(),
         build::tests(),
         bundles::tests(),
@@ -77,6 +86,7 @@ fn main() -> std::process::ExitCode {
         containerd::tests(),
         copy::tests(),
         differential::tests(),
+        dockerd::tests(),
         errors::tests(),
         events::tests(),
         faults::tests(),
@@ -87,11 +97,13 @@ fn main() -> std::process::ExitCode {
         life::tests(),
         lifecycle::tests(),
         limits::tests(),
+        monitor::tests(),
         mounts::tests(),
         names::tests(),
         nested::tests(),
         networks::tests(),
         peers::tests(),
+        podman::tests(),
         portmap::tests(),
         ports::tests(),
         process::tests(),

@@ -71,7 +71,7 @@ fn outer(outside: &Outside, inner: &Value, script: &str) -> Bundle {
         }
     }
     unpack_busybox(&rootfs.join("in/rootfs")).unwrap();
-    std::fs::copy(built("qrun"), rootfs.join("bin/qrun")).unwrap();
+    stack_tests::executable::copy(&built("qrun"), &rootfs.join("bin/qrun"));
     std::fs::write(rootfs.join("in/config.json"), inner.to_string()).unwrap();
     std::fs::create_dir_all(rootfs.join("run")).unwrap();
     if outside.users {

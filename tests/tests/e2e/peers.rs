@@ -20,7 +20,6 @@ pub(crate) fn tests() -> Vec<Test> {
         [
             podman_runs_a_container,
             podman_keeps_a_container_and_execs_in_it,
-            podman_uses_qshim_as_its_monitor,
         ]
     );
     all.extend(tests!(
@@ -54,26 +53,6 @@ fn podman_keeps_a_container_and_execs_in_it() {
         format!("exited {}", built("qrun").display())
     );
     line("rm bird");
-}
-
-fn podman_uses_qshim_as_its_monitor() {
-    let podman = Podman::new();
-    let qshim = built("qshim").display().to_string();
-    let line = |line: &str| {
-        run(&mut podman.command(&format!("--conmon {qshim} {line}")))
-            .ok()
-            .to_owned()
-    };
-    assert_eq!(
-        line("run --rm --network none --rootfs ~ echo monitored"),
-        "monitored"
-    );
-    line("run -d --network none --name bird --rootfs ~ sh -c 'echo said; exec sleep 1000'");
-    stack_tests::wait::until("podman logs has it", || {
-        (line("logs bird") == "said").then_some(())
-    });
-    assert_eq!(line("exec bird echo inside"), "inside");
-    line("rm --force --time 0 bird");
 }
 
 fn containerd_runs_a_container() {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use stack_tests::bundle::Bundle;
 use stack_tests::command::Outcome;
-use stack_tests::needs::{Need, Test};
+use stack_tests::needs::{Need, Test, in_vm};
 use stack_tests::runtime::Runtime;
 use stack_tests::tests;
 
@@ -21,6 +21,8 @@ pub(crate) fn tests() -> Vec<Test> {
             ambient_capabilities_that_cannot_be_are_told,
             a_session_keyring_of_its_own_unless_refused,
             a_created_container_ends_when_told_to,
+            a_signal_right_after_the_start_reaches_the_program,
+            a_filter_that_knows_no_newer_calls_is_no_obstacle,
             sub_cgroups_are_joined_by_name_or_not_at_all,
             features_is_what_runc_prints_in_shape,
         ]
@@ -281,6 +283,71 @@ fn a_created_container_ends_when_told_to() {
     runtime.wait_for(&id, "stopped");
     runtime.run(&format!("delete {id}")).ok();
     runtime.assert_nothing_left();
+}
+
+fn a_signal_right_after_the_start_reaches_the_program() {
+    // A first process does not get what it has no handler for.
+    let after = |rounds| {
+        let script = format!(
+            "i=0; while [ $i -lt {rounds} ]; do i=$((i+1)); done; trap 'exit 7' TERM; while :; do sleep 0.01; done"
+        );
+        Bundle::new(&["sh", "-c", &script])
+    };
+    let bundle = after(1000);
+    // 15 ms of processor time take a third of a second.
+    let slow = after(3000).with(
+        "/linux/resources/cpu",
+        json!({"quota": 5_000, "period": 100_000}),
+    );
+    let runtime = Runtime::new();
+    let mut bundles = vec![("a", &bundle), ("b", &bundle)];
+    if !in_vm() {
+        // An emulated processor would take longer for it than the runtime waits.
+        bundles.push(("slow", &slow));
+    }
+    for (name, bundle) in bundles {
+        let id = runtime.started(name, bundle);
+        runtime.run(&format!("kill {id} TERM")).ok();
+        runtime.wait_for(&id, "stopped");
+        runtime.run(&format!("delete {id}")).ok();
+    }
+}
+
+fn a_filter_that_knows_no_newer_calls_is_no_obstacle() {
+    let calls = [
+        "clone3",
+        "close_range",
+        "faccessat2",
+        "fchmodat2",
+        "openat2",
+        "pidfd_open",
+        "pidfd_send_signal",
+        "rseq",
+        "statx",
+    ];
+    let filter = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": calls, "action": "SCMP_ACT_ERRNO", "errnoRet": 1}],
+    });
+    // With no new privileges the filter comes last of all.
+    for privileges in [false, true] {
+        let with = |args: &[&str]| {
+            Bundle::new(args)
+                .with("/linux/seccomp", filter.clone())
+                .with("/process/noNewPrivileges", json!(!privileges))
+        };
+        let runtime = Runtime::new();
+        runtime.run_bundle(&with(&["true"])).ok();
+        runtime.run_bundle(&with(&["/bin/true"])).ok();
+        let missing = runtime.run_bundle(&with(&["no-such-program"]));
+        missing.code(1).err("executable file not found in $PATH");
+        let not_executable = runtime.run_bundle(&with(&["/etc/passwd"]));
+        not_executable.code(1).err("permission denied");
+        let sleeper = with(&["sleep", "1000"]);
+        let id = runtime.started("old", &sleeper);
+        runtime.run(&format!("exec {id} true")).ok();
+        runtime.run(&format!("exec --user 1000 {id} true")).ok();
+    }
 }
 
 fn sub_cgroups_are_joined_by_name_or_not_at_all() {

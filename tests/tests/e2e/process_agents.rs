@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use stack_tests::bundle::Bundle;
 use stack_tests::command::{Outcome, shell};
 use stack_tests::needs::{Need, Test};
+use stack_tests::pty::Pty;
 use stack_tests::runtime::Runtime;
 use stack_tests::wait::{until, within};
 use stack_tests::{netns, tests};
@@ -31,6 +32,7 @@ pub(crate) fn tests() -> Vec<Test> {
             the_agent_may_be_asked_about_sendmsg,
             a_filter_that_asks_needs_its_agent,
             the_service_manager_hears_of_readiness,
+            a_terminal_is_as_who_shows_it_expects,
         ]
     );
     all.extend(tests!(
@@ -205,6 +207,12 @@ fn hooks_in_the_container_are_filtered() {
 
 /// Receives a container process state, and the descriptor that comes with it.
 fn receive(agent: &UnixListener) -> (Value, OwnedFd) {
+    let (bytes, listener) = receive_bytes(agent);
+    (serde_json::from_slice(&bytes).unwrap(), listener)
+}
+
+/// Receives all that is said until the other end is closed, and the descriptor that comes with it.
+fn receive_bytes(agent: &UnixListener) -> (Vec<u8>, OwnedFd) {
     let (mut stream, _) = agent.accept().unwrap();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -222,7 +230,7 @@ fn receive(agent: &UnixListener) -> (Value, OwnedFd) {
     });
     // The runtime closes its end when it has said all.
     stream.read_to_end(&mut bytes).unwrap();
-    (serde_json::from_slice(&bytes).unwrap(), listener.unwrap())
+    (bytes, listener.unwrap())
 }
 
 /// A filter that asks the agent at `socket` about these calls.
@@ -449,4 +457,29 @@ fn network_devices_that_cannot_move_stay_as_they_are() {
         }
     }
     runtime.assert_nothing_left();
+}
+
+/// What runc's callers are used to: whoever listens for the terminal gets the kernel's settings, carriage returns and all,
+/// and changes them if they like; in the foreground there are none, for the terminal around it adds its own.
+fn a_terminal_is_as_who_shows_it_expects() {
+    let runtime = Runtime::new();
+    let script = "echo quick; stty -a 2>/dev/null | grep -o -e '-*onlcr'";
+    let bundle = Bundle::new(&["sh", "-c", script]).with("/process/terminal", json!(true));
+    let id = runtime.id("a");
+    let socket = runtime.directory().join("console");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let line = format!("--bundle {} {id}", bundle.path().display());
+    runtime.leave(&format!(
+        "run --detach --console-socket {} {line}",
+        socket.display()
+    ));
+    let (_, terminal) = receive_bytes(&listener);
+    let mut heard = Vec::new();
+    // Ends with an error when nobody has the other end open any more.
+    let _ = std::fs::File::from(terminal).read_to_end(&mut heard);
+    assert_eq!(String::from_utf8_lossy(&heard), "quick\r\nonlcr\r\n");
+    runtime.run(&format!("delete --force {id}")).ok();
+    let mut front = Pty::start(&runtime.command(&format!("run {line}")));
+    front.expect("-onlcr");
+    assert_eq!(front.exit(), 0);
 }

@@ -253,9 +253,7 @@ fn a_helper_keeps_the_credentials() {
                   test -e $f && cat $f || { echo 'credentials not found in native keychain'; exit 1; } ;; \
                   erase) cat >/dev/null; rm $f ;; esac\n";
     let helper = bin.join("docker-credential-nest");
-    std::fs::write(&helper, script).unwrap();
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(&helper, mode).unwrap();
+    stack_tests::executable::script(&helper, script);
     let config = engine.directory().join(".docker/config.json");
     std::fs::create_dir_all(config.parent().unwrap()).unwrap();
     std::fs::write(

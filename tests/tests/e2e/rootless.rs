@@ -1,5 +1,7 @@
 //! `qrun` by somebody without privileges: with and without ids to hand out, with and without cgroups.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 use stack_tests::bundle::Bundle;
 use stack_tests::command::run;
@@ -31,6 +33,15 @@ pub(crate) fn tests() -> Vec<Test> {
         "rootless",
         helper,
         [hands_out_granted_ids, ids_not_granted_are_refused]
+    ));
+    all.extend(tests!(
+        "rootless",
+        &[
+            Need::Root,
+            Need::Program("newuidmap"),
+            Need::Program("setpriv")
+        ],
+        [keeps_the_callers_groups_when_asked]
     ));
     let setpriv = &[Need::Root, Need::Program("setpriv")];
     all.extend(tests!(
@@ -105,11 +116,14 @@ fn a_created_container_is_joined() {
 
 fn has_the_devices_of_the_host() {
     introduce(false);
-    let seen = Runtime::of_user(None).run_bundle(&script(
-            "for it in null zero full random urandom tty; do [ -c /dev/$it ] || echo no $it; done; echo x > /dev/null; \
-             head -c 3 /dev/zero | wc -c; mknod /tmp/null c 1 3 || echo refused",
-        ));
-    assert_eq!(seen.ok(), "3\nrefused");
+    // The multiplexer of terminals is that of the container's own devpts, listed or not.
+    let ptmx = json!([{"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2}]);
+    let bundle = script(
+        "for it in null zero full random urandom tty ptmx; do [ -c /dev/$it ] || echo no $it; done; echo x > /dev/null; \
+         head -c 3 /dev/zero | wc -c; mknod /tmp/null c 1 3 || echo refused; readlink /dev/ptmx",
+    );
+    let seen = Runtime::of_user(None).run_bundle(&bundle.with("/linux/devices", ptmx));
+    assert_eq!(seen.ok(), "3\nrefused\npts/ptmx");
 }
 
 fn what_nobody_may_have_is_refused() {
@@ -318,6 +332,32 @@ fn hands_out_granted_ids() {
     )
     .unwrap();
     assert_eq!(runtime.run_bundle(&other).ok(), "0");
+}
+
+/// As crun does: `podman run --group-add keep-groups`.
+fn keeps_the_callers_groups_when_asked() {
+    introduce(true);
+    let runtime = Runtime::of_user(None);
+    let by_member = |line: &str| {
+        let command = runtime.command(line);
+        let user = USER.to_string();
+        let mut member = Command::new("setpriv");
+        member.args(["--reuid", &user, "--regid", &user, "--groups", "4444"]);
+        member.arg(command.get_program()).args(command.get_args());
+        member.env_remove("XDG_RUNTIME_DIR");
+        run(member.current_dir(runtime.directory()))
+    };
+    // A group that has no id inside shows as that of nobody.
+    for (value, groups) in [("0", "0"), ("1", "0 65534")] {
+        let asked = json!({"run.oci.keep_original_groups": value});
+        let bundle = with_granted_ids(sleeper()).with("/annotations", asked);
+        let id = runtime.started("member", &bundle);
+        assert_eq!(by_member(&format!("exec {id} id -G")).ok(), groups);
+        runtime.run(&format!("delete --force {id}")).ok();
+        let bundle = bundle.with("/process/args", json!(["id", "-G"]));
+        let line = format!("run --bundle {} {id}", bundle.path().display());
+        assert_eq!(by_member(&line).ok(), groups);
+    }
 }
 
 fn ids_not_granted_are_refused() {

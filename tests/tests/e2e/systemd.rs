@@ -1,6 +1,5 @@
 //! `qrun --systemd-cgroup`: what systemd is told, and what it does then. On cgroup v2 and v1; see hack/vm-systemd.sh.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -407,8 +406,7 @@ fn criu_restores_in_a_scope() {
     std::fs::write(image.join("descriptors.json"), "[]").unwrap();
     let (program, told) = (place.join("criu"), place.join("cgroup"));
     let script = format!("#!/bin/sh\ncat /proc/self/cgroup > {}\n", told.display());
-    std::fs::write(&program, script).unwrap();
-    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    stack_tests::executable::script(&program, &script);
     let line = format!(
         "--systemd-cgroup restore -d --image-path {} --bundle {} {id}",
         image.display(),

@@ -1,7 +1,7 @@
 //! Volumes: what is written there stays, is shared, and goes only when it is told to.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -294,8 +294,7 @@ fn bind_mounts_of_all_kinds() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "through a link");
     drop(fs::remove_dir(home.parent().unwrap().join("nothere")));
     // Attributes, ownership, and changes that are not kept.
-    fs::write(home.join("real/script"), "#!/bin/sh\necho ran\n").unwrap();
-    fs::set_permissions(home.join("real/script"), fs::Permissions::from_mode(0o755)).unwrap();
+    stack_tests::executable::script(&home.join("real/script"), "#!/bin/sh\necho ran\n");
     engine
         .run("run --rm -v ~/real:/d:noexec base /d/script")
         .code(126);

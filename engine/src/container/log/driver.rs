@@ -122,6 +122,11 @@ pub(in crate::container) fn arguments(handle: &Handle) -> Vec<String> {
             }
         }
     }
+    if driver == Driver::JsonFile {
+        for (name, value) in details(handle) {
+            arguments.extend(["--log-label".to_owned(), format!("{name}={value}")]);
+        }
+    }
     if !matches!(driver, Driver::JsonFile | Driver::K8sFile) {
         return arguments;
     }

@@ -147,9 +147,13 @@ impl New<'_> {
     pub(in crate::rootfs) fn put_at_once(&self, target: &OwnedFd) -> Result<(), Refusal> {
         fchdir(target).map_err(|errno| Refusal::new("fchdir", errno))?;
         let made = self.by_mount();
-        if matches!(&made, Err(refusal) if refusal.errno == Errno::INVAL) && self.is_simple() {
-            // The other way the kernel says why.
-            self.detached()?;
+        // The other way the kernel says why, where there is one.
+        if matches!(&made, Err(refusal) if refusal.errno == Errno::INVAL)
+            && self.is_simple()
+            && let Err(refusal) = self.detached()
+            && !is_refused(refusal.errno)
+        {
+            return Err(refusal);
         }
         made
     }

@@ -43,13 +43,9 @@ impl Flags {
         };
         let (logs, passthrough) = self.logs(directory)?;
         let stdio = match (passthrough, self.terminal) {
-            (true, true) => {
-                return Err(usage(
-                    "--terminal cannot be used with the log driver passthrough",
-                ));
-            }
             (true, false) => StdioKind::Passthrough,
-            (false, true) => StdioKind::Terminal,
+            // Of both the terminal, as conmon: what is said on it goes nowhere.
+            (_, true) => StdioKind::Terminal,
             (false, false) => StdioKind::Pipes { stdin: self.stdin },
         };
         let socket_link = match (&bundle, self.full_attach || passthrough) {
@@ -179,8 +175,19 @@ impl Flags {
         if !journald && self.log_tag.is_some() {
             return Err(usage("--log-tag needs the log driver journald"));
         }
-        if !journald && !self.log_labels.is_empty() {
-            return Err(usage("--log-label needs the log driver journald"));
+        let json = |target: &Target| {
+            matches!(
+                target,
+                Target::File {
+                    format: Format::Json,
+                    ..
+                }
+            )
+        };
+        if !journald && !targets.iter().any(json) && !self.log_labels.is_empty() {
+            return Err(usage(
+                "--log-label needs the log driver journald or json-file",
+            ));
         }
         Ok((targets, passthrough))
     }

@@ -54,7 +54,8 @@ Logs:
       --log-global-size-max BYTES
                                 Log no more than this in all
       --log-tag TAG             Tag of journal entries
-      --log-label LABEL=VALUE   Field of journal entries (repeatable)
+      --log-label LABEL=VALUE   Field of journal entries, attribute of json-file's
+                                (repeatable)
       --no-sync-log             Do not sync the log at the end
 
 End:
@@ -71,7 +72,7 @@ End:
 Monitor:
       --sync                    Stay in the foreground
       --no-daemon               Stay in the foreground, in a session of its own,
-                                and close leaked descriptors
+                                leave the cgroup, close leaked descriptors
       --log-level LEVEL         error, warn, info, debug
       --syslog                  Send messages to syslog
   -h, --help

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use prost::Message;
 use rustix::event::epoll::EventFlags;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::call::Runtime;
 use super::container::{Caller, Container, End, Phase, Process};
@@ -138,6 +138,8 @@ struct Run<'a> {
     /// The command.
     what: &'a str,
     ended: Ended,
+    /// Processes collected meanwhile.
+    early: &'a [(Pid, ExitStatus)],
 }
 
 impl Run<'_> {
@@ -154,8 +156,14 @@ impl Run<'_> {
             return Err(self.runtime.complaint(&what, status));
         }
         let pid = process::read_pidfile(&self.pid_file).map_err(|error| refuse(&error))?;
-        if let Some(console) = console {
-            take_terminal(process, &console, opened).map_err(|error| refuse(&error))?;
+        if let Some(console) = console
+            && let Err(error) = take_terminal(process, &console, opened)
+        {
+            // Nobody would know of it any more, and nobody can talk to it. One that was collected may have lent its number on.
+            if !self.early.iter().any(|(found, _)| *found == pid) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            return Err(refuse(&error));
         }
         Ok(pid)
     }
@@ -293,6 +301,7 @@ impl Server {
             runtime: &container.runtime,
             what: "create",
             ended,
+            early: &self.early,
         };
         let pid = match run.outcome(&mut container.init, console, &mut opened) {
             Ok(pid) => pid,
@@ -388,6 +397,7 @@ impl Server {
             runtime: &container.runtime,
             what: "restore",
             ended,
+            early: &self.early,
         };
         let outcome = match run.outcome(&mut container.init, console, &mut opened) {
             Ok(pid) => {
@@ -423,6 +433,7 @@ impl Server {
             runtime: &container.runtime,
             what: "exec",
             ended,
+            early: &self.early,
         };
         let outcome = run.outcome(&mut process, console, &mut opened);
         match outcome {
@@ -478,6 +489,12 @@ impl Server {
             let (pid, status) = self.early.swap_remove(index);
             self.process_ended(pid, status);
         }
+    }
+
+    /// Whether the runtime is at it to start a container's first process: that may be over before the call is.
+    pub(super) fn is_starting(&self, id: &str) -> bool {
+        let mut jobs = self.jobs.iter();
+        jobs.any(|(_, job)| job.id == id && matches!(job.purpose, Purpose::Start))
     }
 
     /// Calls after which nothing has to be connected.

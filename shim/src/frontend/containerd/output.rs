@@ -5,10 +5,11 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 
-use super::pump::Pump;
+use super::pump::{Pump, has_no_reader};
+use super::token::Token;
+use crate::poller::Poller;
 
 /// How long nothing may be read before the end is told all the same.
 const IDLE: Duration = Duration::from_secs(2);
@@ -55,11 +56,24 @@ impl Output {
             return 0;
         };
         let waiting = rustix::io::ioctl_fionread(probe).unwrap_or(0);
-        match pump {
-            Some(pump) => (self.goal + waiting).saturating_sub(pump.moved()),
-            None if waiting > 0 && has_no_reader(probe) => 0,
-            None => waiting,
+        pump.map_or(waiting, |pump| {
+            (self.goal + waiting).saturating_sub(pump.moved())
+        })
+    }
+
+    /// Whether anybody reads the fifo that it leads into. What leads elsewhere is read.
+    pub(crate) fn is_read(&self, pumps: &mut [Option<Pump>], poller: &Poller<Token>) -> bool {
+        if self.fifo.is_none() {
+            return true;
         }
+        if let Some(index) = self.pump
+            && let Some(Some(pump)) = pumps.get_mut(index)
+        {
+            return pump.is_read(poller, index);
+        }
+        self.probe
+            .as_ref()
+            .is_some_and(|probe| !has_no_reader(probe))
     }
 
     /// The end is told: nothing is looked at any more.
@@ -74,16 +88,6 @@ fn probe(fifo: &Path) -> Option<OwnedFd> {
     let fd = open(fifo, flags, Mode::empty()).ok()?;
     let stat = fstat(&fd).ok()?;
     (FileType::from_raw_mode(stat.st_mode) == FileType::Fifo).then_some(fd)
-}
-
-/// Whether nobody has a fifo open for reading.
-fn has_no_reader(writer: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(writer, PollFlags::OUT)];
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::ERR)
 }
 
 /// The end of a process that is not told yet.
@@ -164,6 +168,7 @@ mod tests {
 
     #[test]
     fn without_a_reader_nothing_is_waited_for() {
+        let poller = Poller::new().unwrap();
         let directory = tempfile::tempdir().unwrap();
         let (path, reader, sink) = fifo(directory.path());
         rustix::io::write(&sink, b"left").unwrap();
@@ -171,13 +176,64 @@ mod tests {
         output.ended(None);
         drop(sink);
         assert_eq!(output.unread(None), 4);
+        assert!(output.is_read(&mut [], &poller));
         drop(reader);
-        assert_eq!(output.unread(None), 0);
+        assert!(!output.is_read(&mut [], &poller));
         output.ended(None);
         assert_eq!(output.unread(None), 0);
         let mut nowhere = Output::new(None, None);
         nowhere.ended(None);
         assert_eq!(nowhere.unread(None), 0);
+        assert!(nowhere.is_read(&mut [], &poller));
+    }
+
+    #[test]
+    fn our_own_end_is_no_reader_and_loses_nothing() {
+        let poller = Poller::new().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let (path, reader, sink) = fifo(directory.path());
+        let name = directory.path().join("name");
+        let (source, writer) = std::io::pipe().unwrap();
+        let writer = nonblocking(writer.into()).unwrap();
+        let mut pump = Pump::new(nonblocking(source.into()).unwrap(), sink);
+        let mut buffer = [0; 4096];
+        let mut written = 0;
+        // Until both are full.
+        while let Ok(count) = rustix::io::write(&writer, &[7; 4096]) {
+            written += count;
+            let progress = pump.turn(&mut buffer);
+            pump.watch(&poller, 0, progress);
+        }
+        let mut output = Output::new(Some(0), Some(path.clone()));
+        output.ended(Some(&pump));
+        drop(writer);
+        let mut pumps = [Some(pump)];
+        assert_eq!(output.unread(pumps[0].as_ref()), written as u64);
+        assert!(output.is_read(&mut pumps, &poller));
+        drop(reader);
+        assert!(!output.is_read(&mut pumps, &poller));
+        output.release();
+        std::fs::rename(&path, &name).unwrap();
+        assert!(!output.is_read(&mut pumps, &poller));
+        // Somebody comes after all; the pump is still watched for that.
+        let flags = OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::RDONLY;
+        let reader = open(&name, flags, Mode::empty()).unwrap();
+        assert!(output.is_read(&mut pumps, &poller));
+        let mut found = 0;
+        while found < written {
+            found += rustix::io::read(&reader, &mut buffer).unwrap();
+            let mut batch = crate::poller::Batch::new();
+            poller
+                .wait(&mut batch, Some(Duration::ZERO), || ())
+                .unwrap();
+            for (token, _) in batch.named::<Token>() {
+                assert!(matches!(token, Token::Pump(0)));
+                let pump = pumps[0].as_mut().unwrap();
+                let progress = pump.turn(&mut buffer);
+                pump.watch(&poller, 0, progress);
+            }
+        }
+        assert_eq!(found, written);
     }
 
     #[test]

@@ -3,11 +3,11 @@
 //! Never more is read than fits the other side, so that a client that does not read stalls its own stream and nothing
 //! else, and costs no memory. Between two pipes the kernel moves the pages itself (`splice(2)`).
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::event::epoll::EventFlags;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FileType, fstat};
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 use rustix::io::Errno;
 use rustix::pipe::{SpliceFlags, splice};
 
@@ -134,13 +134,7 @@ impl Pump {
 
     /// Whether nobody can write to the source any more.
     fn has_no_writer(&self) -> bool {
-        let mut fds = [PollFd::new(&self.source, PollFlags::IN)];
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        let found = poll(&mut fds, Some(&now));
-        found.is_ok() && fds[0].revents().contains(PollFlags::HUP)
+        says(&self.source, PollFlags::HUP)
     }
 
     /// Bytes written so far.
@@ -151,6 +145,32 @@ impl Pump {
     /// Bytes that wait in the source.
     pub(crate) fn waiting(&self) -> u64 {
         rustix::io::ioctl_fionread(&self.source).unwrap_or(0) + self.pending.len() as u64
+    }
+
+    /// Whether anybody but us reads from the sink, a fifo that may have lost its name.
+    pub(crate) fn is_read(&mut self, poller: &Poller<Token>, index: usize) -> bool {
+        let again = |fd: &OwnedFd, access: OFlags| {
+            let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+            let flags = OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+            open(path, access | flags, Mode::empty())
+        };
+        // Keeps what is in there while our own reading end is away.
+        let Ok(writer) = again(&self.sink, OFlags::WRONLY) else {
+            return true;
+        };
+        let is_full = self.watched == Watched::Sink;
+        if is_full {
+            self.watch(poller, index, Progress::Ended);
+        }
+        self.sink = writer;
+        let is_read = !has_no_reader(&self.sink);
+        if let Ok(sink) = again(&self.sink, OFlags::RDWR) {
+            self.sink = sink;
+        }
+        if is_full {
+            self.watch(poller, index, Progress::Full);
+        }
+        is_read
     }
 
     /// Watches for what the last turn stopped at.
@@ -180,6 +200,21 @@ impl Pump {
         }
         self.watched = wanted;
     }
+}
+
+/// Whether nobody has a fifo open for reading.
+pub(crate) fn has_no_reader(writer: &OwnedFd) -> bool {
+    says(writer, PollFlags::ERR)
+}
+
+/// Whether poll(2) says this of a descriptor now.
+fn says(fd: &OwnedFd, what: PollFlags) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::empty())];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(what)
 }
 
 /// Writes what fits.

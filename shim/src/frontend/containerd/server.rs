@@ -123,7 +123,7 @@ impl Server {
                 .next_deadline()
                 .map(|at| at.saturating_duration_since(Instant::now()));
             self.poller
-                .wait(&mut batch, timeout)
+                .wait(&mut batch, timeout, || {})
                 .map_err(Error::call("epoll_wait"))?;
             for (token, flags) in batch.named() {
                 self.handle(token, flags);
@@ -390,6 +390,10 @@ impl Server {
 
     /// Tells of the first process's end if nothing is left to wait for.
     pub(super) fn release_init(&mut self, id: &str) {
+        // Its start is told first: who hears of that last takes it for running ever after.
+        if self.is_starting(id) {
+            return;
+        }
         let Some(container) = self.containers.get_mut(id) else {
             return;
         };
@@ -435,8 +439,11 @@ impl Server {
             let id = &container.id;
             let execs = container.execs.values_mut();
             for process in std::iter::once(&mut container.init).chain(execs) {
-                let outputs = process.outputs.iter();
-                let unread = outputs.map(|output| output.unread(pump_of(&self.pumps, output)));
+                let unread = process.outputs.iter().map(|output| {
+                    let unread = output.unread(pump_of(&self.pumps, output));
+                    let waits = unread > 0 && output.is_read(&mut self.pumps, &self.poller);
+                    if waits { unread } else { 0 }
+                });
                 if let Some(untold) = &mut process.untold
                     && untold.next <= now
                     && untold.is_over(unread.sum(), now)
@@ -509,35 +516,40 @@ impl Server {
 
     /// Goes on with deletions whose streams are drained, or were waited for long enough.
     fn finish_deletions(&mut self, now: Instant) {
-        let ready: Vec<(String, String)> = self
-            .containers
-            .values()
-            .flat_map(|container| {
-                container
-                    .processes()
-                    .filter(|process| self.is_drained(process, now))
-                    .map(|process| (container.id.clone(), process.exec_id.clone()))
-            })
-            .collect();
+        let mut ready = Vec::new();
+        for container in self.containers.values() {
+            for process in container.processes() {
+                if is_drained(process, &mut self.pumps, &self.poller, now) {
+                    ready.push((container.id.clone(), process.exec_id.clone()));
+                }
+            }
+        }
         for (id, exec_id) in ready {
             self.delete_now(&id, &exec_id);
         }
     }
+}
 
-    /// Whether a process that is being deleted has nothing more to say.
-    fn is_drained(&self, process: &Process, now: Instant) -> bool {
-        let Some((_, until)) = process.deleting else {
-            return false;
-        };
-        let asked = until.checked_sub(STALLED).unwrap_or(until);
-        let pumps = || {
-            let outputs = process.outputs.iter();
-            outputs.filter_map(|output| pump_of(&self.pumps, output))
-        };
-        let waits = pumps().any(|pump| pump.waiting() > 0);
-        let drained = pumps().next().is_none() || (!waits && now >= asked + QUIET);
-        now >= until || (drained && process.untold.is_none())
+/// Whether a process that is being deleted has nothing more to say, or nobody to say it to.
+fn is_drained(
+    process: &Process,
+    pumps: &mut [Option<Pump>],
+    poller: &Poller<Token>,
+    now: Instant,
+) -> bool {
+    let Some((_, until)) = process.deleting else {
+        return false;
+    };
+    let asked = until.checked_sub(STALLED).unwrap_or(until);
+    let (mut goes_on, mut waits) = (false, false);
+    for output in &process.outputs {
+        if pump_of(pumps, output).is_some() && output.is_read(pumps, poller) {
+            goes_on = true;
+            waits |= pump_of(pumps, output).is_some_and(|pump| pump.waiting() > 0);
+        }
     }
+    let drained = !goes_on || (!waits && now >= asked + QUIET);
+    now >= until || (drained && process.untold.is_none())
 }
 
 /// The pump of an output, if it still has work.

@@ -21,6 +21,7 @@ use super::message::{
 use super::mounts;
 use super::server::{Place, Server};
 use crate::error::Error;
+use crate::inherited::Inherited;
 use crate::process::ExitStatus;
 use crate::socket::bind_in;
 
@@ -240,7 +241,10 @@ fn join_cgroup(pid: i32, cgroup: &str) -> Result<(), Error> {
 
 /// Serves, on the socket that is the standard input.
 pub(super) fn serve(arguments: &Arguments) -> Result<ExitCode, Error> {
+    // What containerd was started with, and let slip, is not to stay open as long as a container.
+    Inherited::list().close();
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    crate::process::dump_no_core();
     let listener: OwnedFd = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
         .map_err(Error::call("take the socket"))?;
     let listener = crate::stdio::nonblocking(listener)?;

@@ -11,6 +11,8 @@ use nix::sched::{CloneFlags, unshare};
 use stack_tests::wait;
 
 const CGROUP: &str = "/sys/fs/cgroup";
+/// On pure v2, the cgroup of this program.
+const OWN: &str = "/sys/fs/cgroup/conformance";
 
 /// Programs that stand in for the machine's own where it lacks something: `ip` where there is no dummy link type, `prlimit`
 /// where the hard limit of open files is low and may not be raised.
@@ -38,16 +40,22 @@ pub(super) struct Machine {
 
 impl Machine {
     /// Mounts the hierarchies. On pure v2 there is nothing to mount; there all controllers are switched on, and this
-    /// program goes to a cgroup of its own so that the root has no process.
-    pub(super) fn prepare(work: &Path) -> anyhow::Result<Self> {
+    /// program goes to a cgroup of its own so that the root has no process. `unified` makes that of a hybrid machine by
+    /// showing its v2 hierarchy alone, without the controllers that v1 has.
+    pub(super) fn prepare(work: &Path, unified: bool) -> anyhow::Result<Self> {
         unshare(CloneFlags::CLONE_NEWNS).context("unshare the mount namespace")?;
         make_private()?;
+        let pure = || Path::new(CGROUP).join("cgroup.controllers").exists();
+        if unified && !pure() {
+            umount2(CGROUP, MntFlags::MNT_DETACH).context("unmount the hierarchies")?;
+            mount_at("cgroup2", Path::new(CGROUP), "")?;
+        }
         let mut machine = Self {
             hierarchies: Vec::new(),
             mounted: work.join(format!("cgroup-{}", std::process::id())),
             took_hugetlb: false,
         };
-        if Path::new(CGROUP).join("cgroup.controllers").exists() {
+        if pure() {
             let controllers = fs::read_to_string(format!("{CGROUP}/cgroup.controllers"))?;
             for name in controllers.split_whitespace() {
                 // One that cannot be switched on makes its tests fail, or skip.
@@ -56,9 +64,8 @@ impl Machine {
                     format!("+{name}"),
                 );
             }
-            let own = format!("{CGROUP}/conformance");
-            fs::create_dir_all(&own)?;
-            fs::write(format!("{own}/cgroup.procs"), "0").context("enter a cgroup")?;
+            fs::create_dir_all(OWN)?;
+            fs::write(format!("{OWN}/cgroup.procs"), "0").context("enter a cgroup")?;
             return Ok(machine);
         }
         fs::create_dir_all(&machine.mounted)?;
@@ -123,6 +130,10 @@ impl Machine {
 
     /// Unmounts the hierarchies; gives hugetlb back to v2 when nobody else has it any more.
     pub(super) fn give_back(self) {
+        if self.hierarchies.is_empty() && fs::write(format!("{CGROUP}/cgroup.procs"), "0").is_ok() {
+            let _ = fs::remove_dir(OWN);
+            return;
+        }
         for hierarchy in &self.hierarchies {
             let directory = self.mounted.join(&hierarchy.name);
             for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {

@@ -1,12 +1,14 @@
 //! The shim asked by its own protocol, for what `ctr` never asks.
 
-use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use stack_tests::executable;
 use stack_tests::peers::Containerd;
-use stack_tests::ttrpc::{Message, call};
+use stack_tests::ttrpc::{Message, call, call_service};
+use stack_tests::usage::{Usage, times};
 use stack_tests::wait::until;
 
 use super::{bird, ok, remove, socket, wait_for_end};
@@ -17,11 +19,16 @@ pub(super) fn descriptors_do_not_pile_up() {
     let [shim] = containerd.shims()[..] else {
         panic!("expected one shim");
     };
-    let count = || {
-        std::fs::read_dir(format!("/proc/{shim}/fd"))
-            .unwrap()
-            .count()
-    };
+    let config = containerd.directory().join("config.toml");
+    let open = std::fs::read_dir(format!("/proc/{shim}/fd")).unwrap();
+    let open: Vec<_> = open
+        .map(|entry| std::fs::read_link(entry.unwrap().path()).unwrap())
+        .collect();
+    assert!(
+        !open.contains(&config),
+        "containerd's own is open: {open:?}"
+    );
+    let count = || Usage::of(shim).descriptors;
     let by_client = |id: &str| {
         let line = format!("task exec --exec-id {id} bird /bin/echo inside");
         assert_eq!(ok(&containerd, &line), "inside");
@@ -32,14 +39,7 @@ pub(super) fn descriptors_do_not_pile_up() {
     for number in 1..=200 {
         let process = process(&number.to_string());
         let exec = process.clone().with(7, program(&["/bin/true"]));
-        for (method, request) in [
-            ("Exec", &exec),
-            ("Start", &process),
-            ("Wait", &process),
-            ("Delete", &process),
-        ] {
-            call(&socket, method, request).unwrap();
-        }
+        live(&socket, &process, &exec).unwrap();
         if number % 20 == 0 {
             by_client(&format!("client-{number}"));
         }
@@ -51,9 +51,102 @@ pub(super) fn descriptors_do_not_pile_up() {
     wait_for_end(&containerd);
 }
 
+pub(super) fn children_that_keep_the_pipe_cost_nothing() {
+    let all = times(100, 1000);
+    let containerd = Containerd::start();
+    bird(&containerd);
+    let [shim] = containerd.shims()[..] else {
+        panic!("expected one shim");
+    };
+    let socket = socket(&containerd, "bird");
+    let log = containerd.directory().join("bird.log");
+    let spec = program(&["/bin/sh", "-c", "sleep 1000 & echo done"]);
+    let mut early = None;
+    for number in 1..=all {
+        let process = process(&number.to_string());
+        let exec = process.clone().with(5, format!("file://{}", log.display()));
+        let exec = exec.with(7, &spec);
+        live(&socket, &process, &exec).unwrap();
+        if number == all / 10 {
+            early = Some(Usage::of(shim));
+        }
+    }
+    early.unwrap().is_not_exceeded_by(shim);
+    let text = std::fs::read_to_string(log).unwrap();
+    assert_eq!(text, "done\n".repeat(all));
+    remove(&containerd, "bird");
+    wait_for_end(&containerd);
+}
+
+/// The methods of the task service that a container has to be there for.
+const METHODS: [&str; 14] = [
+    "State",
+    "Start",
+    "Delete",
+    "Pids",
+    "Pause",
+    "Resume",
+    "Checkpoint",
+    "Kill",
+    "Exec",
+    "ResizePty",
+    "CloseIO",
+    "Update",
+    "Wait",
+    "Stats",
+];
+
+pub(super) fn both_versions_of_the_service_have_all_methods() {
+    let containerd = Containerd::start();
+    bird(&containerd);
+    let socket = socket(&containerd, "bird");
+    let message = |id: &str| Message::default().with(1, id);
+    let (bird, nobody) = (message("bird"), message("nobody"));
+    for version in ["v2", "v3"] {
+        let service = format!("containerd.task.{version}.Task");
+        let ask =
+            |method: &str, payload: &Message| call_service(&socket, &service, method, payload);
+        let state = ask("State", &bird).unwrap();
+        // Field 1, the id.
+        assert!(state.starts_with(b"\x0a\x04bird"), "{state:?}");
+        for method in METHODS {
+            let request = match method {
+                "Exec" => nobody.clone().with(2, "1"),
+                _ => nobody.clone(),
+            };
+            let refusal = ask(method, &request).unwrap_err();
+            assert!(
+                refusal.contains("not found"),
+                "{version} {method}: {refusal}"
+            );
+        }
+        // Who the shim is, it says whatever it is asked about; and it goes only when it has nothing.
+        assert!(ask("Connect", &nobody).unwrap().starts_with(&[8]));
+        ask("Shutdown", &bird).unwrap();
+        let refusal = ask("Sing", &bird).unwrap_err();
+        assert!(
+            refusal.contains("method Sing is not implemented"),
+            "{refusal}"
+        );
+    }
+    let refusal = call_service(&socket, "containerd.task.v1.Task", "State", &bird).unwrap_err();
+    assert!(refusal.contains("is not implemented"), "{refusal}");
+    remove(&containerd, "bird");
+    wait_for_end(&containerd);
+}
+
 /// The process `id` of `bird`.
 fn process(id: &str) -> Message {
     Message::default().with(1, "bird").with(2, id)
+}
+
+/// Leads an exec session through its life, from the request that makes it to its deletion.
+fn live(socket: &Path, process: &Message, exec: &Message) -> Result<(), String> {
+    call(socket, "Exec", exec)?;
+    for method in ["Start", "Wait", "Delete"] {
+        call(socket, method, process)?;
+    }
+    Ok(())
 }
 
 /// What to run, in a request for an exec session.
@@ -91,8 +184,7 @@ pub(super) fn a_terminals_output_goes_to_a_program() {
     let place = containerd.directory();
     let (logger, log) = (place.join("logger"), place.join("log"));
     let script = format!("#!/bin/sh\nexec 5>&-\ncat <&3 >{}\n", log.display());
-    std::fs::write(&logger, script).unwrap();
-    std::fs::set_permissions(&logger, std::fs::Permissions::from_mode(0o755)).unwrap();
+    executable::script(&logger, &script);
     let exec = process("1")
         .with_true(3)
         .with(5, format!("binary://{}", logger.display()))
@@ -167,11 +259,7 @@ pub(super) fn signals_do_not_end_a_shim() {
         let outcome = (1..=20).try_for_each(|number| {
             let process = process(&number.to_string());
             let exec = process.clone().with(7, program(&["/bin/true"]));
-            call(&socket, "Exec", &exec)?;
-            for method in ["Start", "Wait", "Delete"] {
-                call(&socket, method, &process)?;
-            }
-            Ok::<(), String>(())
+            live(&socket, &process, &exec)
         });
         over.store(true, Ordering::Relaxed);
         outcome.unwrap();
