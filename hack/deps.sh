@@ -6,7 +6,7 @@ set -eu
 build="musl-gcc:musl-tools cc:gcc /usr/include/stdio.h:libc6-dev"
 quickstart="$build busybox:busybox-static nft:nftables"
 tests="$quickstart docker-registry:docker-registry iptables:iptables ip:iproute2 curl:curl
-    debootstrap:debootstrap runc:runc crun:crun podman:podman containerd:containerd
+    debootstrap:debootstrap runc:runc crun:crun podman:podman /usr/lib/podman/netavark:netavark containerd:containerd
     skopeo:skopeo umoci:umoci ps:procps strace:strace htpasswd:apache2-utils openssl:openssl zstd:zstd
     setpriv:util-linux newuidmap:uidmap /usr/include/seccomp.h:libseccomp-dev"
 bench="$tests iperf3:iperf3"

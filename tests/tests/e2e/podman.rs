@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use stack_tests::command::{Outcome, run, run_with_input, tool};
 use stack_tests::needs::{Need, Test};
+use stack_tests::netns;
 use stack_tests::peers::Podman;
 use stack_tests::programs::built;
 use stack_tests::pty::Pty;
@@ -356,6 +357,8 @@ fn health() {
 }
 
 fn a_pod() {
+    // Podman leaves its chains of the packet filter, and its bridge when several run at a time.
+    netns::isolate();
     let scene = Scene::new();
     let archive = scene.0.rootfs().join("../rootfs.tar");
     let rootfs = scene.0.rootfs();
