@@ -323,13 +323,14 @@ impl Containerd {
         tasks.join(self.namespace()).join(id)
     }
 
-    /// The process ids of the shims that serve its containers.
+    /// The process ids of the shims that serve its containers; not of those that only start one, or clean up after one.
     #[must_use]
     pub fn shims(&self) -> Vec<i32> {
         let named = host::processes_naming(self.directory.path());
+        let serves = |line: &str| !line.ends_with(" start") && !line.ends_with(" delete");
         named
             .into_iter()
-            .filter(|(_, line)| line.contains("containerd-shim-"))
+            .filter(|(_, line)| line.contains("containerd-shim-") && serves(line))
             .map(|(pid, _)| pid)
             .collect()
     }
