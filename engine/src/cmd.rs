@@ -13,6 +13,7 @@ use crate::flags::normalise::normalise;
 use crate::output::say;
 
 mod attach;
+mod background;
 mod build;
 mod build_base;
 mod builder;

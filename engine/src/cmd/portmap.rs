@@ -137,9 +137,7 @@ where
     F: Future<Output = portmap::Result<Infallible>>,
 {
     if way.detached {
-        // Out of the terminal's session, so that nothing typed there reaches us. Fails for a leader of one, which
-        // then needs none.
-        let _ = rustix::process::setsid();
+        super::background::leave_caller();
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -44,10 +44,9 @@ impl Resolver {
     }
 }
 
-/// Leaves everything of whoever started us behind: session, working directory, open files.
+/// Leaves everything of whoever started us behind: session, cgroup, working directory, open files.
 fn detach() -> Result<()> {
-    // Fails for the leader of a process group, which nobody has made us.
-    let _ = rustix::process::setsid();
+    super::background::leave_caller();
     std::env::set_current_dir("/").context("cannot go to /")?;
     let open = std::fs::read_dir("/proc/self/fd").context("cannot list open files")?;
     let numbers: Vec<i32> = open

@@ -17,7 +17,7 @@ use super::find::Handle;
 use super::log::driver::{self, Driver};
 use super::model::Process;
 use super::{Error, Programs, Result, SystemContext};
-use crate::store::Store;
+use crate::store::{Durability, Store, write_atomic};
 
 #[derive(Deserialize)]
 struct Answer {
@@ -58,6 +58,13 @@ pub(super) fn create(
         // Under the run directory, which ends with the host's uptime: the record that lasts is the engine's own.
         .arg("--no-sync");
     command.args(driver::arguments(handle));
+    let labels = driver::labels(handle);
+    if !labels.is_empty() {
+        // Values of the container's environment may be among them; everybody can read a command line.
+        let file = run.join("log-labels");
+        write_atomic(&file, labels.as_bytes(), Durability::Volatile)?;
+        command.arg("--log-label-file").arg(file);
+    }
     if Driver::of(handle) == Driver::Passthrough {
         // The container's streams are those of whoever starts it.
         command

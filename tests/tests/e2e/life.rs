@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use stack_tests::engine::Engine;
+use stack_tests::host::processes_naming;
 use stack_tests::needs::{Need, Test};
 use stack_tests::pty::Pty;
 use stack_tests::tests;
@@ -283,6 +284,18 @@ fn log_drivers_and_their_options() {
     let record: serde_json::Value = serde_json::from_str(&text).unwrap();
     let attributes = serde_json::json!({"A": "b", "tag": "bird", "tier": "front"});
     assert_eq!(record["attrs"], attributes);
+    // What they say is not on the monitor's command line, which everybody can read.
+    engine.ok("run -d --name wren --log-opt env=A -e A=whispered base sh -c 'echo hi; sleep 1000'");
+    until("it has said it", || {
+        (engine.ok("logs --details wren") == "A=whispered hi").then_some(())
+    });
+    let ours = processes_naming(engine.directory());
+    let told: Vec<_> = ours
+        .iter()
+        .filter(|(_, line)| line.contains("whispered"))
+        .collect();
+    assert!(!ours.is_empty() && told.is_empty(), "{told:?}");
+    engine.ok("rm --force wren");
     assert_eq!(engine.ok("logs --until 1h bird"), "");
     assert_eq!(engine.ok("logs --since 1h bird"), "hi");
     for (flags, text) in [

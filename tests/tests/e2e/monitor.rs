@@ -26,6 +26,7 @@ use stack_tests::wait::until;
 use apart::{
     a_hangup_opens_the_log_again, a_monitor_dumps_no_core,
     the_engines_monitor_leaves_its_callers_cgroup,
+    what_serves_several_containers_leaves_its_callers_cgroup,
 };
 use clients::{a_stopped_client_stalls_nobody, execs_whose_children_keep_the_pipe_leave_nothing};
 
@@ -43,6 +44,7 @@ pub(crate) fn tests() -> Vec<Test> {
             signals_that_mean_nothing_do_nothing,
             a_hangup_opens_the_log_again,
             the_engines_monitor_leaves_its_callers_cgroup,
+            what_serves_several_containers_leaves_its_callers_cgroup,
             a_monitor_dumps_no_core,
             a_stopped_client_stalls_nobody,
             execs_whose_children_keep_the_pipe_leave_nothing,

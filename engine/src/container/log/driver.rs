@@ -115,17 +115,6 @@ pub(in crate::container) fn arguments(handle: &Handle) -> Vec<String> {
         if let Some(tag) = options.get("tag") {
             arguments.extend(["--log-tag".to_owned(), tag_text(tag, handle)]);
         }
-        for (name, value) in details(handle) {
-            if name != "tag" {
-                let entry = format!("{}={}", field_name(&name), value.replace('\n', " "));
-                arguments.extend(["--log-label".to_owned(), entry]);
-            }
-        }
-    }
-    if driver == Driver::JsonFile {
-        for (name, value) in details(handle) {
-            arguments.extend(["--log-label".to_owned(), format!("{name}={value}")]);
-        }
     }
     if !matches!(driver, Driver::JsonFile | Driver::K8sFile) {
         return arguments;
@@ -148,6 +137,20 @@ pub(in crate::container) fn arguments(handle: &Handle) -> Vec<String> {
         ]);
     }
     arguments
+}
+
+/// What the monitor writes with each record, as it reads it from a file: `NAME=VALUE`, each ended by a NUL.
+pub(in crate::container) fn labels(handle: &Handle) -> String {
+    let entry = |name: &str, value: &str| match Driver::of(handle) {
+        Driver::JsonFile => format!("{name}={value}\0"),
+        Driver::Journald if name != "tag" => {
+            format!("{}={}\0", field_name(name), value.replace('\n', " "))
+        }
+        _ => String::new(),
+    };
+    let details = details(handle);
+    let entries = details.iter().map(|(name, value)| entry(name, value));
+    entries.collect()
 }
 
 /// What `logs --details` shows before each line: the labels and variables that `--log-opt labels=…,env=…` name, and

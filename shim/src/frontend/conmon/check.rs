@@ -2,7 +2,7 @@
 //! not go together.
 //!
 //! Differences from conmon, all of them additions: `--no-daemon`, the log
-//! driver `json-file`, and `--log-max-files`, which alone switches rotation on
+//! driver `json-file`, `--log-label-file`, and `--log-max-files`, which alone switches rotation on
 //! (conmon wants `--log-rotate` with it).
 
 use std::ffi::OsString;
@@ -24,7 +24,7 @@ const DEFAULT_SOCKET_DIR: &str = "/var/run/crio";
 
 impl Flags {
     /// Checks the options and makes the plan. Relative paths are under `directory`.
-    pub(crate) fn into_plan(self, directory: &Path) -> Result<Plan, Error> {
+    pub(crate) fn into_plan(mut self, directory: &Path) -> Result<Plan, Error> {
         let cid = self.cid.clone().ok_or_else(|| missing("cid"))?;
         check_name("--cid", &cid)?;
         let api = match self.api_version.unwrap_or(0) {
@@ -41,6 +41,10 @@ impl Flags {
             None if exec => None,
             None => Some(directory.to_owned()),
         };
+        if let Some(path) = &self.log_label_file {
+            self.log_labels
+                .extend(labels_in(&resolve(directory, path)?)?);
+        }
         let (logs, passthrough) = self.logs(directory)?;
         let stdio = match (passthrough, self.terminal) {
             (true, false) => StdioKind::Passthrough,
@@ -186,7 +190,7 @@ impl Flags {
         };
         if !journald && !targets.iter().any(json) && !self.log_labels.is_empty() {
             return Err(usage(
-                "--log-label needs the log driver journald or json-file",
+                "--log-label and --log-label-file need the log driver journald or json-file",
             ));
         }
         Ok((targets, passthrough))
@@ -282,6 +286,13 @@ fn check_name(option: &str, name: &str) -> Result<(), Error> {
         return Err(usage(&format!("{option} '{name}': not a valid id")));
     }
     Ok(())
+}
+
+/// The labels of `--log-label-file`, each ended by a NUL: a value may have several lines.
+fn labels_in(path: &Path) -> Result<Vec<String>, Error> {
+    let text = std::fs::read_to_string(path).map_err(Error::path("read labels from", path))?;
+    let labels = text.split('\0').filter(|label| !label.is_empty());
+    Ok(labels.map(str::to_owned).collect())
 }
 
 fn missing(option: &str) -> Error {

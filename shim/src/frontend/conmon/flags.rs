@@ -56,6 +56,8 @@ Logs:
       --log-tag TAG             Tag of journal entries
       --log-label LABEL=VALUE   Field of journal entries, attribute of json-file's
                                 (repeatable)
+      --log-label-file FILE     The same from a file, each ended by a NUL: command
+                                lines can be read by everybody
       --no-sync-log             Do not sync the log at the end
 
 End:
@@ -120,6 +122,7 @@ pub(crate) struct Flags {
     pub(super) log_global_size_max: Option<i64>,
     pub(super) log_tag: Option<String>,
     pub(super) log_labels: Vec<String>,
+    pub(super) log_label_file: Option<PathBuf>,
     pub(super) no_sync: bool,
     pub(super) no_sync_log: bool,
     pub(super) container_pidfile: Option<PathBuf>,
@@ -179,6 +182,7 @@ fn parse_options(parser: &mut lexopt::Parser) -> Result<Parsed, lexopt::Error> {
             }
             Long("log-tag") => flags.log_tag = Some(parser.value()?.string()?),
             Long("log-label") => flags.log_labels.push(parser.value()?.string()?),
+            Long("log-label-file") => flags.log_label_file = Some(path(parser)?),
             Long("no-sync") => flags.no_sync = true,
             Long("no-sync-log") => flags.no_sync_log = true,
             // A journal detail of newer conmons; ours marks partial lines anyway.

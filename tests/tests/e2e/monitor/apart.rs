@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use stack_tests::command::run;
 use stack_tests::engine::Engine;
 use stack_tests::executable;
+use stack_tests::host::processes_naming;
 use stack_tests::monitored::Monitored;
 use stack_tests::programs::built;
 use stack_tests::runtime::Runtime;
@@ -131,6 +132,26 @@ pub(super) fn the_engines_monitor_leaves_its_callers_cgroup() {
     engine.wait_for("bird", "exited");
     assert_eq!(engine.look("bird", "/State/ExitCode"), 9);
     engine.ok("rm bird");
+}
+
+pub(super) fn what_serves_several_containers_leaves_its_callers_cgroup() {
+    let service = Service::new();
+    let engine = Engine::new().with_base().with_firewall("none");
+    engine.ok("network create nest");
+    for line in [
+        "run -d --network nest --name bird base sleep 1000",
+        "portmap start -d",
+    ] {
+        run(&mut service.of(&engine.command(line))).ok();
+        assert!(service.is_left(), "{line}");
+    }
+    let serves = |word: &str| {
+        let ours = processes_naming(engine.directory());
+        ours.iter().any(|(_, line)| line.contains(word))
+    };
+    assert!(serves(" resolver ") && serves(" portmap start --detached"));
+    engine.ok("portmap stop");
+    engine.ok("rm --force bird");
 }
 
 /// What stands in for a runtime: starts `sleep` and says where it is.
