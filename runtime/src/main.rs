@@ -45,6 +45,7 @@ use std::process::ExitCode;
 static ALLOCATOR: sys::alloc::BumpAllocator = sys::alloc::BumpAllocator::new();
 
 fn main() -> ExitCode {
+    self_image::protect_early();
     let arguments = match cli::arguments(std::env::args_os().skip(1)) {
         Ok(arguments) => arguments,
         Err(error) => return report(&error.into(), 1),

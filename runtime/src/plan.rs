@@ -166,7 +166,7 @@ impl Plan {
             .as_ref()
             .ok_or_else(|| Error::invalid("root must be specified"))?;
         let no_linux = Linux::default();
-        let linux = spec.linux.as_ref().unwrap_or(&no_linux);
+        let linux = spec.linux.as_deref().unwrap_or(&no_linux);
         validate::spec(spec)?;
         let namespaces = Namespaces::new(linux)?;
         validate::namespaces(spec, linux, &namespaces)?;

@@ -12,6 +12,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{
     AtFlags, CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags, StatxAttributes,
@@ -40,9 +41,32 @@ const SEALS: SealFlags = SealFlags::SEAL
     .union(SealFlags::GROW)
     .union(SealFlags::WRITE);
 
+/// Whether this process was found to run from a file that cannot be written to.
+static IS_SAFE: AtomicBool = AtomicBool::new(false);
+
+/// Does what [`protect`] does for a command that will want it, before anything else: each page that a process touches costs
+/// microseconds, and one that has only just started has touched few. Not when debugging, where it is told of. What fails is
+/// tried again, and told, by the command.
+pub(crate) fn protect_early() {
+    let mut is_wanted = false;
+    for word in std::env::args_os().skip(1) {
+        is_wanted |= word == "run" || word == "create" || word == "exec";
+        if word == "--debug" {
+            return;
+        }
+    }
+    if is_wanted {
+        let _ = protect();
+    }
+}
+
 /// Makes sure that this process runs from a file that cannot be written to; returns only when it does.
 pub(crate) fn protect() -> Result<(), CallFailed> {
+    if IS_SAFE.load(Ordering::Relaxed) {
+        return Ok(());
+    }
     if is_protected().during("open", OWN_FILE)? {
+        IS_SAFE.store(true, Ordering::Relaxed);
         told::own_file_is_safe();
         return Ok(());
     }
@@ -50,22 +74,12 @@ pub(crate) fn protect() -> Result<(), CallFailed> {
         Ok(copy) => copy,
         Err(_) => sealed_copy()?,
     };
-    let strings = |strings: Vec<Vec<u8>>| -> Result<Vec<CString>, CallFailed> {
-        strings
-            .into_iter()
-            .map(|string| {
-                CString::new(string)
-                    .map_err(|_| Errno::INVAL)
-                    .during("execveat", OWN_FILE)
-            })
-            .collect()
-    };
-    let arguments = strings(std::env::args_os().map(OsStringExt::into_vec).collect())?;
-    let environment = std::env::vars_os()
-        .map(|(name, value)| [name.into_vec(), b"=".to_vec(), value.into_vec()].concat());
-    let environment = strings(environment.collect())?;
+    let arguments: Result<Vec<CString>, _> = std::env::args_os()
+        .map(|word| CString::new(word.into_vec()).map_err(|_| Errno::INVAL))
+        .collect();
+    let arguments = arguments.during("execveat", OWN_FILE)?;
     crate::sys::signal::reset_pipe();
-    Err(fexecve(&copy, &arguments, &environment)).during("execveat", OWN_FILE)
+    Err(fexecve(&copy, &arguments)).during("execveat", OWN_FILE)
 }
 
 /// Whether the file this process runs from is on a read-only mount or sealed.

@@ -46,7 +46,7 @@ pub(crate) struct Spec {
     #[serde(deserialize_with = "null_as_default")]
     pub(crate) annotations: BTreeMap<String, String>,
     /// Everything that is particular to Linux.
-    pub(crate) linux: Option<Linux>,
+    pub(crate) linux: Option<Box<Linux>>,
 }
 
 /// The root file system.

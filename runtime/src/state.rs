@@ -4,6 +4,7 @@
 //! found and deleted. The file is replaced atomically; changes are made under an exclusive lock of the directory, reading
 //! needs none.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
@@ -12,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
-    AtFlags, CWD, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, unlinkat,
+    AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, mkdirat, openat, renameat,
+    renameat_with, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -146,6 +148,8 @@ pub(crate) struct Store {
 pub(crate) struct Directory {
     fd: OwnedFd,
     path: PathBuf,
+    /// Whether the state was written by way of this value, so that there is something to replace.
+    is_written: Cell<bool>,
 }
 
 /// Checks an id: letters, digits and a few signs, and no way out of the directory.
@@ -209,7 +213,11 @@ impl Store {
         // A link in the root is not of our making, and no container.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match openat(CWD, &path, flags, Mode::empty()) {
-            Ok(fd) => Ok(Directory { fd, path }),
+            Ok(fd) => Ok(Directory {
+                fd,
+                path,
+                is_written: Cell::new(false),
+            }),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Err(Error::NotExist),
             Err(errno) => Ok(Err(errno).during("open", &path)?),
         }
@@ -335,8 +343,21 @@ impl Directory {
         let fd = openat(&self.fd, STATE_FILE_NEW, flags, Mode::from_raw_mode(0o600))
             .during("open", &path)?;
         File::from(fd).write_all(&text).during("write", &path)?;
-        renameat(&self.fd, STATE_FILE_NEW, &self.fd, STATE_FILE).during("rename", &path)?;
+        self.replace_state().during("rename", &path)?;
         Ok(())
+    }
+
+    /// Puts the new state in the place of the old one. By an exchange where there is an old one: after a plain rename over a
+    /// file ext4 writes the new one's blocks out at once (`auto_da_alloc`), and what lives as long as this needs none.
+    fn replace_state(&self) -> rustix::io::Result<()> {
+        let (new, old) = (STATE_FILE_NEW, STATE_FILE);
+        if self.is_written.replace(true)
+            && renameat_with(&self.fd, new, &self.fd, old, RenameFlags::EXCHANGE).is_ok()
+        {
+            return unlinkat(&self.fd, new, AtFlags::empty());
+        }
+        // The first one, or a file system that does not exchange.
+        renameat(&self.fd, new, &self.fd, old)
     }
 
     /// Whether a file is in it.

@@ -224,6 +224,7 @@ impl Terminal {
     }
 
     /// Reads what was typed; false at its end.
+    #[inline(never)] // Who waits without a terminal needs no room for it on the stack.
     fn read_input(pending: &mut Vec<u8>) -> bool {
         let mut bytes = [0; CHUNK];
         match inherited_fd(0).and_then(|input| rustix::io::read(input, &mut bytes)) {
@@ -265,6 +266,7 @@ fn own_pid() -> i32 {
 }
 
 /// Copies what is there to be read; false at the end of either side.
+#[inline(never)] // As above.
 fn copy(from: impl AsFd, to: impl AsFd) -> bool {
     let mut bytes = [0; CHUNK];
     let length = match rustix::io::read(from, &mut bytes) {

@@ -63,7 +63,7 @@ impl Inherited {
         let no_process = Process::default();
         let no_linux = Linux::default();
         let process = spec.process.as_ref().unwrap_or(&no_process);
-        let linux = spec.linux.as_ref().unwrap_or(&no_linux);
+        let linux = spec.linux.as_deref().unwrap_or(&no_linux);
         Self {
             capabilities: plan.process.capabilities,
             rlimits: process.rlimits.clone(),

@@ -24,6 +24,9 @@
 //!      ── Go ─────────────────────────────────────▶ waits on the fifo (create), startContainer hooks, exec
 //! ```
 //!
+//! Where there is nothing to do between Ready and Go, Go is said ahead, before Ready is waited for: then the child does not
+//! wait for the parent to wake up.
+//!
 //! Where an existing pid or user namespace, or with a user namespace any other, has to be joined first, a short-lived
 //! process stands between the two and reports `Forked(pid)` of the real child, which is the parent's child too
 //! (`CLONE_PARENT`). At any point the child may say `Failed`; then it ends. Either side that finds the other gone ends as
@@ -31,6 +34,7 @@
 //!
 //! Messages are datagrams of a `SOCK_SEQPACKET` pair: a tag byte, then fields.
 
+use std::cell::Cell;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -80,16 +84,17 @@ pub(crate) enum ToInit {
     Go,
 }
 
-/// Longest datagram: a fault with its path, or the cgroup paths of a dozen hierarchies.
-const MAX_MESSAGE: usize = 16 * 1024;
-
 /// The parent's end.
 #[derive(Debug)]
 pub(crate) struct ParentEnd(OwnedFd);
 
 /// The child's end.
 #[derive(Debug)]
-pub(crate) struct InitEnd(OwnedFd);
+pub(crate) struct InitEnd {
+    socket: OwnedFd,
+    /// `Go` has come, ahead of what is waited for.
+    may_go: Cell<bool>,
+}
 
 /// Both ends of a new conversation.
 pub(crate) fn pair() -> Result<(ParentEnd, InitEnd), Errno> {
@@ -99,7 +104,9 @@ pub(crate) fn pair() -> Result<(ParentEnd, InitEnd), Errno> {
         SocketFlags::CLOEXEC,
         None,
     )?;
-    Ok((ParentEnd(parent), InitEnd(init)))
+    let may_go = Cell::new(false);
+    let socket = init;
+    Ok((ParentEnd(parent), InitEnd { socket, may_go }))
 }
 
 /// Sends a datagram, perhaps with a descriptor.
@@ -129,24 +136,34 @@ fn send(
 fn receive(socket: BorrowedFd<'_>, flags: RecvFlags) -> Result<(Vec<u8>, Option<OwnedFd>), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut bytes = [0; MAX_MESSAGE];
-    let flags = flags | RecvFlags::CMSG_CLOEXEC;
-    let length = loop {
-        match recvmsg(
-            socket,
-            &mut [IoSliceMut::new(&mut bytes)],
-            &mut control,
-            flags,
-        ) {
-            Err(Errno::INTR) => {}
-            other => break other?.bytes,
-        }
-    };
+    // How long it is comes first: room for the longest is several pages of memory.
+    let look = flags | RecvFlags::PEEK | RecvFlags::TRUNC;
+    let length = receive_into(socket, &mut [], &mut RecvAncillaryBuffer::default(), look)?;
+    let mut bytes = vec![0; length];
+    if length > 0 {
+        let flags = flags | RecvFlags::CMSG_CLOEXEC;
+        receive_into(socket, &mut bytes, &mut control, flags)?;
+    }
     let fd = control.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
         _ => None,
     });
-    Ok((bytes[..length].to_vec(), fd))
+    Ok((bytes, fd))
+}
+
+/// recvmsg(2) until no signal comes in between.
+fn receive_into(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    control: &mut RecvAncillaryBuffer<'_>,
+    flags: RecvFlags,
+) -> Result<usize, Errno> {
+    loop {
+        match recvmsg(socket, &mut [IoSliceMut::new(bytes)], control, flags) {
+            Err(Errno::INTR) => {}
+            other => return Ok(other?.bytes),
+        }
+    }
 }
 
 impl ParentEnd {
@@ -242,19 +259,22 @@ impl ParentEnd {
 impl InitEnd {
     /// Its descriptor.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 
     /// Another descriptor of the same end.
     pub(crate) fn duplicate(&self) -> Result<Self, Errno> {
-        rustix::io::fcntl_dupfd_cloexec(&self.0, 3).map(Self)
+        Ok(Self {
+            socket: rustix::io::fcntl_dupfd_cloexec(&self.socket, 3)?,
+            may_go: self.may_go.clone(),
+        })
     }
 
     /// Says something, with write(2): it is the one call that a filter never asks its listener about, so that what is said
     /// after the filter is in force waits for no answer.
     fn say(&self, tag: u8, body: &[u8]) -> Result<(), Errno> {
         let bytes = [&[tag], body].concat();
-        rustix::io::retry_on_intr(|| rustix::io::write(&self.0, &bytes)).map(drop)
+        rustix::io::retry_on_intr(|| rustix::io::write(&self.socket, &bytes)).map(drop)
     }
 
     /// Reports the real child.
@@ -269,7 +289,7 @@ impl InitEnd {
 
     /// Hands the seccomp listener over.
     pub(crate) fn send_listener(&self, listener: BorrowedFd<'_>) -> Result<(), Errno> {
-        send(self.0.as_fd(), 3, &[], Some(listener))
+        send(self.socket.as_fd(), 3, &[], Some(listener))
     }
 
     /// Says which number the seccomp listener has: for a process that may not call sendmsg(2) until somebody listens.
@@ -297,16 +317,31 @@ impl InitEnd {
     /// Waits for one particular message without content; ECONNRESET when the parent is gone, EPROTO when it says something
     /// else.
     pub(crate) fn expect(&self, expected: &ToInit) -> Result<(), Errno> {
-        if std::mem::discriminant(&self.receive()?) == std::mem::discriminant(expected) {
+        let said = match expected {
+            ToInit::Go if self.may_go.get() => return Ok(()),
+            ToInit::Go => self.read()?,
+            _ => self.receive()?,
+        };
+        if std::mem::discriminant(&said) == std::mem::discriminant(expected) {
             Ok(())
         } else {
             Err(Errno::PROTO)
         }
     }
 
-    /// Waits for what the parent says.
+    /// Waits for what the parent says before `Go`.
     pub(crate) fn receive(&self) -> Result<ToInit, Errno> {
-        let (bytes, fd) = receive(self.0.as_fd(), RecvFlags::empty())?;
+        loop {
+            match self.read()? {
+                ToInit::Go => self.may_go.set(true),
+                said => return Ok(said),
+            }
+        }
+    }
+
+    /// Waits for the next message.
+    fn read(&self) -> Result<ToInit, Errno> {
+        let (bytes, fd) = receive(self.socket.as_fd(), RecvFlags::empty())?;
         let (tag, body) = bytes.split_first().ok_or(Errno::CONNRESET)?;
         Ok(match tag {
             1 => ToInit::Mapped,
@@ -363,7 +398,7 @@ mod tests {
             parent.receive().unwrap(),
             Some(FromInit::OpenSource(7, Form::InPlace))
         ));
-        parent.send(&ToInit::Go).unwrap();
+        parent.send(&ToInit::HooksDone).unwrap();
         assert_eq!(init.expect(&ToInit::Mapped), Err(Errno::PROTO));
         let null = std::fs::File::open("/dev/null").unwrap();
         init.send_listener(null.as_fd()).unwrap();
@@ -379,6 +414,18 @@ mod tests {
         );
         drop(init);
         assert!(parent.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn go_may_be_said_ahead() {
+        let (parent, init) = pair().unwrap();
+        parent.send(&ToInit::Go).unwrap();
+        parent.send(&ToInit::HooksDone).unwrap();
+        assert_eq!(init.expect(&ToInit::HooksDone), Ok(()));
+        assert_eq!(init.expect(&ToInit::Go), Ok(()));
+        let (parent, init) = pair().unwrap();
+        parent.send(&ToInit::HooksDone).unwrap();
+        assert_eq!(init.expect(&ToInit::Go), Err(Errno::PROTO));
     }
 
     #[test]

@@ -230,6 +230,10 @@ fn attend(
             .during("sendmsg", "exec")?;
     }
     outside::set_oom_score_adj(child.pid, request.process.oom_score_adj, in_user_namespace)?;
+    let goes_ahead = request.report.is_empty();
+    if goes_ahead {
+        channel.send(&ToInit::Go).during("sendmsg", "exec")?;
+    }
     loop {
         match channel.receive().during("recvmsg", "exec")? {
             Some(FromInit::Ready) => {
@@ -249,7 +253,9 @@ fn attend(
         }
     }
     request.report.tell(child)?;
-    channel.send(&ToInit::Go).during("sendmsg", "exec")?;
+    if !goes_ahead {
+        channel.send(&ToInit::Go).during("sendmsg", "exec")?;
+    }
     // The end of the conversation means that the program has been executed.
     match channel.receive().during("recvmsg", "exec")? {
         None => Ok(()),

@@ -103,7 +103,7 @@ pub(crate) fn create(request: &Request<'_>) -> Result<Created, Error> {
 /// Works out what can be worked out before anything is made.
 pub(crate) fn prepare(request: &Request<'_>) -> Result<Prepared, Error> {
     let no_linux = Linux::default();
-    let linux = request.spec.linux.as_ref().unwrap_or(&no_linux);
+    let linux = request.spec.linux.as_deref().unwrap_or(&no_linux);
     let manager = request.cgroup_manager;
     let hierarchies = match Hierarchies::detect() {
         _ if manager == CgroupManager::Disabled => Hierarchies::none(),
@@ -293,13 +293,21 @@ fn carry_out(
             .during("sendmsg", "init")?;
     }
     outside::set_oom_score_adj(pid, plan.process.oom_score_adj, plan.namespaces.has_user())?;
+    let goes_ahead = !request.wait_for_start
+        && request.report.is_empty()
+        && !Relay::is_wanted(made.directory.path());
+    if goes_ahead {
+        channel.send(&ToInit::Go).during("sendmsg", "init")?;
+    }
     converse::converse(plan, &prepared, &record, channel, child)?;
     request.report.tell(child)?;
     let relay = match request.wait_for_start {
         true => None,
         false => Relay::listen(made.directory.path())?,
     };
-    channel.send(&ToInit::Go).during("sendmsg", "init")?;
+    if !goes_ahead {
+        channel.send(&ToInit::Go).during("sendmsg", "init")?;
+    }
     match (made.child.take(), made.channel.take()) {
         (Some(child), Some(channel)) => Ok((record, channel, child, relay)),
         _ => Err(Error::Protocol),

@@ -23,6 +23,11 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// Whether nobody is to be told.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pid_file.is_none() && self.pidfd_socket.is_none()
+    }
+
     /// Tells whoever wants to know.
     pub(crate) fn tell(&self, child: &Child) -> Result<(), Error> {
         if let Some(path) = &self.pid_file {

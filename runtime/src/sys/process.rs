@@ -162,9 +162,14 @@ pub(crate) fn execve(path: &CStr, arguments: &[CString], environment: &[CString]
     super::last_errno()
 }
 
-/// Replaces this process by the program `file` refers to; returns only on failure.
-pub(crate) fn fexecve(file: impl AsFd, arguments: &[CString], environment: &[CString]) -> Errno {
-    let (arguments, environment) = (pointers(arguments), pointers(environment));
+unsafe extern "C" {
+    /// The environment, environ(7). Nothing in this program changes it.
+    static environ: *const *const libc::c_char;
+}
+
+/// Replaces this process by the program `file` refers to, in the same environment; returns only on failure.
+pub(crate) fn fexecve(file: impl AsFd, arguments: &[CString]) -> Errno {
+    let arguments = pointers(arguments);
     // SAFETY: the path is an empty C string, both arrays hold pointers to C strings that live until the call and end in null.
     unsafe {
         libc::syscall(
@@ -172,7 +177,7 @@ pub(crate) fn fexecve(file: impl AsFd, arguments: &[CString], environment: &[CSt
             file.as_fd().as_raw_fd(),
             c"".as_ptr(),
             arguments.as_ptr(),
-            environment.as_ptr(),
+            environ,
             libc::AT_EMPTY_PATH,
         )
     };
