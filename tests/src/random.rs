@@ -35,6 +35,13 @@ impl Random {
         list[self.below(list.len())].clone()
     }
 
+    /// `list` in any order.
+    pub fn shuffle<T>(&mut self, list: &mut [T]) {
+        for end in (1..list.len()).rev() {
+            list.swap(end, self.below(end + 1));
+        }
+    }
+
     /// Each of `list` with this chance, in the list's order.
     pub fn some<T: Clone>(&mut self, list: &[T], percent: usize) -> Vec<T> {
         let mut chosen = list.to_vec();
@@ -56,5 +63,14 @@ mod tests {
         assert_eq!(of(7), of(7));
         assert_ne!(of(7), of(8));
         assert_ne!(of(7)[0], of(7)[1]);
+    }
+
+    #[test]
+    fn a_shuffled_list_has_all_it_had() {
+        let mut list: Vec<_> = (0..100).collect();
+        Random::new(1).shuffle(&mut list);
+        assert!(!list.is_sorted());
+        list.sort_unstable();
+        assert_eq!(list, (0..100).collect::<Vec<_>>());
     }
 }

@@ -1,6 +1,6 @@
 //! `bench`: what starting a container costs, side by side in one run, on one machine.
 //!
-//! The contestants of a discipline take turns, so that whatever else the machine does hits all of
+//! The contestants of a discipline take turns, in any order, so that whatever else the machine does hits all of
 //! them alike. Prints one table a discipline and writes every single time to
 //! `target/bench/<discipline>.json`. Figures are for reading: nothing fails because of one.
 
@@ -16,6 +16,7 @@ use stack_tests::command::typed;
 use stack_tests::engine::Engine;
 use stack_tests::peers::Podman;
 use stack_tests::programs::{built, on_path, target};
+use stack_tests::random::Random;
 
 #[path = "bench/runtimes.rs"]
 mod runtimes;
@@ -123,7 +124,8 @@ fn on_path_or_built(runtime: &str) -> String {
     }
 }
 
-/// Lets the contestants take turns, `runs` times each, with `pause` before each run.
+/// Lets the contestants take turns, `runs` times each, with `pause` before each run. Each round has an order of its own: the
+/// kernel cleans up after a container when it is gone, at the cost of whoever comes next.
 fn compare(
     discipline: &str,
     contestants: &[Contestant<'_>],
@@ -132,15 +134,20 @@ fn compare(
 ) -> anyhow::Result<()> {
     let mut times: Vec<Result<Vec<Took>, String>> =
         contestants.iter().map(|_| Ok(Vec::new())).collect();
+    let mut random = Random::new(runs as u64);
+    let mut order: Vec<usize> = (0..contestants.len()).collect();
     for round in 0..=runs {
-        for (contestant, times) in contestants.iter().zip(&mut times) {
+        random.shuffle(&mut order);
+        for &index in &order {
             std::thread::sleep(pause);
-            let Ok(kept) = times else { continue };
-            match time_all((contestant.commands)()) {
+            let Ok(kept) = &mut times[index] else {
+                continue;
+            };
+            match time_all((contestants[index].commands)()) {
                 // The first round warms up.
                 Ok(took) if round > 0 => kept.push(took),
                 Ok(_) => {}
-                Err(error) => *times = Err(format!("{error:#}")),
+                Err(error) => times[index] = Err(format!("{error:#}")),
             }
         }
     }
