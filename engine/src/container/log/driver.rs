@@ -111,10 +111,10 @@ pub(in crate::container) fn arguments(handle: &Handle) -> Vec<String> {
         _ => driver.word().to_owned(),
     };
     let mut arguments = vec!["--log-path".to_owned(), path];
-    if driver == Driver::Journald {
-        if let Some(tag) = options.get("tag") {
-            arguments.extend(["--log-tag".to_owned(), tag_text(tag, handle)]);
-        }
+    if driver == Driver::Journald
+        && let Some(tag) = options.get("tag")
+    {
+        arguments.extend(["--log-tag".to_owned(), tag_text(tag, handle)]);
     }
     if !matches!(driver, Driver::JsonFile | Driver::K8sFile) {
         return arguments;
