@@ -52,7 +52,7 @@ impl Relay {
     /// `None` when the host does not want to be told, or did not when the container was created.
     pub(crate) fn listen(state: &Path) -> Result<Option<Self>, CallFailed> {
         let directory = state.join(DIRECTORY);
-        let Some(host) = host_address().filter(|_| Self::is_wanted(state)) else {
+        let Some(host) = host_address().filter(|_| directory.is_dir()) else {
             return Ok(None);
         };
         let path = directory.join(SOCKET);
@@ -63,11 +63,6 @@ impl Relay {
         let inside = inside.during("bind", &path)?;
         inside.set_nonblocking(true).during("fcntl", &path)?;
         Ok(Some(Self { inside, host }))
-    }
-
-    /// Whether the host wanted to be told when the container was created.
-    pub(crate) fn is_wanted(state: &Path) -> bool {
-        state.join(DIRECTORY).is_dir()
     }
 
     /// Readable when there is something to pass on.

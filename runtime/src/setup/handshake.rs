@@ -104,9 +104,11 @@ pub(crate) fn pair() -> Result<(ParentEnd, InitEnd), Errno> {
         SocketFlags::CLOEXEC,
         None,
     )?;
-    let may_go = Cell::new(false);
-    let socket = init;
-    Ok((ParentEnd(parent), InitEnd { socket, may_go }))
+    let init = InitEnd {
+        socket: init,
+        may_go: Cell::new(false),
+    };
+    Ok((ParentEnd(parent), init))
 }
 
 /// Sends a datagram, perhaps with a descriptor.

@@ -295,7 +295,7 @@ fn carry_out(
     outside::set_oom_score_adj(pid, plan.process.oom_score_adj, plan.namespaces.has_user())?;
     let goes_ahead = !request.wait_for_start
         && request.report.is_empty()
-        && !Relay::is_wanted(made.directory.path());
+        && plan.extra.notify_directory.is_none();
     if goes_ahead {
         channel.send(&ToInit::Go).during("sendmsg", "init")?;
     }
